@@ -1,0 +1,1 @@
+"""Denoising diffusion in PyTorch: the reference's arithmetic, fused."""

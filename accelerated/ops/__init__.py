@@ -1,0 +1,1 @@
+"""The fused operations, one a module."""

@@ -1,0 +1,1 @@
+"""Denoising diffusion in NumPy, float64, as the equations are written."""
