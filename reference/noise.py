@@ -1,0 +1,336 @@
+"""Noise with an address: every Gaussian number is a function of (seed, stream, step, sample, element).
+
+Nothing is drawn from a generator that remembers. The Philox block cipher turns an address into random
+words, and a Box-Muller transform made of correctly rounded operations alone turns two words into two
+normals, so that there is one right answer, the same on every machine. ``docs/noise.md`` is the
+normative description; this module is its executable form.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# what a random number is for; 7 to 15 are free
+FORWARD = 0
+TIMESTEP = 1
+INITIAL = 2
+REVERSE = 3
+LABEL_DROPOUT = 4
+AUGMENTATION = 5
+PERMUTATION = 6
+
+STREAMS = 1 << 4
+STEPS = 1 << 28
+ELEMENTS = 1 << 34
+
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+# -2 ln(1 + m) = m P(m) for m in [-1/3, 1/3): minimax in the error of the radius, rounded to float32
+LOG = np.array(
+    [
+        -1.9999995231628418,
+        0.9999931454658508,
+        -0.6667859554290771,
+        0.5004311203956604,
+        -0.3953063488006592,
+        0.3243201673030853,
+        -0.3456399142742157,
+        0.32569175958633423,
+    ],
+    np.float32,
+)
+# cos(pi/2 x) / sqrt(2) and sin(pi/2 x) / (sqrt(2) x) in powers of x^2, for x in [-1/2, 1/2)
+EVEN = np.array([0.7071067690849304, -0.8723557591438293, 0.17932315170764923, -0.014434946700930595], np.float32)
+ODD = np.array([1.1107207536697388, -0.45676571130752563, 0.05634622275829315, -0.003262000158429146], np.float32)
+# -2 ln 2 for each of the exponent's units, which stand in bit 23 and up
+EXPONENT = np.float32(-1.3862943649291992 * 2.0**-23)
+# keeps the radius above zero: no square root of 0, and none of a negative rounding error
+TINY = np.float32(2.0**-40)
+
+
+def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
+    """Philox4x32-10, a block of four random words for each counter.
+
+    Ten rounds; each multiplies words 0 and 2 by two constants and crosses the high halves of the
+    products with words 1 and 3 and the key, which moves on by a Weyl sequence between rounds.
+
+    Parameters
+    ----------
+    counter : array_like of uint32, shape (..., 4)
+    key : array_like of uint32, shape (..., 2)
+        Broadcast against the counter.
+
+    Returns
+    -------
+    ndarray of uint32, shape (..., 4)
+
+    References
+    ----------
+    Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3.
+    """
+    c0, c1, c2, c3 = np.moveaxis(np.asarray(counter, np.uint64), -1, 0)
+    k0, k1 = np.moveaxis(np.asarray(key, np.uint64), -1, 0)
+    for _ in range(10):
+        p0 = c0 * np.uint64(0xD2511F53)
+        p1 = c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ k0, p1 & _LOW, (p0 >> _HALF) ^ c3 ^ k1, p0 & _LOW
+        k0 = (k0 + np.uint64(0x9E3779B9)) & _LOW
+        k1 = (k1 + np.uint64(0xBB67AE85)) & _LOW
+    return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1).astype(np.uint32)
+
+
+def words(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, count: int) -> NDArray[np.uint32]:
+    """Random words 0 .. count - 1 of each address.
+
+    Word e of a sample is word ``e mod 4`` of the block with counter
+    ``(e div 4, stream << 28 | step, sample's low word, sample's high word)`` under the seed as key.
+
+    Parameters
+    ----------
+    seed : int
+        In [0, 2^64).
+    stream : int
+        In [0, 16): what the words are for.
+    step : int or array_like of int, shape (B,)
+        In [0, 2^28): the optimizer step, the timestep or the epoch.
+    sample : int or array_like of int, shape (B,)
+        In [0, 2^64): the index in the global batch, or the number of the image.
+    count : int
+        Words a sample, in [0, 2^34].
+
+    Returns
+    -------
+    ndarray of uint32, shape (B, count)
+        B is 1 where both `step` and `sample` are plain integers.
+
+    Raises
+    ------
+    ValueError
+        For a part of the address out of its range.
+    """
+    _within("seed", seed, 1 << 64)
+    _within("stream", stream, STREAMS)
+    _within("step", step, STEPS)
+    _within("sample", sample, 1 << 64)
+    _within("count", count, ELEMENTS + 1)
+    steps, samples = np.broadcast_arrays(
+        np.atleast_1d(np.asarray(step, np.uint64)), np.atleast_1d(np.asarray(sample, np.uint64))
+    )
+    blocks = np.arange(-(-count // 4), dtype=np.uint64)
+    counter = np.empty((len(samples), len(blocks), 4), np.uint64)
+    counter[..., 0] = blocks
+    counter[..., 1] = (np.uint64(stream << 28) | steps)[:, None]
+    counter[..., 2] = (samples & _LOW)[:, None]
+    counter[..., 3] = (samples >> _HALF)[:, None]
+    key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint64)
+    return philox4x32(counter, key).reshape(len(samples), -1)[:, :count]
+
+
+def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> NDArray[np.float32]:
+    """a b + c in float32, rounded once.
+
+    The product of two float32 is exact in float64. The sum is then rounded to 53 bits and again to
+    24, which could differ from one rounding where the first lands halfway between two float32; no
+    input of the transform below does that (the tests go through all of them).
+
+    Parameters
+    ----------
+    a, b, c : array_like of float32
+
+    Returns
+    -------
+    ndarray of float32, the broadcast shape
+    """
+    return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
+
+
+def _horner(x: NDArray[np.float32], coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
+    value = np.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value = fma(value, x, coefficient)
+    return value
+
+
+def radius(u: ArrayLike) -> NDArray[np.float32]:
+    """The Box-Muller radius sqrt(-2 ln w) of a random word, w = (u + 1/2) / 2^32.
+
+    w is rounded to float32, split as w = 2^e (1 + m) with 1 + m in [2/3, 4/3), and
+
+        -2 ln w = -2 ln 2 e + m P(m).
+
+    Parameters
+    ----------
+    u : array_like of uint32
+
+    Returns
+    -------
+    ndarray of float32, the shape of `u`, in (0, 6.77)
+    """
+    w = fma(np.asarray(u, np.uint32).astype(np.float32), np.float32(2.0**-32), np.float32(2.0**-33))
+    bits = w.view(np.int32)
+    exponent = (bits - np.int32(0x3F2AAAAB)) & np.int32(-0x800000)
+    m = (bits - exponent).view(np.float32) - np.float32(1)
+    square = fma(exponent.astype(np.float32), EXPONENT, fma(_horner(m, LOG), m, TINY))
+    return np.asarray(np.sqrt(square))
+
+
+def direction(v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The cosine and the sine of a random angle.
+
+    The low 23 bits of `v` choose an angle pi/4 + pi/2 x in the first quadrant, x in [-1/2, 1/2), where
+
+        cos = even(x) - x odd(x),    sin = even(x) + x odd(x),
+
+    and bits 31 and 30 are the signs of the two: together, any of 2^25 directions.
+
+    Parameters
+    ----------
+    v : array_like of uint32
+
+    Returns
+    -------
+    cos, sin : ndarray of float32, the shape of `v`
+    """
+    v = np.asarray(v, np.uint32)
+    x = ((v & np.uint32(0x7FFFFF)) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1.5)
+    square = x * x
+    even, odd = _horner(square, EVEN), _horner(square, ODD)
+    cos, sin = fma(-x, odd, even), fma(x, odd, even)
+    top = np.uint32(0x80000000)
+    return (cos.view(np.uint32) ^ (v & top)).view(np.float32), (
+        sin.view(np.uint32) ^ ((v << np.uint32(1)) & top)
+    ).view(np.float32)
+
+
+def normal_pair(u: ArrayLike, v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two independent standard normals from two random words (Box and Muller, 1958).
+
+        z_0 = sqrt(-2 ln w) cos(theta),    z_1 = sqrt(-2 ln w) sin(theta)
+
+    Parameters
+    ----------
+    u, v : array_like of uint32, equal shapes
+        The word of the radius and the word of the angle.
+
+    Returns
+    -------
+    z_0, z_1 : ndarray of float32
+        |z| < 6.77. Within 1.2e-6 of the exact transform of the float32 w and the 25-bit angle.
+    """
+    r = radius(u)
+    cos, sin = direction(v)
+    return r * cos, r * sin
+
+
+def normal(
+    seed: int, stream: int, step: ArrayLike, sample: ArrayLike, shape: Sequence[int]
+) -> NDArray[np.float32]:
+    """Standard normal noise eps ~ N(0, I) at an address.
+
+    Elements 2 i and 2 i + 1 of a sample, counted in C order, are the pair that words 2 i and 2 i + 1 make.
+
+    Parameters
+    ----------
+    seed, stream, step, sample
+        The address, as for `words`.
+    shape : sequence of int
+        The shape of one sample.
+
+    Returns
+    -------
+    ndarray of float32, shape (B, *shape)
+        The same bits on every machine and in every implementation.
+
+    Raises
+    ------
+    ValueError
+        For a part of the address out of its range.
+    """
+    count = prod(shape)
+    pairs = words(seed, stream, step, sample, count + count % 2)
+    z_0, z_1 = normal_pair(pairs[:, 0::2], pairs[:, 1::2])
+    return np.stack([z_0, z_1], axis=-1).reshape(len(pairs), -1)[:, :count].reshape(-1, *shape)
+
+
+def uniform(seed: int, stream: int, step: ArrayLike, sample: ArrayLike) -> NDArray[np.float32]:
+    """A uniform number in [0, 1) for each sample: the top 24 bits of its first word over 2^24.
+
+    Parameters
+    ----------
+    seed, stream, step, sample
+        The address, as for `words`.
+
+    Returns
+    -------
+    ndarray of float32, shape (B,)
+    """
+    word = words(seed, stream, step, sample, 1)[:, 0]
+    return (word >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def integers(
+    seed: int, stream: int, step: ArrayLike, sample: ArrayLike, low: int, high: int
+) -> NDArray[np.int64]:
+    """A uniform integer in low .. high, both included, for each sample: low + floor(word n / 2^32).
+
+    Parameters
+    ----------
+    seed, stream, step, sample
+        The address, as for `words`.
+    low, high : int
+        n = high - low + 1 is in [1, 2^31]. The chapter's timestep is ``low=1, high=T``.
+
+    Returns
+    -------
+    ndarray of int64, shape (B,)
+        No value is more likely than another by more than n / 2^32, relatively.
+
+    Raises
+    ------
+    ValueError
+        For an empty or too wide range, or a part of the address out of its range.
+    """
+    n = high - low + 1
+    if not 1 <= n <= 1 << 31:
+        raise ValueError(f"low={low}, high={high} span {n} integers; 1 to 2^31 are allowed")
+    word = words(seed, stream, step, sample, 1)[:, 0].astype(np.int64)
+    return low + ((word * n) >> 32)
+
+
+def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    """The order of the data in an epoch: 0 .. n - 1 sorted by the 64-bit number that words 2 i and 2 i + 1 make.
+
+    Parameters
+    ----------
+    seed : int
+        In [0, 2^64).
+    epoch : int
+        In [0, 2^28).
+    n : int
+        In [0, 2^33].
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        For an argument out of its range.
+    """
+    _within("n", n, ELEMENTS // 2 + 1)
+    pairs = words(seed, PERMUTATION, epoch, 0, 2 * n)[0].astype(np.uint64)
+    return np.argsort(pairs[0::2] << _HALF | pairs[1::2], kind="stable")
+
+
+def _within(name: str, value: ArrayLike, end: int) -> None:
+    """Refuse anything but integers in [0, end)."""
+    numbers = np.asarray(value)
+    # a Python integer of 65 bits becomes an object array, which still compares exactly
+    if numbers.dtype.kind not in "iuO" or numbers.ndim > 1:
+        raise ValueError(f"{name} must be an integer or a row of integers in [0, {end}), got {value!r}")
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() < end):
+        raise ValueError(f"{name} must lie in [0, {end}), got {value!r}")
