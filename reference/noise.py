@@ -43,8 +43,12 @@ LOG = np.array(
     np.float32,
 )
 # cos(pi/2 x) / sqrt(2) and sin(pi/2 x) / (sqrt(2) x) in powers of x^2, for x in [-1/2, 1/2)
-EVEN = np.array([0.7071067690849304, -0.8723557591438293, 0.17932315170764923, -0.014434946700930595], np.float32)
-ODD = np.array([1.1107207536697388, -0.45676571130752563, 0.05634622275829315, -0.003262000158429146], np.float32)
+EVEN = np.array(
+    [0.7071067690849304, -0.8723557591438293, 0.17932315170764923, -0.014434946700930595], np.float32
+)
+ODD = np.array(
+    [1.1107207536697388, -0.45676571130752563, 0.05634622275829315, -0.003262000158429146], np.float32
+)
 # -2 ln 2 for each of the exponent's units, which stand in bit 23 and up
 EXPONENT = np.float32(-1.3862943649291992 * 2.0**-23)
 # keeps the radius above zero: no square root of 0, and none of a negative rounding error
@@ -301,7 +305,9 @@ def integers(
 
 
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """The order of the data in an epoch: 0 .. n - 1 sorted by the 64-bit number that words 2 i and 2 i + 1 make.
+    """The order of the data in an epoch: 0 .. n - 1 sorted by one 64-bit number each.
+
+    The number of i has word 2 i above word 2 i + 1; equal numbers keep their order.
 
     Parameters
     ----------
