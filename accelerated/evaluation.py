@@ -1,0 +1,166 @@
+"""How good samples are: judged by real images that the model has not seen, beside what real images reach."""
+
+import numpy as np
+
+from .measures import (
+    draw_gaussian,
+    fit_classifier,
+    fit_features,
+    frechet_distance,
+    manifold_measures,
+    nearest,
+)
+from .scorecard import COPY_SHARE, Evaluation, Measure
+
+# the pairwise measures hold a few matrices of this size squared: 10 000 is about 2.5 GB
+PAIRWISE_LIMIT = 10_000
+
+
+def evaluate(
+    samples: np.ndarray,
+    sample_labels: np.ndarray | None,
+    train: np.ndarray,
+    train_labels: np.ndarray | None,
+    held_out: np.ndarray,
+    held_out_labels: np.ndarray | None,
+    *,
+    k: int = 5,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure samples against held-out real images, and real images and a Gaussian in their place.
+
+    The caller has shuffled the real images before parting them into train and held_out. A distance between
+    sets depends on their size: if there are fewer samples than training images, as many of those, drawn at
+    random, stand for "real".
+
+    Parameters
+    ----------
+    samples, train, held_out : ndarray
+        Images, floating point in 0..1, (N, ...) of one shape but for N, each of more than k + 1.
+    sample_labels, train_labels, held_out_labels : ndarray or None
+        Integer (N,): what each sample was asked to be, and what each real image is. If one of them is None,
+        or there is one class only, label accuracy is not measured.
+    k : int
+        Neighbours in precision, recall, density and coverage.
+    seed : int
+        Of the Gaussian's draws and of random subsets.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ValueError
+        If images are too few, of unlike shapes, not floating point, or outside 0..1; if labels do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).random((60, 1, 8, 8))
+    >>> print(round(evaluate(x[:20], None, x[20:40], None, x[40:], None).precision.real, 2))
+    0.95
+    """
+    if k < 1:
+        raise ValueError(f"k counts neighbours and must be at least 1; got {k}")
+    images = {"samples": samples, "train": train, "held_out": held_out}
+    pixels = {name: _flatten(given, name, k) for name, given in images.items()}
+    if len({np.shape(given)[1:] for given in images.values()}) > 1:
+        shapes = ", ".join(f"{name} {np.shape(given)[1:]}" for name, given in images.items())
+        raise ValueError(f"images must have one shape; got {shapes}")
+    given_labels = {"samples": sample_labels, "train": train_labels, "held_out": held_out_labels}
+    labels = {name: _check_labels(given, name, len(pixels[name])) for name, given in given_labels.items()}
+
+    rng = np.random.default_rng(seed)
+    space, transform = fit_features(pixels["train"], seed=seed)
+    features = {name: transform(images) for name, images in pixels.items()}
+    stand_ins = {
+        "samples": features["samples"],
+        "real": features["train"][_subset(rng, len(features["train"]), len(samples))],
+        "gaussian": transform(draw_gaussian(_few(rng, pixels["train"]), len(samples), rng)),
+    }
+    index, distances = nearest(features["samples"], features["train"])
+    held_out_distances = nearest(features["held_out"], features["train"])[1]
+    if not held_out_distances.any():
+        raise ValueError(
+            "every image of held_out is also in train: there is nothing that the model has not seen"
+        )
+    distance = {name: frechet_distance(x, features["held_out"]) for name, x in stand_ins.items()}
+    reference = _few(rng, features["held_out"])
+    manifold = {name: manifold_measures(reference, _few(rng, x), k=k) for name, x in stand_ins.items()}
+
+    too_near = np.quantile(held_out_distances, COPY_SHARE)
+    copies = {
+        "samples": distances,
+        "real": held_out_distances,
+        "gaussian": nearest(stand_ins["gaussian"], features["train"])[1],
+    }
+    classifier, label_accuracy = _label_accuracy(features, labels, rng)
+    return Evaluation(
+        features=space,
+        classifier=classifier,
+        k=k,
+        seed=seed,
+        counts={**{name: len(images) for name, images in pixels.items()}, "pairwise": PAIRWISE_LIMIT},
+        frechet_distance=Measure(**distance),
+        frechet_ratio=Measure(**{name: value / distance["real"] for name, value in distance.items()}),
+        **{
+            name: Measure(**{who: values[name] for who, values in manifold.items()})
+            for name in ("precision", "recall", "density", "coverage")
+        },
+        label_accuracy=label_accuracy,
+        copies=Measure(**{name: float((x <= too_near).mean()) for name, x in copies.items()}),
+        neighbour_index=tuple(index.tolist()),
+        neighbour_distance=tuple(distances.tolist()),
+    )
+
+
+def _label_accuracy(
+    features: dict[str, np.ndarray], labels: dict[str, np.ndarray | None], rng: np.random.Generator
+) -> tuple[str, Measure | None]:
+    given = {name: values for name, values in labels.items() if values is not None}
+    if len(given) < len(labels):
+        return "no labels", None
+    classes = np.unique(given["train"])
+    if len(classes) == 1:
+        return "one class only", None
+    for name, values in given.items():
+        unknown = np.setdiff1d(values, classes)
+        if len(unknown):
+            known = f"the training images have {classes.tolist()}"
+            raise ValueError(f"{name} labels {unknown.tolist()} are not known: {known}")
+    chosen = _subset(rng, len(given["train"]), PAIRWISE_LIMIT)
+    description, classifier = fit_classifier(features["train"][chosen], given["train"][chosen])
+    right = {name: float((classifier.predict(features[name]) == given[name]).mean()) for name in given}
+    return description, Measure(samples=right["samples"], real=right["held_out"], gaussian=None)
+
+
+def _flatten(images: np.ndarray, name: str, k: int) -> np.ndarray:
+    images = np.asarray(images)
+    if images.dtype.kind != "f":
+        raise ValueError(f"{name} must be floating point in 0..1; got {images.dtype}")
+    if images.ndim < 2 or not images[:1].size:
+        raise ValueError(f"{name} must be images (N, ...); got shape {images.shape}")
+    if len(images) < k + 2:
+        raise ValueError(f"{name} holds {len(images)} images; k = {k} neighbours need at least {k + 2}")
+    # NaN fails the comparison too
+    if not (images.min() >= 0.0 and images.max() <= 1.0):
+        raise ValueError(f"{name} must be in 0..1; its values go from {images.min():g} to {images.max():g}")
+    return images.reshape(len(images), -1).astype(np.float64)
+
+
+def _check_labels(labels: np.ndarray | None, name: str, count: int) -> np.ndarray | None:
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"{name} labels must be {count} integers; got shape {labels.shape}, {labels.dtype}")
+    return labels
+
+
+def _subset(rng: np.random.Generator, count: int, limit: int) -> np.ndarray:
+    return np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False))
+
+
+def _few(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+    return x[_subset(rng, len(x), PAIRWISE_LIMIT)]

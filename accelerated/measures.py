@@ -1,0 +1,127 @@
+"""Measures of one set of images against another: Fréchet distance, precision and recall, copies, labels.
+
+Everything here takes features, float64 (N, D): flattened pixels, or what `fit_features` makes of them.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable
+
+import numpy as np
+from prdc import compute_prdc
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.svm import SVC
+
+# above this many values an image is described by its largest principal components
+PIXEL_LIMIT = 1024
+COMPONENTS = 256
+DIGITS_DIMENSIONS = 64
+
+
+def fit_features(train: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """The space to measure distances in, from the training images alone.
+
+    Images of up to 1024 values are compared as they are. Larger ones are projected on the largest principal
+    components of the training images, at most 256.
+
+    Parameters
+    ----------
+    train : ndarray
+        float64 (N, D).
+    seed : int
+        Of the randomised decomposition.
+
+    Returns
+    -------
+    name : str
+        What the space is, with its dimension.
+    transform : callable
+        (N, D) -> (N, dimension).
+    """
+    dimension = train.shape[1]
+    if dimension <= PIXEL_LIMIT:
+        return f"pixels ({dimension} dimensions)", lambda images: images
+    projection = PCA(min(COMPONENTS, len(train) - 1), random_state=seed).fit(train)
+    name = f"principal components ({projection.n_components_} of {dimension} dimensions)"
+    return name, projection.transform
+
+
+def covariance_factor(x: np.ndarray) -> np.ndarray:
+    """R with RᵀR the unbiased sample covariance of x; float64 (min(N, D), D).
+
+    Made from the centred data, never from the covariance matrix: no square root of a rounding error is taken,
+    and a covariance without full rank (few images, pixels that are always black) is no special case.
+    """
+    centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """Fréchet distance of two sets of features, each taken for a Gaussian (Heusel et al. 2017).
+
+    |μ_x − μ_y|² + tr(Σ_x + Σ_y − 2 (Σ_x Σ_y)^½). With Σ = RᵀR the last trace is the sum of the singular
+    values of R_x R_yᵀ, which needs no matrix square root and has no imaginary part.
+
+    Parameters
+    ----------
+    x, y : ndarray
+        float64 (N, D) and (M, D), N and M at least 2.
+
+    Returns
+    -------
+    float
+        At least 0. It falls as sets grow, so that only distances of sets of like size compare.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ValueError(f"two sets (N, D), (M, D) of at least 2 are needed; got {x.shape} and {y.shape}")
+    shift = x.mean(axis=0) - y.mean(axis=0)
+    r_x, r_y = covariance_factor(x), covariance_factor(y)
+    common = np.linalg.norm(r_x @ r_y.T, ord="nuc")
+    return max(0.0, float(shift @ shift + (r_x**2).sum() + (r_y**2).sum() - 2.0 * common))
+
+
+def draw_gaussian(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Images (count, D) from one Gaussian with the mean and covariance of x, clipped to 0..1."""
+    factor = covariance_factor(x)
+    return np.clip(x.mean(axis=0) + rng.standard_normal((count, len(factor))) @ factor, 0.0, 1.0)
+
+
+def manifold_measures(real: np.ndarray, fake: np.ndarray, *, k: int) -> dict[str, float]:
+    """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020).
+
+    Computed by `prdc`, the package of the latter authors.
+
+    Parameters
+    ----------
+    real, fake : ndarray
+        float64 (N, D) and (M, D), each of more than k + 1 rows. Matrices of N × N, M × M and N × M are made.
+    k : int
+        The ball around an image reaches to its k-th nearest neighbour.
+    """
+    # the package prints the sizes
+    with contextlib.redirect_stdout(io.StringIO()):
+        return {name: float(value) for name, value in compute_prdc(real, fake, nearest_k=k).items()}
+
+
+def nearest(x: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of x its nearest row of `among`, int64 (N,), and the distance, float64 (N,)."""
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(among)
+    index = search.kneighbors(x, return_distance=False)[:, 0]
+    # the search multiplies (a − b)² out, which leaves 1e-8 between equals; a copy is to be at distance 0
+    return index, np.linalg.norm(x - among[index], axis=1)
+
+
+def fit_classifier(features: np.ndarray, labels: np.ndarray) -> tuple[str, SVC]:
+    """A support vector classifier of real images, and its description.
+
+    γ is 0.25 at 64 dimensions, the handwritten digits; else scikit-learn's rule, 1 / (dimensions × variance).
+    """
+    gamma: float | str = 0.25 if features.shape[1] == DIGITS_DIMENSIONS else "scale"
+    name = f"SVC(gamma={gamma}, C=10) trained on {len(labels)} real training images"
+    return name, SVC(C=10.0, gamma=gamma).fit(features, labels)
