@@ -1,0 +1,294 @@
+"""The noise address on a device: the bits of `noisestep.reference.noise` from PyTorch operations.
+
+32-bit words travel in int64, since PyTorch has little arithmetic on uint32. The products of Philox
+wrap around in int64, which leaves both of their halves intact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from noisestep.reference import noise as reference
+from noisestep.reference.noise import (
+    AUGMENTATION,
+    FORWARD,
+    INITIAL,
+    LABEL_DROPOUT,
+    PERMUTATION,
+    REVERSE,
+    STEPS,
+    STREAMS,
+    TIMESTEP,
+    permutation,
+)
+
+__all__ = [
+    "AUGMENTATION",
+    "FORWARD",
+    "INITIAL",
+    "LABEL_DROPOUT",
+    "PERMUTATION",
+    "REVERSE",
+    "TIMESTEP",
+    "Noise",
+    "normal",
+    "permutation",
+    "uniform",
+    "uniform_integers",
+    "words",
+]
+
+_LOW = 0xFFFFFFFF
+
+# plain floats, which Dynamo and Triton take as constants
+LOG: tuple[float, ...] = tuple(reference.LOG.tolist())
+EVEN: tuple[float, ...] = tuple(reference.EVEN.tolist())
+ODD: tuple[float, ...] = tuple(reference.ODD.tolist())
+EXPONENT = float(reference.EXPONENT)
+TINY = float(reference.TINY)
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """The address of a batch of random numbers: eps = f(seed, stream, step, sample, element).
+
+    Parameters
+    ----------
+    seed : int or Tensor
+        An integer in [0, 2^64), or an int64 tensor with one element on the device of the batch, whose
+        64 bits are the seed.
+    stream : int
+        In [0, 16): `FORWARD`, `TIMESTEP`, `INITIAL`, `REVERSE`, `LABEL_DROPOUT`, `AUGMENTATION`,
+        `PERMUTATION`, or one of the free ones from 7.
+    step : int or Tensor
+        In [0, 2^28): the optimizer step in training, the timestep in sampling. A tensor is int64, with
+        one element or one for each sample. The values of a tensor are not read: only their low 28 bits count.
+    sample : int or Tensor
+        The number of the batch's first sample, from which the others count on; or an int64 tensor,
+        shape (B,), with the number of each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a part of another type, dtype or rank, or an integer out of its range.
+    """
+
+    seed: int | Tensor
+    stream: int
+    step: int | Tensor
+    sample: int | Tensor = 0
+
+    def __post_init__(self) -> None:
+        _check_part("seed", self.seed, 1 << 64, rows=False)
+        _check_part("stream", self.stream, STREAMS, rows=False, tensor=False)
+        _check_part("step", self.step, STEPS, rows=True)
+        _check_part("sample", self.sample, 1 << 63, rows=True)
+
+    def arguments(self) -> tuple[int, Tensor | None, int, int, Tensor | None, int, Tensor | None]:
+        """The address as the plain arguments of a registered op: (seed, its tensor, stream, step, ...).
+
+        Returns
+        -------
+        seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor
+            The integer is 0 where the tensor is given; the tensor is None where the integer is.
+            The seed is wrapped into the range of int64.
+        """
+        seed, seed_tensor = _either(self.seed)
+        return (
+            seed - (1 << 64) if seed >= 1 << 63 else seed,
+            seed_tensor,
+            self.stream,
+            *_either(self.step),
+            *_either(self.sample),
+        )
+
+
+def _either(part: int | Tensor) -> tuple[int, Tensor | None]:
+    return (0, part) if isinstance(part, Tensor) else (part, None)
+
+
+def _check_part(name: str, part: int | Tensor, end: int, *, rows: bool, tensor: bool = True) -> None:
+    if isinstance(part, Tensor):
+        if not tensor:
+            raise TypeError(f"{name} must be an int, got a tensor")
+        if part.dtype != torch.int64:
+            raise TypeError(f"{name} must be an int or an int64 tensor, got a tensor of {part.dtype}")
+        if part.ndim > 1 or (part.numel() != 1 and not rows):
+            allowed = "one element or one for each sample" if rows else "one element"
+            raise ValueError(f"{name} must have {allowed}, got shape {tuple(part.shape)}")
+    elif isinstance(part, bool) or not isinstance(part, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an int{' or an int64 tensor' if tensor else ''}, got {part!r}")
+    elif not 0 <= part < end:
+        raise ValueError(f"{name} must lie in [0, {end}), got {part}")
+
+
+def _rows(part: int, tensor: Tensor | None, batch: int, device: torch.device, *, count: bool) -> Tensor:
+    """A part of the address as an int64 column, one row a sample (or a single row for all)."""
+    if tensor is None:
+        if count:
+            return torch.arange(part, part + batch, device=device)[:, None]  # (B, 1)
+        return torch.full((1, 1), part, dtype=torch.int64, device=device)  # (1, 1)
+    return tensor.reshape(-1, 1)
+
+
+def words_at(
+    seed: int,
+    seed_tensor: Tensor | None,
+    stream: int,
+    step: int,
+    step_tensor: Tensor | None,
+    sample: int,
+    sample_tensor: Tensor | None,
+    batch: int,
+    count: int,
+    device: torch.device,
+) -> Tensor:
+    """`words` with the address as `Noise.arguments` spells it."""
+    key = _rows(seed, seed_tensor, batch, device, count=False)
+    steps = _rows(step, step_tensor, batch, device, count=False) & (STEPS - 1)
+    samples = _rows(sample, sample_tensor, batch, device, count=True)
+    c0 = torch.arange(-(-count // 4), device=device)[None, :]  # (1, blocks)
+    c1 = steps | (stream << 28)
+    c2, c3 = samples & _LOW, (samples >> 32) & _LOW
+    k0, k1 = key & _LOW, (key >> 32) & _LOW
+    for _ in range(10):
+        p0 = c0 * 0xD2511F53
+        p1 = c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = ((p1 >> 32) & _LOW) ^ c1 ^ k0, p1 & _LOW, ((p0 >> 32) & _LOW) ^ c3 ^ k1, p0 & _LOW
+        k0 = (k0 + 0x9E3779B9) & _LOW
+        k1 = (k1 + 0xBB67AE85) & _LOW
+    block = torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)  # (B or 1, blocks, 4)
+    return block.expand(batch, -1, -1).reshape(batch, -1)[:, :count]
+
+
+def _fma(a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
+    # the product is exact in float64; see reference.noise.fma for why the second rounding is harmless
+    return (a.double() * b + c).float()
+
+
+def _horner(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = _fma(value, x, coefficient)
+    return value
+
+
+def normal_pair(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Two standard normals from two words in int64: `noisestep.reference.noise.normal_pair`, bit for bit.
+
+    Parameters
+    ----------
+    u, v : Tensor of int64, equal shapes
+        In [0, 2^32).
+
+    Returns
+    -------
+    z_0, z_1 : Tensor of float32
+    """
+    w = ((u.float().double() + 0.5) * 2.0**-32).float()
+    bits = w.view(torch.int32)
+    exponent = (bits - 0x3F2AAAAB) & -0x800000
+    m = (bits - exponent).view(torch.float32) - 1.0
+    square = _fma(_horner(m, LOG), m, TINY)
+    square = (exponent.double() * EXPONENT + square).float()
+    # torch.sqrt of float32 is a unit off on some CPUs; through float64 it is correctly rounded everywhere
+    r = torch.sqrt(square.double()).float()
+    x = ((v & 0x7FFFFF) | 0x3F800000).to(torch.int32).view(torch.float32) - 1.5
+    even, odd = _horner(x * x, EVEN), _horner(x * x, ODD)
+    cos, sin = _fma(-x, odd, even), _fma(x, odd, even)
+    # bits 31 and 30 of the word are the signs: 1 - 2 bit is +1 or -1, and the product is exact
+    return r * (cos * (1 - 2 * (v >> 31)).float()), r * (sin * (1 - 2 * ((v >> 30) & 1)).float())
+
+
+def normal_at(*arguments, shape: Sequence[int], device: torch.device) -> Tensor:
+    """`normal` with the address as `Noise.arguments` spells it."""
+    batch, count = shape[0], prod(shape[1:])
+    pairs = words_at(*arguments, batch, count + count % 2, device)
+    z = torch.stack(normal_pair(pairs[:, 0::2], pairs[:, 1::2]), dim=-1)
+    return z.reshape(batch, -1)[:, :count].reshape(shape)
+
+
+def words(address: Noise, batch: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Random words 0 .. count - 1 of each sample: `noisestep.reference.noise.words`, bit for bit.
+
+    Parameters
+    ----------
+    address : Noise
+    batch : int
+        B, the samples.
+    count : int
+        Words a sample.
+    device : torch.device or str
+
+    Returns
+    -------
+    Tensor of int64, shape (B, count)
+        In [0, 2^32).
+    """
+    return words_at(*address.arguments(), batch, count, torch.device(device))
+
+
+def normal(address: Noise, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal noise: `noisestep.reference.noise.normal`, bit for bit, from PyTorch operations.
+
+    Parameters
+    ----------
+    address : Noise
+    shape : sequence of int
+        (B, ...), the batch first.
+    device : torch.device or str
+
+    Returns
+    -------
+    Tensor of float32, shape `shape`
+    """
+    return normal_at(*address.arguments(), shape=tuple(shape), device=torch.device(device))
+
+
+def uniform(address: Noise, batch: int, device: torch.device | str = "cpu") -> Tensor:
+    """A uniform number in [0, 1) for each sample: `noisestep.reference.noise.uniform`, bit for bit.
+
+    Parameters
+    ----------
+    address : Noise
+    batch : int
+        B, the samples.
+    device : torch.device or str
+
+    Returns
+    -------
+    Tensor of float32, shape (B,)
+    """
+    return (words(address, batch, 1, device)[:, 0] >> 8).float() * 2.0**-24
+
+
+def uniform_integers(
+    address: Noise, batch: int, low: int, high: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """A uniform integer in low .. high for each sample: `noisestep.reference.noise.integers`.
+
+    Parameters
+    ----------
+    address : Noise
+    batch : int
+        B, the samples.
+    low, high : int
+        Both included; high - low + 1 is in [1, 2^31].
+    device : torch.device or str
+
+    Returns
+    -------
+    Tensor of int64, shape (B,)
+
+    Raises
+    ------
+    ValueError
+        For an empty or too wide range.
+    """
+    n = high - low + 1
+    if not 1 <= n <= 1 << 31:
+        raise ValueError(f"low={low}, high={high} span {n} integers; 1 to 2^31 are allowed")
+    return low + ((words(address, batch, 1, device)[:, 0] * n) >> 32)
