@@ -1,0 +1,384 @@
+"""The variance schedules beta_1 .. beta_T that people train with: functions of T, and a table of names."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def linear_beta(
+    T: int, start: float = 1e-4, end: float = 0.02, *, scaling: Literal["none", "1000/T"] = "none"
+) -> FloatArray:
+    """beta_t rising linearly, the schedule of Ho et al. 2020, section 4.
+
+        beta_t = start + (end - start) (t - 1) / (T - 1)
+
+    The published ends belong to T = 1000. With ``scaling="1000/T"`` both are multiplied by 1000 / T, as
+    improved-diffusion does, so that x_T is about as noisy at any T; with ``"none"`` they stay as given, as in
+    diffusers, and fewer steps end with more of the image left.
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    start, end : float
+        beta_1 and beta_T, in (0, 1).
+    scaling : {"none", "1000/T"}
+        What happens to the ends when T is not 1000.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+
+    Raises
+    ------
+    ValueError
+        If T is below 1, an end (after scaling) is outside (0, 1), or the scaling has another name.
+    """
+    _require_steps(T)
+    if scaling not in ("none", "1000/T"):
+        raise ValueError(f'scaling must be "none" or "1000/T", got {scaling!r}')
+    factor = 1000 / T if scaling == "1000/T" else 1.0
+    start, end = factor * start, factor * end
+    _require_open_unit_interval(start=start, end=end)
+    return np.linspace(start, end, T)
+
+
+def quadratic_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray:
+    """beta_t whose square root rises linearly, "quad" in Ho et al.'s code.
+
+        sqrt(beta_t) = sqrt(start) + (sqrt(end) - sqrt(start)) (t - 1) / (T - 1)
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    start, end : float
+        beta_1 and beta_T, in (0, 1).
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+
+    Raises
+    ------
+    ValueError
+        If T is below 1 or an end is outside (0, 1).
+    """
+    _require_steps(T)
+    _require_open_unit_interval(start=start, end=end)
+    return np.linspace(start**0.5, end**0.5, T) ** 2
+
+
+def scaled_linear_beta(T: int, start: float = 0.00085, end: float = 0.012) -> FloatArray:
+    """The quadratic schedule with the ends of Stable Diffusion, called "scaled_linear" in diffusers.
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    start, end : float
+        beta_1 and beta_T, in (0, 1).
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+
+    Raises
+    ------
+    ValueError
+        If T is below 1 or an end is outside (0, 1).
+    """
+    return quadratic_beta(T, start, end)
+
+
+def cosine_beta(T: int, s: float = 0.008, max_beta: float = 0.999) -> FloatArray:
+    """beta_t of the cosine schedule, Nichol & Dhariwal 2021, eq. 17.
+
+        alpha_bar_t = f(t) / f(0),   f(t) = cos^2( (t/T + s) / (1 + s) * pi/2 ),
+        beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta)
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    s : float
+        Offset that keeps beta_1 from vanishing, at least 0.
+    max_beta : float
+        Largest beta, in (0, 1): without it beta_T would be 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+
+    Raises
+    ------
+    ValueError
+        If T is below 1, s is negative or not finite, or max_beta is outside (0, 1).
+    """
+    _require_steps(T)
+    _require_open_unit_interval(max_beta=max_beta)
+    if not 0 <= s < np.inf:
+        raise ValueError(f"s must be finite and at least 0, got {s}")
+    angle = (np.arange(T + 1) / T + s) / (1 + s) * (np.pi / 2)
+    before, after = angle[:-1], angle[1:]
+    # cos^2 a - cos^2 b = sin(b - a) sin(b + a): the difference of two nearly equal numbers is never taken
+    beta: FloatArray = np.sin(after - before) * np.sin(after + before) / np.cos(before) ** 2
+    return np.minimum(beta, max_beta)
+
+
+def sigmoid_beta(
+    T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
+) -> FloatArray:
+    """beta_t of the sigmoid schedule, Jabri et al. 2022 (arXiv 2212.11972).
+
+        u(t) = (start + (end - start) t / T) / tau,   sigma(u) = 1 / (1 + e^-u),
+        alpha_bar_t = (sigma(u(T)) - sigma(u(t))) / (sigma(u(T)) - sigma(u(0))),
+        beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta)
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    start, end : float
+        The stretch of the sigmoid that is used, start < end.
+    tau : float
+        Temperature, above 0.
+    max_beta : float
+        Largest beta, in (0, 1): without it beta_T would be 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+
+    Raises
+    ------
+    ValueError
+        If T is below 1, start is not below end, tau is not above 0, or max_beta is outside (0, 1).
+    """
+    _require_steps(T)
+    _require_open_unit_interval(max_beta=max_beta)
+    if not (-np.inf < start < end < np.inf and 0 < tau < np.inf):
+        raise ValueError(f"need start < end and tau > 0, all finite, got {start=}, {end=}, {tau=}")
+    u = (start + (end - start) * np.arange(T + 1) / T) / tau
+    before, after = u[:-1], u[1:]
+    # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - e^(a - b)), once above and once below the line
+    beta: FloatArray = (
+        (1 + np.exp(-u[-1])) / (1 + np.exp(-after)) * np.expm1(before - after) / np.expm1(before - u[-1])
+    )
+    return np.minimum(beta, max_beta)
+
+
+def constant_beta(T: int, value: float = 0.02) -> FloatArray:
+    """beta_t the same at every step, "const" in Ho et al.'s code.
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    value : float
+        Every beta, in (0, 1).
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+
+    Raises
+    ------
+    ValueError
+        If T is below 1 or the value is outside (0, 1).
+    """
+    _require_steps(T)
+    _require_open_unit_interval(value=value)
+    return np.full(T, float(value))
+
+
+def jsd_beta(T: int) -> FloatArray:
+    """beta_t = 1 / (T - t + 1), from 1/T to 1: "jsd" in Ho et al.'s code, after Sohl-Dickstein et al. 2015.
+
+    Every step takes the same share of the image, alpha_bar_t = 1 - t/T, and the last leaves nothing: beta_T
+    is 1, a zero terminal signal-to-noise ratio.
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T, the last exactly 1.
+
+    Raises
+    ------
+    ValueError
+        If T is below 1.
+    """
+    _require_steps(T)
+    return 1.0 / np.arange(T, 0, -1)
+
+
+def warmup_beta(T: int, start: float = 1e-4, end: float = 0.02, *, fraction: float) -> FloatArray:
+    """beta_t rising linearly over a first part of the steps, then constant: Ho et al.'s warm-up schedules.
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    start, end : float
+        beta_1, and the beta that the ramp ends with and keeps; in (0, 1).
+    fraction : float
+        Share of the steps in the ramp, in [0, 1]; the ramp has floor(fraction T) steps.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+
+    Raises
+    ------
+    ValueError
+        If T is below 1, an end is outside (0, 1) or the fraction outside [0, 1].
+    """
+    _require_steps(T)
+    _require_open_unit_interval(start=start, end=end)
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must be in [0, 1], got {fraction}")
+    ramp = int(T * fraction)
+    return np.concatenate([np.linspace(start, end, ramp), np.full(T - ramp, float(end))])
+
+
+def warmup10_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray:
+    """beta_t rising over the first tenth of the steps: :func:`warmup_beta` with ``fraction=0.1``.
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    start, end : float
+        Ends of the ramp, in (0, 1).
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+    """
+    return warmup_beta(T, start, end, fraction=0.1)
+
+
+def warmup50_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray:
+    """beta_t rising over the first half of the steps: :func:`warmup_beta` with ``fraction=0.5``.
+
+    Parameters
+    ----------
+    T : int
+        Number of steps, at least 1.
+    start, end : float
+        Ends of the ramp, in (0, 1).
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+    """
+    return warmup_beta(T, start, end, fraction=0.5)
+
+
+BETA_SCHEDULES: dict[str, Callable[..., FloatArray]] = {
+    "linear": linear_beta,
+    "scaled_linear": scaled_linear_beta,
+    "cosine": cosine_beta,
+    "sigmoid": sigmoid_beta,
+    "quadratic": quadratic_beta,
+    "constant": constant_beta,
+    "jsd": jsd_beta,
+    "warmup10": warmup10_beta,
+    "warmup50": warmup50_beta,
+}
+
+
+def beta_schedule(name: str, T: int, **parameters: float | str) -> FloatArray:
+    """beta_1 .. beta_T of the schedule with a name.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``BETA_SCHEDULES``: linear, scaled_linear, cosine, sigmoid, quadratic, constant, jsd,
+        warmup10 or warmup50.
+    T : int
+        Number of steps, at least 1.
+    **parameters
+        Handed to the schedule's function, such as ``start``, ``end``, ``s``, ``scaling``.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        beta_1 .. beta_T.
+
+    Raises
+    ------
+    ValueError
+        If there is no such schedule, or the schedule refuses a parameter's value.
+    TypeError
+        If the schedule has no such parameter.
+    """
+    if name not in BETA_SCHEDULES:
+        raise ValueError(f"no schedule is called {name!r}; there are {', '.join(BETA_SCHEDULES)}")
+    return BETA_SCHEDULES[name](T, **parameters)
+
+
+def zero_terminal_snr_beta(beta: ArrayLike) -> FloatArray:
+    """Betas rescaled so that x_T holds nothing of x_0, Lin et al. 2023, algorithm 1.
+
+    sqrt(alpha_bar) is shifted to end at 0 and stretched to begin where it began:
+
+        sqrt(alpha_bar'_t) = (sqrt(alpha_bar_t) - sqrt(alpha_bar_T)) sqrt(alpha_bar_1)
+                             / (sqrt(alpha_bar_1) - sqrt(alpha_bar_T))
+
+    Parameters
+    ----------
+    beta : array_like, shape (T,)
+        beta_1 .. beta_T of an ordinary schedule, T at least 2.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        Rescaled beta_1 .. beta_T: the first as given, the last exactly 1. Only a ``Schedule`` that is told
+        ``zero_terminal_snr=True`` takes them.
+
+    Raises
+    ------
+    ValueError
+        If beta is not one axis of at least two numbers in (0, 1), the last of which may be 1.
+    """
+    beta = np.asarray(beta, np.float64)
+    if beta.ndim != 1 or beta.size < 2:
+        raise ValueError(f"zero terminal SNR needs one axis of at least 2 betas, got shape {beta.shape}")
+    if not (np.all(beta > 0) and np.all(beta[:-1] < 1) and beta[-1] <= 1):
+        raise ValueError(f"every beta must be in (0, 1), the last in (0, 1], got {beta}")
+    root = np.sqrt(np.cumprod(1 - beta))
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    ratio = root[1:] / root[:-1]
+    return np.concatenate([beta[:1], (1 - ratio) * (1 + ratio)])
+
+
+def _require_steps(T: int) -> None:
+    if isinstance(T, bool) or not isinstance(T, int | np.integer):
+        raise TypeError(f"T must be an int, got {T!r}")
+    if T < 1:
+        raise ValueError(f"T must be at least 1, got {T}")
+
+
+def _require_open_unit_interval(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must be in (0, 1), got {value}")
