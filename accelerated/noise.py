@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import Tensor
-
 from noisestep.reference import noise as reference
 from noisestep.reference.noise import (
     AUGMENTATION,
@@ -24,6 +22,7 @@ from noisestep.reference.noise import (
     TIMESTEP,
     permutation,
 )
+from torch import Tensor
 
 __all__ = [
     "AUGMENTATION",
@@ -104,6 +103,10 @@ class Noise:
             *_either(self.step),
             *_either(self.sample),
         )
+
+
+# the address where there is none
+NOWHERE = (0, None, 0, 0, None, 0, None)
 
 
 def _either(part: int | Tensor) -> tuple[int, Tensor | None]:
@@ -265,9 +268,7 @@ def uniform(address: Noise, batch: int, device: torch.device | str = "cpu") -> T
     return (words(address, batch, 1, device)[:, 0] >> 8).float() * 2.0**-24
 
 
-def uniform_integers(
-    address: Noise, batch: int, low: int, high: int, device: torch.device | str = "cpu"
-) -> Tensor:
+def uniform_integers(address: Noise, batch: int, low: int, high: int, device: torch.device | str = "cpu") -> Tensor:
     """A uniform integer in low .. high for each sample: `noisestep.reference.noise.integers`.
 
     Parameters

@@ -43,12 +43,8 @@ LOG = np.array(
     np.float32,
 )
 # cos(pi/2 x) / sqrt(2) and sin(pi/2 x) / (sqrt(2) x) in powers of x^2, for x in [-1/2, 1/2)
-EVEN = np.array(
-    [0.7071067690849304, -0.8723557591438293, 0.17932315170764923, -0.014434946700930595], np.float32
-)
-ODD = np.array(
-    [1.1107207536697388, -0.45676571130752563, 0.05634622275829315, -0.003262000158429146], np.float32
-)
+EVEN = np.array([0.7071067690849304, -0.8723557591438293, 0.17932315170764923, -0.014434946700930595], np.float32)
+ODD = np.array([1.1107207536697388, -0.45676571130752563, 0.05634622275829315, -0.003262000158429146], np.float32)
 # -2 ln 2 for each of the exponent's units, which stand in bit 23 and up
 EXPONENT = np.float32(-1.3862943649291992 * 2.0**-23)
 # keeps the radius above zero: no square root of 0, and none of a negative rounding error
@@ -204,9 +200,9 @@ def direction(v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     even, odd = _horner(square, EVEN), _horner(square, ODD)
     cos, sin = fma(-x, odd, even), fma(x, odd, even)
     top = np.uint32(0x80000000)
-    return (cos.view(np.uint32) ^ (v & top)).view(np.float32), (
-        sin.view(np.uint32) ^ ((v << np.uint32(1)) & top)
-    ).view(np.float32)
+    return (cos.view(np.uint32) ^ (v & top)).view(np.float32), (sin.view(np.uint32) ^ ((v << np.uint32(1)) & top)).view(
+        np.float32
+    )
 
 
 def normal_pair(u: ArrayLike, v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -229,9 +225,7 @@ def normal_pair(u: ArrayLike, v: ArrayLike) -> tuple[NDArray[np.float32], NDArra
     return r * cos, r * sin
 
 
-def normal(
-    seed: int, stream: int, step: ArrayLike, sample: ArrayLike, shape: Sequence[int]
-) -> NDArray[np.float32]:
+def normal(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, shape: Sequence[int]) -> NDArray[np.float32]:
     """Standard normal noise eps ~ N(0, I) at an address.
 
     Elements 2 i and 2 i + 1 of a sample, counted in C order, are the pair that words 2 i and 2 i + 1 make.
@@ -275,9 +269,7 @@ def uniform(seed: int, stream: int, step: ArrayLike, sample: ArrayLike) -> NDArr
     return (word >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
-def integers(
-    seed: int, stream: int, step: ArrayLike, sample: ArrayLike, low: int, high: int
-) -> NDArray[np.int64]:
+def integers(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, low: int, high: int) -> NDArray[np.int64]:
     """A uniform integer in low .. high, both included, for each sample: low + floor(word n / 2^32).
 
     Parameters

@@ -1,0 +1,129 @@
+"""What every op refuses before it launches anything, with both sides of the disagreement."""
+
+import torch
+from torch import Tensor
+
+from .noise import NOWHERE, Noise
+from .schedule import DeviceSchedule
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type in which an op on x computes: float32, or float64 where x is float64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def check_batch(name: str, x: object, *, dtypes: tuple[torch.dtype, ...] = FLOATS) -> Tensor:
+    """x is a tensor (B, ...) of an allowed dtype."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.dtype not in dtypes:
+        raise TypeError(f"{name} must be one of {', '.join(map(_short, dtypes))}, got {_short(x.dtype)}")
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have shape (B, ...), got a tensor with no axis")
+    return x
+
+
+def check_like(
+    name: str,
+    other: object,
+    x: Tensor,
+    x_name: str,
+    *,
+    shape: tuple[int, ...] | None = None,
+    dtypes: tuple[torch.dtype, ...] = FLOATS,
+) -> None:
+    """other is a tensor of x's shape (or `shape`) and an allowed dtype, on its device."""
+    checked = check_batch(name, other, dtypes=dtypes)
+    expected = tuple(x.shape) if shape is None else shape
+    if tuple(checked.shape) != expected:
+        raise ValueError(f"{name} must have shape {expected} to fit {x_name}, got {tuple(checked.shape)}")
+    check_device(name, checked, x, x_name)
+
+
+def check_device(name: str, other: Tensor, x: Tensor, x_name: str) -> None:
+    """other is on x's device."""
+    if other.device != x.device:
+        raise ValueError(f"{name} is on {other.device}, {x_name} on {x.device}; both must be on one device")
+
+
+def check_schedule(schedule: object, x: Tensor, x_name: str) -> DeviceSchedule:
+    """schedule is a DeviceSchedule on x's device."""
+    if not isinstance(schedule, DeviceSchedule):
+        raise TypeError(f"schedule must be a DeviceSchedule, got {type(schedule).__name__}")
+    check_device("schedule", schedule.timesteps, x, x_name)
+    return schedule
+
+
+def check_timesteps(t: object, x: Tensor, x_name: str) -> Tensor:
+    """t is int64 or int32, one for the batch or one for each sample, on x's device. Returned with shape (B,)."""
+    if isinstance(t, int) and not isinstance(t, bool):
+        t = torch.full((), t, dtype=torch.int64, device=x.device)
+    if not isinstance(t, Tensor):
+        raise TypeError(f"t must be an int or a tensor of integers, got {type(t).__name__}")
+    if t.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"t must be int64 or int32, got {_short(t.dtype)}")
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
+        raise ValueError(f"t must have shape () or ({x.shape[0]},) to fit {x_name}, got {tuple(t.shape)}")
+    check_device("t", t, x, x_name)
+    return t.expand(x.shape[0])
+
+
+def check_noise(noise: object, x: Tensor, x_name: str) -> tuple[Tensor | None, tuple]:
+    """noise is an address that fits x, or a tensor like x: (the tensor or None, the address's arguments)."""
+    if isinstance(noise, Noise):
+        check_address(noise, x.shape[0], x.device)
+        return None, noise.arguments()
+    if not isinstance(noise, Tensor):
+        raise TypeError(f"noise must be a Noise address or a tensor, got {type(noise).__name__}")
+    check_like("noise", noise, x, x_name)
+    return noise, NOWHERE
+
+
+def check_address(address: object, batch: int, device: torch.device) -> None:
+    """address is a Noise whose tensors are on the device, with a row for each sample."""
+    if not isinstance(address, Noise):
+        raise TypeError(f"noise must be a Noise address, got {type(address).__name__}")
+    for name, part, rows in (
+        ("seed", address.seed, (1,)),
+        ("step", address.step, (1, batch)),
+        ("sample", address.sample, (batch,)),
+    ):
+        if not isinstance(part, Tensor):
+            continue
+        if part.device != device:
+            raise ValueError(f"noise.{name} is on {part.device}, the batch on {device}; both must be on one device")
+        if part.numel() not in rows:
+            allowed = " or ".join(map(str, sorted(set(rows))))
+            raise ValueError(
+                f"noise.{name} must have {allowed} elements for a batch of {batch}, got shape {tuple(part.shape)}"
+            )
+
+
+def check_weight(weight: object, x: Tensor, x_name: str) -> Tensor:
+    """weight is floating, one for each sample of x, on its device. Returned in the type that the op computes in."""
+    check_like("weight", weight, x, x_name, shape=(x.shape[0],))
+    return weight.to(compute_dtype(x))
+
+
+def check_dtype(dtype: object) -> None:
+    """dtype is one that an op can store."""
+    if dtype not in FLOATS:
+        raise TypeError(f"dtype must be one of {', '.join(map(_short, FLOATS))}, got {dtype}")
+
+
+def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """value is one of the allowed names."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_range(t: Tensor, T: int) -> None:
+    """t lies in 0..T. Reads t, so only for tensors on the CPU, where that costs no synchronisation."""
+    if t.numel() and not (int(t.min()) >= 0 and int(t.max()) <= T):
+        raise ValueError(f"t must lie in 0..{T}, got values from {int(t.min())} to {int(t.max())}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

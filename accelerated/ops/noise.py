@@ -1,0 +1,74 @@
+"""eps ~ N(0, I) at an address: `noisestep.reference.noise.normal`. Reads nothing, writes one tensor."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..checks import check_address, check_dtype
+from ..noise import Noise, normal_at
+
+
+@torch.library.custom_op("noisestep::noise", mutates_args=())
+def _noise(
+    shape: Sequence[int],
+    seed: int,
+    seed_tensor: Tensor | None,
+    stream: int,
+    step: int,
+    step_tensor: Tensor | None,
+    sample: int,
+    sample_tensor: Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
+    return normal_at(*address, shape=shape, device=device).to(dtype).contiguous()
+
+
+@_noise.register_fake
+def _(shape, seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor, dtype, device) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def noise(
+    address: Noise,
+    shape: Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Standard normal noise eps ~ N(0, I) at an address (the chapter's "fresh Gaussian noise").
+
+    Parameters
+    ----------
+    address : Noise
+        Seed, stream, step and sample; row b of the result is the noise of the address's b-th sample.
+    shape : sequence of int
+        (B, ...), the batch first. Elements count in C order.
+    dtype : torch.dtype
+        float32, float16, bfloat16 or float64. The bits are those of float32, rounded once to nearest even.
+    device : torch.device or str
+        Where the noise is wanted, and where the address's tensors are.
+
+    Returns
+    -------
+    Tensor, shape `shape`, contiguous
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a shape with no batch axis, another dtype, or an address that does not fit.
+
+    Examples
+    --------
+    >>> from noisestep.accelerated.noise import FORWARD, Noise
+    >>> noise(Noise(seed=0, stream=FORWARD, step=0), (2, 1, 8, 8)).shape
+    torch.Size([2, 1, 8, 8])
+    """
+    shape, device = tuple(shape), torch.device(device)
+    if not shape or min(shape) < 0:
+        raise ValueError(f"shape must be (B, ...), none of it negative, got {shape}")
+    check_dtype(dtype)
+    check_address(address, shape[0], device)
+    return _noise(shape, *address.arguments(), dtype, device)

@@ -1,0 +1,139 @@
+"""x_t ~ q(x_t | x_0): `noisestep.reference.forward.q_sample`. Reads x_0, writes x_t (and eps when asked)."""
+
+import torch
+from torch import Tensor
+
+from ..arithmetic import per_sample, rows_at, stored, unit_range
+from ..checks import (
+    FLOATS,
+    check_batch,
+    check_dtype,
+    check_noise,
+    check_range,
+    check_schedule,
+    check_timesteps,
+    compute_dtype,
+)
+from ..noise import Noise, normal_at
+from ..schedule import DeviceSchedule
+
+
+@torch.library.custom_op("noisestep::q_sample", mutates_args=())
+def _q_sample(
+    x_0: Tensor,
+    t: Tensor,
+    table: Tensor,
+    eps: Tensor | None,
+    seed: int,
+    seed_tensor: Tensor | None,
+    stream: int,
+    step: int,
+    step_tensor: Tensor | None,
+    sample: int,
+    sample_tensor: Tensor | None,
+    dtype: torch.dtype,
+    return_eps: bool,
+) -> tuple[Tensor, Tensor]:
+    if not t.is_cuda:
+        check_range(t, table.shape[0] - 1)
+    if eps is None:
+        address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
+        eps = normal_at(*address, shape=x_0.shape, device=x_0.device)
+    signal, noise = rows_at(table, t, x_0)
+    x_t = signal * unit_range(x_0).to(table.dtype) + noise * eps.to(table.dtype)
+    return stored(x_t, x_0, dtype), stored(eps, x_0, dtype) if return_eps else x_0.new_empty(0, dtype=dtype)
+
+
+@_q_sample.register_fake
+def _(
+    x_0,
+    t,
+    table,
+    eps,
+    seed,
+    seed_tensor,
+    stream,
+    step,
+    step_tensor,
+    sample,
+    sample_tensor,
+    dtype,
+    return_eps,
+):
+    x_t = torch.empty_like(x_0, dtype=dtype)
+    return x_t, torch.empty_like(x_t) if return_eps else x_0.new_empty(0, dtype=dtype)
+
+
+def _save(ctx, inputs, output) -> None:
+    x_0, t, table, eps = inputs[:4]
+    ctx.save_for_backward(t, table)
+    ctx.dtypes = x_0.dtype, None if eps is None else eps.dtype
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad_x_t: Tensor, grad_eps: Tensor):
+    t, table = ctx.saved_tensors
+    signal, noise = (per_sample(rows, grad_x_t) for rows in table[t.clamp(0, table.shape[0] - 1)].unbind(-1))
+    x_0_dtype, eps_dtype = ctx.dtypes
+    for_x_0 = (signal * grad_x_t).to(x_0_dtype) if ctx.needs_input_grad[0] else None
+    for_eps = (noise * grad_x_t).to(eps_dtype) if ctx.needs_input_grad[3] else None
+    return for_x_0, None, None, for_eps, *(None,) * 9
+
+
+_q_sample.register_autograd(_backward, setup_context=_save)
+
+
+def q_sample(
+    schedule: DeviceSchedule,
+    x_0: Tensor,
+    t: Tensor | int,
+    noise: Noise | Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    return_eps: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Noised images from q(x_t | x_0) (the chapter's "Recap: Sampling from the Forward Process").
+
+        x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps,    eps ~ N(0, I)
+
+    Computed in float32 (float64 where x_0 is float64), and rounded once. Differentiable in x_0 and in a
+    given eps.
+
+    Parameters
+    ----------
+    schedule : DeviceSchedule
+        On the device of x_0.
+    x_0 : Tensor, shape (B, ...)
+        float32, float16, bfloat16 or float64; or uint8, whose levels 0..255 become [-1, 1] on the way in.
+        Any rank and memory layout; the result has the same layout.
+    t : Tensor of int64 or int32, shape (B,) or (), or int
+        In 0..T; t = 0 leaves clean data. Checked on a CPU. On a GPU it is not read back: a t out of range takes the
+        nearest row of the table.
+    noise : Noise or Tensor
+        The address that eps is made from, or eps itself, shape (B, ...).
+    dtype : torch.dtype, optional
+        Of the result; that of x_0 by default, float32 for uint8.
+    return_eps : bool
+        Also return eps, rounded to `dtype`.
+
+    Returns
+    -------
+    x_t : Tensor, shape (B, ...)
+    eps : Tensor, shape (B, ...)
+        Only with ``return_eps=True``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit together, with both sides of the disagreement.
+    """
+    check_batch("x_0", x_0, dtypes=(*FLOATS, torch.uint8))
+    check_schedule(schedule, x_0, "x_0")
+    t = check_timesteps(t, x_0, "x_0")
+    eps, address = check_noise(noise, x_0, "x_0")
+    if dtype is None:
+        dtype = torch.float32 if x_0.dtype == torch.uint8 else x_0.dtype
+    check_dtype(dtype)
+    table = schedule.forward_table(compute_dtype(x_0))
+    x_t, eps = _q_sample(x_0, t, table, eps, *address, dtype, return_eps)
+    return (x_t, eps) if return_eps else x_t

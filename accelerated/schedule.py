@@ -1,0 +1,163 @@
+"""The tables of a `Schedule` on a device, rounded once."""
+
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from noisestep.reference.reverse import reverse_coefficients
+from noisestep.reference.schedule import Schedule
+from torch import Tensor
+
+Prediction = Literal["eps", "x_0", "v"]
+Variance = Literal["beta", "posterior", "zero", "learned_range"]
+
+# columns of a reverse table
+X_0_FROM_X_T, X_0_FROM_OUTPUT, FROM_X_0, FROM_X_T, FROM_OUTPUT, FROM_NOISE, JOINT_X_T, JOINT_OUTPUT = range(8)
+HALF_LOG_BETA, HALF_LOG_POSTERIOR = 8, 9
+
+
+class DeviceSchedule:
+    """A schedule's tables as tensors on one device, each computed in float64 and rounded once.
+
+    Rows are picked on the device by a tensor of timesteps, so that no step of a loop reads a value
+    back to the host. Tables of an update are made when they are first asked for, and kept.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        The reference's tables, possibly respaced.
+    device : torch.device or str
+        Where the tables live.
+
+    Attributes
+    ----------
+    schedule : Schedule
+    device : torch.device
+    T : int
+        Steps; t counts 1..T, and row 0 of a table is clean data.
+    timesteps : Tensor of int64, shape (T + 1,)
+        What the network is told at each step.
+
+    Raises
+    ------
+    TypeError
+        If `schedule` is not a `Schedule`.
+    """
+
+    def __init__(self, schedule: Schedule, device: torch.device | str = "cpu") -> None:
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule must be a noisestep.reference Schedule, got {type(schedule).__name__}")
+        self.schedule = schedule
+        self.device = torch.device(device)
+        self.T = schedule.T
+        self.timesteps = torch.from_numpy(schedule.timesteps.copy()).to(self.device)
+        marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
+        self._tables: dict[object, Tensor] = {}
+        # the forward table is always wanted, and made here so that a compiled graph finds it
+        for dtype in (torch.float32, torch.float64):
+            self._tables["forward", dtype] = self._on_device(marginal, dtype)
+
+    def forward_table(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), the coefficients of q(x_t | x_0).
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            float32 or float64, the type that the op computes in.
+
+        Returns
+        -------
+        Tensor, shape (T + 1, 2)
+        """
+        return self._tables["forward", dtype]
+
+    def reverse_table(
+        self,
+        *,
+        prediction: Prediction = "eps",
+        variance: Variance = "posterior",
+        eta: float | None = None,
+        rederive_eps: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Every coefficient of one reverse step (`noisestep.reference.reverse.reverse_coefficients`).
+
+        Parameters
+        ----------
+        prediction : {"eps", "x_0", "v"}
+        variance : {"beta", "posterior", "zero", "learned_range"}
+        eta : float or None
+            None for the chapter's update; a number in [0, 1] for DDIM, which ignores `variance`.
+        rederive_eps : bool
+            DDIM: eps follows from the clipped x_0 (True), or is the network's (False).
+        dtype : torch.dtype
+            float32 or float64, the type that the op computes in.
+
+        Returns
+        -------
+        Tensor, shape (T + 1, 10)
+            Columns c_0 .. c_5 of x_0 = c_0 x_t + c_1 output, x_{t-1} = c_2 x_0 + c_3 x_t + c_4 output + c_5 z;
+            c_2 c_0 + c_3 and c_2 c_1 + c_4, the same update when nothing is clipped; then log(beta_t) / 2 and
+            log(posterior variance) / 2, between which a learned variance lies (c_5 is then 1, or 0 for t <= 1).
+
+        Raises
+        ------
+        ValueError
+            For an unknown option, with those allowed.
+        """
+        key = ("reverse", prediction, variance, eta, rederive_eps, dtype)
+        if key not in self._tables:
+            self._tables[key] = self._on_device(
+                _reverse_columns(self.schedule, prediction, variance, eta, rederive_eps), dtype
+            )
+        return self._tables[key]
+
+    def is_noisy(self, *, variance: Variance = "posterior", eta: float | None = None) -> bool:
+        """Whether any step of an update adds noise; the arguments are those of `reverse_table`.
+
+        Returns
+        -------
+        bool
+        """
+        if eta is not None:
+            return eta > 0
+        return variance != "zero"
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same schedule on another device.
+
+        Parameters
+        ----------
+        device : torch.device or str
+
+        Returns
+        -------
+        DeviceSchedule
+            Itself where it is there already.
+        """
+        return self if torch.device(device) == self.device else type(self)(self.schedule, device)
+
+    def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(table).to(dtype).to(self.device)
+
+    def __repr__(self) -> str:
+        return f"DeviceSchedule({self.schedule!r}, device={str(self.device)!r})"
+
+
+def _reverse_columns(
+    schedule: Schedule, prediction: Prediction, variance: Variance, eta: float | None, rederive_eps: bool
+) -> np.ndarray:
+    learned = variance == "learned_range" and eta is None
+    c = reverse_coefficients(
+        schedule,
+        prediction=prediction,
+        variance="posterior" if variance == "learned_range" else variance,
+        eta=eta,
+        rederive_eps=rederive_eps,
+    )
+    c_0, c_1, c_2, c_3, c_4, c_5 = c.T
+    half_log = np.zeros((2, schedule.T + 1))
+    if learned:
+        c_5 = np.where(np.arange(schedule.T + 1) > 1, 1.0, 0.0)
+        half_log[:, 1:] = np.log(schedule.beta[1:]) / 2, schedule.posterior_log_variance[1:] / 2
+    return np.stack([c_0, c_1, c_2, c_3, c_4, c_5, c_2 * c_0 + c_3, c_2 * c_1 + c_4, *half_log], axis=-1)
