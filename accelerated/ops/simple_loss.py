@@ -121,7 +121,7 @@ def simple_loss(
 ) -> Tensor:
     """The training objective L_simple (the chapter's "The Loss Function"), eps made anew from its address.
 
-        L = w || target - output ||^2 / n,    target = eps, x_0, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0
+        L = w || target - output ||^2 / n,  target = eps, x_0 or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0
 
     with n elements a sample: the mean that the chapter's code takes (``MSELoss``), where its formula has
     the sum. Computed in float32 (float64 where output is float64); a sample's squares are added up in a fixed
