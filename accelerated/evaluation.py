@@ -12,7 +12,7 @@ from .measures import (
 )
 from .scorecard import COPY_SHARE, Evaluation, Measure
 
-# the pairwise measures hold a few matrices of this size squared: 10 000 is about 2.5 GB
+# the pairwise measures hold a few matrices of this size squared: 10 000 takes less than 2 GB
 PAIRWISE_LIMIT = 10_000
 
 
@@ -71,31 +71,32 @@ def evaluate(
     given_labels = {"samples": sample_labels, "train": train_labels, "held_out": held_out_labels}
     labels = {name: _check_labels(given, name, len(pixels[name])) for name, given in given_labels.items()}
 
-    rng = np.random.default_rng(seed)
-    space, transform = fit_features(pixels["train"], seed=seed)
-    features = {name: transform(images) for name, images in pixels.items()}
-    stand_ins = {
-        "samples": features["samples"],
-        "real": features["train"][_subset(rng, len(features["train"]), len(samples))],
-        "gaussian": transform(draw_gaussian(_few(rng, pixels["train"]), len(samples), rng)),
-    }
-    index, distances = nearest(features["samples"], features["train"])
-    held_out_distances = nearest(features["held_out"], features["train"])[1]
+    # pixels decide what is a copy, features how alike two sets are
+    index, distances = nearest(pixels["samples"], pixels["train"])
+    held_out_distances = nearest(pixels["held_out"], pixels["train"])[1]
     if not held_out_distances.any():
         raise ValueError(
             "every image of held_out is also in train: there is nothing that the model has not seen"
         )
-    distance = {name: frechet_distance(x, features["held_out"]) for name, x in stand_ins.items()}
-    reference = _few(rng, features["held_out"])
-    manifold = {name: manifold_measures(reference, _few(rng, x), k=k) for name, x in stand_ins.items()}
-
+    rng = np.random.default_rng(seed)
+    gaussian = draw_gaussian(_few(rng, pixels["train"]), len(samples), rng)
     too_near = np.quantile(held_out_distances, COPY_SHARE)
     copies = {
         "samples": distances,
         "real": held_out_distances,
-        "gaussian": nearest(stand_ins["gaussian"], features["train"])[1],
+        "gaussian": nearest(gaussian, pixels["train"])[1],
     }
-    classifier, label_accuracy = _label_accuracy(features, labels, rng)
+    space, transform = fit_features(pixels["held_out"], seed=seed)
+    held_out_features = transform(pixels["held_out"])
+    stand_ins = {
+        "samples": transform(pixels["samples"]),
+        "real": transform(pixels["train"][_subset(rng, len(train), len(samples))]),
+        "gaussian": transform(gaussian),
+    }
+    distance = {name: frechet_distance(x, held_out_features) for name, x in stand_ins.items()}
+    few = _few(rng, held_out_features)
+    manifold = {name: manifold_measures(few, _few(rng, x), k=k) for name, x in stand_ins.items()}
+    classifier, label_accuracy = _label_accuracy(pixels, labels, rng, seed)
     return Evaluation(
         features=space,
         classifier=classifier,
@@ -116,7 +117,10 @@ def evaluate(
 
 
 def _label_accuracy(
-    features: dict[str, np.ndarray], labels: dict[str, np.ndarray | None], rng: np.random.Generator
+    pixels: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray | None],
+    rng: np.random.Generator,
+    seed: int,
 ) -> tuple[str, Measure | None]:
     given = {name: values for name, values in labels.items() if values is not None}
     if len(given) < len(labels):
@@ -130,9 +134,9 @@ def _label_accuracy(
             known = f"the training images have {classes.tolist()}"
             raise ValueError(f"{name} labels {unknown.tolist()} are not known: {known}")
     chosen = _subset(rng, len(given["train"]), PAIRWISE_LIMIT)
-    description, classifier = fit_classifier(features["train"][chosen], given["train"][chosen])
-    right = {name: float((classifier.predict(features[name]) == given[name]).mean()) for name in given}
-    return description, Measure(samples=right["samples"], real=right["held_out"], gaussian=None)
+    name, classifier = fit_classifier(pixels["train"][chosen], given["train"][chosen], seed=seed)
+    right = {who: float((classifier.predict(pixels[who]) == given[who]).mean()) for who in given}
+    return name, Measure(samples=right["samples"], real=right["held_out"], gaussian=None)
 
 
 def _flatten(images: np.ndarray, name: str, k: int) -> np.ndarray:

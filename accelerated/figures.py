@@ -46,9 +46,7 @@ def to_uint8(x: torch.Tensor | np.ndarray) -> np.ndarray:
     return np.rint(np.clip(127.5 * (values.astype(np.float64) + 1.0), 0.0, 255.0)).astype(np.uint8)
 
 
-def grid(
-    images: np.ndarray, *, columns: int | None = None, scale: int | None = None, padding: int = 2
-) -> Image.Image:
+def grid(images: np.ndarray, *, columns: int | None = None, scale: int | None = None, padding: int = 2) -> Image.Image:
     """Images side by side in reading order, on white.
 
     Parameters
@@ -68,12 +66,9 @@ def grid(
         A Pillow image of mode L, RGB or RGBA.
     """
     _check_images(images, rank=4)
+    _check_layout(columns, scale, padding)
     count = len(images)
-    if columns is None:
-        columns = int(np.ceil(np.sqrt(count)))
-    if columns < 1 or padding < 0 or (scale is not None and scale < 1):
-        raise ValueError(f"columns, scale from 1, padding from 0; got {columns=}, {scale=}, {padding=}")
-    columns = min(columns, count)
+    columns = min(count, columns or int(np.ceil(np.sqrt(count))))
     tiles = _enlarge(images, scale)
     channels, height, width = tiles.shape[1:]
     rows = -(-count // columns)
@@ -134,6 +129,7 @@ def pairs(
     _check_images(right, rank=4)
     if left.shape != right.shape:
         raise ValueError(f"pairs need two sets of one shape; got {left.shape} and {right.shape}")
+    _check_layout(columns, scale, padding)
     left, right = _enlarge(left, scale), _enlarge(right, scale)
     gap = np.full((*left.shape[:3], padding), 255, np.uint8)
     return grid(np.concatenate([left, gap, right], axis=3), columns=columns, scale=1, padding=4 * padding)
@@ -167,9 +163,7 @@ def save_gif(
     moments = [_on_white(moment) if moment.mode == "RGBA" else moment for moment in moments]
     durations = [milliseconds] * (len(moments) - 1) + [hold]
     buffer = io.BytesIO()
-    moments[0].save(
-        buffer, "GIF", save_all=True, append_images=moments[1:], duration=durations, loop=0, optimize=False
-    )
+    moments[0].save(buffer, "GIF", save_all=True, append_images=moments[1:], duration=durations, loop=0, optimize=False)
     return write_atomically(path, buffer.getvalue())
 
 
@@ -193,6 +187,7 @@ def loss_figure(log: str | Path | Mapping[str, Any]) -> Image.Image:
     """
     # a figure is drawn once in a while: whoever only wants a grid does not wait for matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     name = "the log" if isinstance(log, Mapping) else str(log)
     columns = log if isinstance(log, Mapping) else read_log(log)
@@ -204,8 +199,12 @@ def loss_figure(log: str | Path | Mapping[str, Any]) -> Image.Image:
     top.plot(step, loss, color="#9db8d2", linewidth=0.8, label="loss")
     finite = np.isfinite(loss)
     top.plot(step[finite], _running_mean(loss[finite]), color="#1f4e79", linewidth=1.8, label="running mean")
-    if finite.any() and (loss[finite] > 0).all():
+    # a logarithmic axis shows the slow end of a fall; over a short range it would have too few marks
+    if finite.any() and loss[finite].min() > 0 and loss[finite].max() > 3 * loss[finite].min():
         top.set_yscale("log")
+        top.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        top.yaxis.set_major_formatter("{x:g}")
+        top.yaxis.set_minor_locator(NullLocator())
     top.set_ylabel("loss")
     top.legend(frameon=False)
     bottom.plot(step, rate, color="#b5651d", linewidth=1.5)
@@ -213,7 +212,7 @@ def loss_figure(log: str | Path | Mapping[str, Any]) -> Image.Image:
     bottom.set_xlabel("optimizer step")
     bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for axes in (top, bottom):
-        axes.grid(alpha=0.25, which="both", linewidth=0.5)
+        axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -282,6 +281,11 @@ def _enlarge(images: np.ndarray, scale: int | None) -> np.ndarray:
 
 def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _check_layout(columns: int | None, scale: int | None, padding: int) -> None:
+    if (columns is not None and columns < 1) or (scale is not None and scale < 1) or padding < 0:
+        raise ValueError(f"columns and scale count from 1, padding from 0; got {columns=}, {scale=}, {padding=}")
 
 
 def _check_images(images: np.ndarray, rank: int) -> None:

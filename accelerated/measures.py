@@ -1,6 +1,6 @@
 """Measures of one set of images against another: Fréchet distance, precision and recall, copies, labels.
 
-Everything here takes features, float64 (N, D): flattened pixels, or what `fit_features` makes of them.
+Everything here takes float64 (N, D): flattened pixels in 0..1, or the features that `fit_features` names.
 """
 
 import contextlib
@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 from prdc import compute_prdc
+from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 # above this many values an image is described by its largest principal components
@@ -19,16 +21,17 @@ COMPONENTS = 256
 DIGITS_DIMENSIONS = 64
 
 
-def fit_features(train: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
-    """The space to measure distances in, from the training images alone.
+def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """The space in which sets of images are compared with the held-out images.
 
     Images of up to 1024 values are compared as they are. Larger ones are projected on the largest principal
-    components of the training images, at most 256.
+    components of the held-out images, at most 256. Not of the training images: those stand beside the samples,
+    and principal components favour the images that they are fitted to.
 
     Parameters
     ----------
-    train : ndarray
-        float64 (N, D).
+    held_out : ndarray
+        float64 (N, D), pixels.
     seed : int
         Of the randomised decomposition.
 
@@ -39,10 +42,10 @@ def fit_features(train: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[[np
     transform : callable
         (N, D) -> (N, dimension).
     """
-    dimension = train.shape[1]
+    dimension = held_out.shape[1]
     if dimension <= PIXEL_LIMIT:
         return f"pixels ({dimension} dimensions)", lambda images: images
-    projection = PCA(min(COMPONENTS, len(train) - 1), random_state=seed).fit(train)
+    projection = PCA(min(COMPONENTS, len(held_out) - 1), random_state=seed).fit(held_out)
     name = f"principal components ({projection.n_components_} of {dimension} dimensions)"
     return name, projection.transform
 
@@ -117,11 +120,26 @@ def nearest(x: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return index, np.linalg.norm(x - among[index], axis=1)
 
 
-def fit_classifier(features: np.ndarray, labels: np.ndarray) -> tuple[str, SVC]:
-    """A support vector classifier of real images, and its description.
+def fit_classifier(train: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> tuple[str, BaseEstimator]:
+    """A support vector classifier of real training images, and its description.
 
-    γ is 0.25 at 64 dimensions, the handwritten digits; else scikit-learn's rule, 1 / (dimensions × variance).
+    γ is 0.25 at 64 pixels, the handwritten digits; else scikit-learn's rule, 1 / (dimensions × variance).
+    Images of more than 1024 values are first projected on the training images' largest principal components.
+
+    Parameters
+    ----------
+    train : ndarray
+        float64 (N, D), pixels.
+    labels : ndarray
+        Integer (N,).
+    seed : int
+        Of the randomised decomposition.
     """
-    gamma: float | str = 0.25 if features.shape[1] == DIGITS_DIMENSIONS else "scale"
-    name = f"SVC(gamma={gamma}, C=10) trained on {len(labels)} real training images"
-    return name, SVC(C=10.0, gamma=gamma).fit(features, labels)
+    count, dimension = train.shape
+    gamma: float | str = 0.25 if dimension == DIGITS_DIMENSIONS else "scale"
+    name = f"SVC(gamma={gamma}, C=10) on pixels of {count} real training images"
+    steps: list[BaseEstimator] = [SVC(C=10.0, gamma=gamma)]
+    if dimension > PIXEL_LIMIT:
+        steps.insert(0, PCA(min(COMPONENTS, count - 1), random_state=seed))
+        name = name.replace("pixels", f"{steps[0].n_components} principal components")
+    return name, make_pipeline(*steps).fit(train, labels)

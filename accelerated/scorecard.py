@@ -48,8 +48,8 @@ _MEANINGS = {
         "This is not FID, whose features come from an Inception network.",
     ),
     "frechet_ratio": (
-        "… in multiples of real",
-        "{:.2f} ×",
+        "Fréchet distance ÷ real",
+        "{:.2f}",
         "lower",
         "The same, in units of the distance between two sets of real images: at 1 nothing is left to gain.",
     ),
@@ -101,7 +101,8 @@ class Evaluation:
     Attributes
     ----------
     features, classifier : str
-        The space of every distance, and what judged the labels (or why nothing did).
+        The space in which sets are compared, and what judged the labels (or why nothing did). Copies and
+        neighbours are found by the distance of pixels.
     k, seed : int
         Neighbours in the manifold measures; seed of the baseline's draws and of the subsets.
     counts : dict

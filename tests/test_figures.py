@@ -1,0 +1,254 @@
+"""Pictures put every pixel where it belongs, and files appear whole or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from noisestep.accelerated import figures
+from noisestep.accelerated.figures import (
+    grid,
+    loss_figure,
+    pairs,
+    read_log,
+    save_gif,
+    save_png,
+    strip,
+    to_uint8,
+    write_atomically,
+)
+from PIL import Image, ImageSequence
+
+LOG = "step,loss,learning_rate,images_per_second,seconds\n20,0.9,1e-3,100,1\n40,0.5,2e-3,110,2\n60,0.2,1e-3,120,3\n"
+
+
+def images(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+# pixels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_to_uint8_undoes_the_scaling_of_every_pixel(dtype: torch.dtype) -> None:
+    pixels = torch.arange(256)
+    scaled = (pixels.to(dtype) / 127.5 - 1).reshape(4, 1, 8, 8)
+    expected = pixels.numpy().reshape(4, 1, 8, 8)
+    for x in (scaled, scaled.numpy(), scaled.requires_grad_()):
+        assert to_uint8(x).dtype == np.uint8
+        np.testing.assert_array_equal(to_uint8(x), expected)
+
+
+@given(hnp.arrays(np.float32, 7, elements=st.floats(-1024, 1024, width=32)))
+def test_to_uint8_rounds_to_the_nearest_and_clips(x: np.ndarray) -> None:
+    exact = np.clip(127.5 * (x.astype(np.float64) + 1), 0, 255)
+    # no pixel value is nearer than the one chosen; one rounding of a number up to 255 is 2^-45
+    assert (np.abs(to_uint8(x) - exact) <= 0.5 + 2.0**-45).all()
+
+
+def test_to_uint8_takes_low_precision_and_infinity() -> None:
+    x = torch.tensor([-torch.inf, -1, 0, 1, torch.inf], dtype=torch.bfloat16)
+    assert to_uint8(x).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_to_uint8_refuses_what_is_no_picture() -> None:
+    with pytest.raises(ValueError, match="1 of 2 values are NaN"):
+        to_uint8(torch.tensor([0.0, torch.nan]))
+    for x in (torch.zeros(3, dtype=torch.int64), np.zeros(3, dtype=np.uint8)):
+        with pytest.raises(TypeError, match=r"floating point in \[-1, 1\]; got .*int"):
+            to_uint8(x)
+
+
+# grids
+
+
+@given(
+    count=st.integers(1, 7),
+    channels=st.sampled_from([1, 3, 4]),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    columns=st.integers(1, 8),
+    scale=st.integers(1, 3),
+    padding=st.integers(0, 3),
+)
+def test_grid_holds_every_pixel_in_its_place(
+    count: int, channels: int, height: int, width: int, columns: int, scale: int, padding: int
+) -> None:
+    x = images(count, channels, height, width)
+    picture = grid(x, columns=columns, scale=scale, padding=padding)
+    assert picture.mode == {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    canvas = np.array(picture).reshape(picture.height, picture.width, channels)
+    white = np.ones(canvas.shape[:2], bool)
+    columns = min(columns, count)
+    assert canvas.shape[1] == columns * (width * scale + padding) + padding
+    for n in range(count):
+        top = padding + (n // columns) * (height * scale + padding)
+        left = padding + (n % columns) * (width * scale + padding)
+        for i in range(scale):
+            for j in range(scale):
+                rows = slice(top + i, top + height * scale, scale)
+                cols = slice(left + j, left + width * scale, scale)
+                np.testing.assert_array_equal(canvas[rows, cols], x[n].transpose(1, 2, 0))
+                white[rows, cols] = False
+    assert (canvas[white] == 255).all()
+
+
+def test_small_images_are_drawn_large_and_nearly_square() -> None:
+    assert grid(images(9, 1, 8, 8)).size == (3 * 50 + 2, 3 * 50 + 2)
+    assert grid(images(1, 3, 64, 32), padding=0).size == (32, 64)
+    assert grid(images(1, 1, 16, 24), padding=0).size == (48, 32)
+
+
+def test_strip_has_a_row_an_image_and_both_ends() -> None:
+    frames = images(51, 2, 1, 4, 4)
+    picture = np.array(strip(frames, count=6, scale=1, padding=0))
+    assert picture.shape == (8, 24)
+    for row in range(2):
+        for column, moment in enumerate((0, 10, 20, 30, 40, 50)):
+            tile = picture[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            np.testing.assert_array_equal(tile, frames[moment, row, 0])
+    np.testing.assert_array_equal(strip(frames[:3, 0], scale=1), strip(frames[:3, :1], scale=1))
+
+
+def test_pairs_stand_closer_than_strangers() -> None:
+    left, right = images(4, 3, 8, 8), images(4, 3, 8, 8, seed=1)
+    picture = np.array(pairs(left, right, columns=2, scale=1, padding=1))
+    assert picture.shape == (2 * 8 + 3 * 4, 2 * 17 + 3 * 4, 3)
+    np.testing.assert_array_equal(picture[4:12, 4:12], left[0].transpose(1, 2, 0))
+    np.testing.assert_array_equal(picture[4:12, 13:21], right[0].transpose(1, 2, 0))
+    np.testing.assert_array_equal(picture[16:24, 34:42], right[3].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_gif_plays_every_moment_for_ever_and_rests_on_the_last(tmp_path: Path, channels: int) -> None:
+    frames = images(5, 4, channels, 8, 8)
+    path = save_gif(frames, tmp_path / "a.gif", milliseconds=50, hold=900)
+    with Image.open(path) as animation:
+        assert animation.n_frames == 5
+        assert animation.info["loop"] == 0
+        assert animation.size == grid(frames[0]).size
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
+    assert durations == [50, 50, 50, 50, 900]
+
+
+def test_gif_shows_grey_exactly_and_transparency_on_white(tmp_path: Path) -> None:
+    frames = images(2, 1, 1, 8, 8)
+    with Image.open(save_gif(frames, tmp_path / "grey.gif", scale=1)) as animation:
+        animation.seek(1)
+        np.testing.assert_array_equal(animation.convert("L"), grid(frames[1], scale=1))
+    clear = np.zeros((2, 1, 4, 8, 8), np.uint8)
+    with Image.open(save_gif(clear, tmp_path / "clear.gif")) as animation:
+        assert animation.convert("L").getextrema() == (255, 255)
+
+
+BAD_PICTURES = {
+    "floats": (lambda: grid(np.zeros((1, 1, 2, 2))), TypeError, r"uint8 array \(N, C, H, W\); got float64"),
+    "a tensor": (lambda: grid(torch.zeros(1, 1, 2, 2)), TypeError, "got Tensor"),
+    "channels last": (lambda: grid(images(2, 8, 8, 3)), ValueError, r"C of 1, 3 or 4.*got \(2, 8, 8, 3\)"),
+    "rank": (lambda: grid(images(8, 8)), ValueError, r"got \(8, 8\)"),
+    "no images": (lambda: grid(images(0, 1, 8, 8)), ValueError, r"got \(0, 1, 8, 8\)"),
+    "no columns": (lambda: grid(images(1, 1, 8, 8), columns=0), ValueError, "got columns=0"),
+    "no scale": (lambda: pairs(images(1, 1, 8, 8), images(1, 1, 8, 8), scale=0), ValueError, "got scale=0"),
+    "padding": (lambda: grid(images(1, 1, 8, 8), padding=-1), ValueError, "padding=-1"),
+    "one moment": (lambda: strip(images(3, 1, 8, 8), count=1), ValueError, "at least its two ends; got count=1"),
+    "strip of images": (lambda: strip(images(3, 8, 8)), ValueError, r"\(S, N, C, H, W\).*got \(3, 8, 8\)"),
+    "gif of a grid": (lambda: save_gif(images(3, 1, 8, 8), "a.gif"), ValueError, r"got \(3, 1, 8, 8\)"),
+    "unlike pairs": (lambda: pairs(images(1, 1, 8, 8), images(2, 1, 8, 8)), ValueError, "sets of one shape"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD_PICTURES.values(), ids=BAD_PICTURES)
+def test_bad_pictures_are_refused(call: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+# the loss
+
+
+def test_loss_figure_draws_the_columns_of_a_file_as_those_of_arrays(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(LOG)
+    drawn = loss_figure(log)
+    assert drawn.size == (1350, 780)
+    assert drawn.mode == "RGB"
+    arrays = {"step": [20, 40, 60], "loss": np.array([0.9, 0.5, 0.2]), "learning_rate": (1e-3, 2e-3, 1e-3)}
+    assert drawn.tobytes() == loss_figure(arrays).tobytes()
+    for change in ({"loss": [0.9, 0.5, 0.3]}, {"learning_rate": [1e-3, 1e-3, 1e-3]}, {"step": [20, 30, 60]}):
+        assert drawn.tobytes() != loss_figure({**arrays, **change}).tobytes()
+
+
+@pytest.mark.parametrize("loss", [[0.5], [0.0, 1.0], [-1.0, 2.0], [np.nan, np.nan], [1.0, np.inf, 0.1, np.nan]])
+def test_loss_figure_takes_losses_that_have_no_logarithm(loss: list[float]) -> None:
+    n = len(loss)
+    assert loss_figure({"step": range(n), "loss": loss, "learning_rate": np.ones(n)}).size == (1350, 780)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=300))
+def test_running_mean_is_a_weighted_mean_of_what_came_before(values: list[float]) -> None:
+    means = figures._running_mean(np.array(values))
+    # the filter adds one product a value
+    slack = 4 * len(values) * np.finfo(float).eps * 1e3
+    assert (means >= np.minimum.accumulate(values) - slack).all()
+    assert (means <= np.maximum.accumulate(values) + slack).all()
+    assert means[0] == pytest.approx(values[0], rel=1e-14)
+
+
+BAD_LOGS = {
+    "empty": ("", "a line of column names and at least one line of numbers"),
+    "names only": ("step,loss,learning_rate\n", "at least one line of numbers"),
+    "torn": (LOG + "80,0.1", "line 5: expected 5 values, found 2"),
+    "words": (LOG.replace("0.5", "low"), "column 'loss' holds something that is not a number"),
+    "no rate": ("step,loss\n1,2\n", "no column 'learning_rate' among step, loss"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_LOGS.values(), ids=BAD_LOGS)
+def test_a_bad_log_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(text)
+    with pytest.raises(ValueError, match=f"log.csv.*{message}"):
+        loss_figure(log)
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="the log: columns of different lengths: 2, 1, 1"):
+        loss_figure({"step": [1, 2], "loss": [1.0], "learning_rate": [1.0]})
+    with pytest.raises(ValueError, match=r"column 'step' must be a list of numbers, not of shape \(1, 2\)"):
+        loss_figure({"step": [[1, 2]], "loss": [1.0], "learning_rate": [1.0]})
+
+
+def test_read_log_gives_every_column(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(LOG)
+    columns = read_log(tmp_path / "log.csv")
+    assert list(columns) == ["step", "loss", "learning_rate", "images_per_second", "seconds"]
+    assert columns["loss"].tolist() == [0.9, 0.5, 0.2]
+
+
+# files
+
+
+def test_save_png_keeps_every_pixel(tmp_path: Path) -> None:
+    picture = grid(images(3, 4, 5, 5))
+    path = save_png(picture, str(tmp_path / "a.png"))
+    with Image.open(path) as read:
+        assert read.mode == "RGBA"
+        assert read.tobytes() == picture.tobytes()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_atomically(tmp_path / "a", b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
