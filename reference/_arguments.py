@@ -55,6 +55,30 @@ def require_name(what: str, name: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {name!r}")
 
 
+def given_variance(variance: ArrayLike, x_t: FloatArray) -> FloatArray:
+    """A variance handed in, shaped to multiply ``x_t``; negative ones and NaN are refused."""
+    given = np.asarray(variance, np.float64)
+    if not np.all(given >= 0):
+        raise ValueError(f"variance must be at least 0, got {given.min()}")
+    if given.shape == x_t.shape[:1] and x_t.ndim > 1:
+        return given.reshape((-1,) + (1,) * (x_t.ndim - 1))
+    if given.shape not in ((), x_t.shape):
+        raise ValueError(f"variance must be a scalar, (B,) or of x_t's shape {x_t.shape}, got {given.shape}")
+    return given
+
+
+def numbers_from(given: ArrayLike, count: int) -> NDArray[np.int64]:
+    """The numbers of ``count`` samples, given all of them or the first."""
+    numbers = np.asarray(given)
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise TypeError(f"numbers must be an int or an array of ints, got {numbers.dtype}")
+    if numbers.ndim == 0:
+        return numbers + np.arange(count)
+    if numbers.shape != (count,):
+        raise ValueError(f"numbers must be one number or {count} of them, got shape {numbers.shape}")
+    return numbers.astype(np.int64)
+
+
 def _floating(name: str, array: Any) -> FloatArray:
     checked = np.asarray(array)
     if not np.issubdtype(checked.dtype, np.floating):

@@ -171,9 +171,7 @@ def sigmoid_beta(
     u = (start + (end - start) * np.arange(T + 1) / T) / tau
     before, after = u[:-1], u[1:]
     # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - e^(a - b)), once above and once below the line
-    beta: FloatArray = (
-        (1 + np.exp(-u[-1])) / (1 + np.exp(-after)) * np.expm1(before - after) / np.expm1(before - u[-1])
-    )
+    beta: FloatArray = (1 + np.exp(-u[-1])) / (1 + np.exp(-after)) * np.expm1(before - after) / np.expm1(before - u[-1])
     return np.minimum(beta, max_beta)
 
 

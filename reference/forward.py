@@ -7,9 +7,7 @@ from ._arguments import FloatArray, floats, per_sample, same_shape
 from .schedule import Schedule
 
 
-def q_step_mean_variance(
-    schedule: Schedule, x_previous: ArrayLike, t: ArrayLike
-) -> tuple[FloatArray, FloatArray]:
+def q_step_mean_variance(schedule: Schedule, x_previous: ArrayLike, t: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Mean and variance of one Markov step, the chapter's forward process; Ho et al. 2020, eq. 2.
 
         q(x_t | x_{t-1}) = N(x_t; sqrt(1 - beta_t) x_{t-1}, beta_t I)

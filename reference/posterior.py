@@ -75,9 +75,7 @@ def posterior_mean_variance(
     return mean, per_sample(schedule.posterior_variance, t, mean)
 
 
-def posterior_sample(
-    schedule: Schedule, x_0: ArrayLike, x_t: ArrayLike, t: ArrayLike, z: ArrayLike
-) -> FloatArray:
+def posterior_sample(schedule: Schedule, x_0: ArrayLike, x_t: ArrayLike, t: ArrayLike, z: ArrayLike) -> FloatArray:
     """x_{t-1} drawn from q(x_{t-1} | x_t, x_0).
 
         x_{t-1} = mu~_t(x_t, x_0) + sqrt(beta~_t) z,   z ~ N(0, I)

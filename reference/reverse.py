@@ -5,7 +5,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, per_sample, require_name, rows, same_shape, steps
+from ._arguments import FloatArray, given_variance, per_sample, require_name, rows, same_shape, steps
 from .posterior import posterior_mean
 from .prediction import Prediction, Quantity, convert, eps_from_x_0, mu_from_eps, predict_x_0
 from .schedule import Schedule
@@ -178,7 +178,7 @@ def reverse_step(
     if isinstance(variance, str):
         sigma_2 = per_sample(reverse_variance(schedule, cast(Variance, variance)), t, x_t)
     else:
-        sigma_2 = _given_variance(variance, x_t)
+        sigma_2 = given_variance(variance, x_t)
     return mean + _after_step_1(schedule, t, x_t) * np.sqrt(sigma_2) * z
 
 
@@ -234,9 +234,7 @@ def ddim_direction(schedule: Schedule, eta: float) -> FloatArray:
         If eta is outside [0, 1].
     """
     _require_eta(eta)
-    return np.concatenate(
-        [[0.0], np.sqrt(schedule.one_minus_alpha_bar[:-1] * _direction_share(schedule, eta))]
-    )
+    return np.concatenate([[0.0], np.sqrt(schedule.one_minus_alpha_bar[:-1] * _direction_share(schedule, eta))])
 
 
 def ddim_step(
@@ -375,9 +373,7 @@ def _x_0_coefficients(schedule: Schedule, prediction: Prediction) -> tuple[Float
     if prediction == "v":
         return signal, -noise
     if schedule.zero_terminal_snr:
-        raise ValueError(
-            "alpha_bar_T is 0 (zero terminal SNR): eps tells nothing of x_0 there; predict x_0 or v"
-        )
+        raise ValueError("alpha_bar_T is 0 (zero terminal SNR): eps tells nothing of x_0 there; predict x_0 or v")
     return 1 / signal, -noise / signal
 
 
@@ -399,17 +395,6 @@ def _ddim_x_0_coefficient(schedule: Schedule, eta: float) -> FloatArray:
     b = ddim_direction(schedule, eta)[1:] * (schedule.sqrt_alpha_bar[1:] / noise)
     kept = schedule.beta[1:] / schedule.one_minus_alpha_bar[1:] * (1 + eta**2 * _shrink(schedule))
     return schedule.alpha_bar[:-1] * kept / (a + b)
-
-
-def _given_variance(variance: ArrayLike, x_t: FloatArray) -> FloatArray:
-    given = np.asarray(variance, np.float64)
-    if not np.all(given >= 0):
-        raise ValueError(f"variance must be at least 0, got {given.min()}")
-    if given.shape == x_t.shape[:1] and x_t.ndim > 1:
-        return given.reshape((-1,) + (1,) * (x_t.ndim - 1))
-    if given.shape not in ((), x_t.shape):
-        raise ValueError(f"variance must be a scalar, (B,) or of x_t's shape {x_t.shape}, got {given.shape}")
-    return given
 
 
 def _after_step_1(schedule: Schedule, t: ArrayLike, x_t: FloatArray) -> FloatArray:

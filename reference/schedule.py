@@ -300,9 +300,7 @@ def _checked_timesteps(timesteps: ArrayLike | None, T: int) -> NDArray[np.int64]
     if not np.issubdtype(numbers.dtype, np.integer):
         raise TypeError(f"timesteps must be ints, got {numbers.dtype}")
     if numbers.shape != (T,) or numbers[0] < 1 or not _increasing(numbers):
-        raise ValueError(
-            f"timesteps must be {T} increasing numbers from 1 up, one for each beta, got {timesteps}"
-        )
+        raise ValueError(f"timesteps must be {T} increasing numbers from 1 up, one for each beta, got {timesteps}")
     return np.concatenate([[0], numbers]).astype(np.int64)
 
 

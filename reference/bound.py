@@ -1,0 +1,310 @@
+"""The variational bound on the negative log-likelihood, term by term, in bits per dimension."""
+
+import math
+from dataclasses import dataclass
+from typing import cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._arguments import FloatArray, floats, given_variance, numbers_from, per_sample, require_name, same_shape, steps
+from .forward import q_sample
+from .noise import FORWARD, normal
+from .posterior import posterior_mean
+from .prediction import Quantity
+from .reverse import Variance, reverse_mean
+from .sampling import Model
+from .schedule import Schedule
+
+# from here on erfc is near its underflow, and eight terms of the tail's asymptotic series leave 1e-16
+_FAR_TAIL = 25.0
+
+
+def normal_kl(mean_1: ArrayLike, log_variance_1: ArrayLike, mean_2: ArrayLike, log_variance_2: ArrayLike) -> FloatArray:
+    """KL divergence of two normal distributions, element by element, in nats.
+
+        KL(N(m_1, v_1) || N(m_2, v_2)) = 1/2 ( v_1 / v_2 - 1 - log(v_1 / v_2) + (m_1 - m_2)^2 / v_2 )
+
+    Parameters
+    ----------
+    mean_1, log_variance_1, mean_2, log_variance_2 : array_like, floating
+        Of shapes that broadcast.
+
+    Returns
+    -------
+    ndarray of float64
+        The divergence of each element.
+    """
+    mean_1, log_variance_1, mean_2, log_variance_2 = floats(
+        mean_1=mean_1, log_variance_1=log_variance_1, mean_2=mean_2, log_variance_2=log_variance_2
+    )
+    log_ratio = log_variance_1 - log_variance_2
+    kl: FloatArray = (np.expm1(log_ratio) - log_ratio + (mean_1 - mean_2) ** 2 * np.exp(-log_variance_2)) / 2
+    return kl
+
+
+def discretised_normal_log_likelihood(
+    x_0: ArrayLike, mean: ArrayLike, log_variance: ArrayLike, *, levels: int = 256
+) -> FloatArray:
+    """log p(x_0 | x_1) of an image with so many levels a channel; Ho et al. 2020, eq. 13.
+
+        p = integral of N(x; mean, sigma^2) from x_0 - 1/(levels - 1) to x_0 + 1/(levels - 1)
+
+    and from -infinity at the lowest level, -1, to infinity at the highest, 1. It is exact far into the tails, where
+    other implementations clamp the probability at 1e-12.
+
+    Parameters
+    ----------
+    x_0, mean : array_like, shape (B, ...), floating
+        Image whose levels are spread evenly over [-1, 1], and the mean that the network gives it.
+    log_variance : array_like, floating
+        log sigma^2, of a shape that broadcasts.
+    levels : int
+        Number of levels, at least 2.
+
+    Returns
+    -------
+    ndarray of float64, shape (B, ...)
+        Natural logarithm of the probability of each element.
+
+    Raises
+    ------
+    ValueError
+        If levels is below 2 or shapes disagree.
+    """
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}")
+    x_0, mean = same_shape(x_0=x_0, mean=mean)
+    (log_variance,) = floats(log_variance=log_variance)
+    half_bin = 1 / (levels - 1)
+    inverse_sigma = np.exp(-log_variance / 2)
+    low = np.where(x_0 < -1 + half_bin, -np.inf, (x_0 - half_bin - mean) * inverse_sigma)
+    high = np.where(x_0 > 1 - half_bin, np.inf, (x_0 + half_bin - mean) * inverse_sigma)
+    return _log_interval(low, high)
+
+
+def bits_per_dimension(nats: ArrayLike) -> FloatArray:
+    """Nats of each element as bits per dimension of each sample.
+
+        sum over the n elements / (n log 2)
+
+    Parameters
+    ----------
+    nats : array_like, shape (B, ...), floating
+        A divergence or a negative log-likelihood of each element.
+
+    Returns
+    -------
+    ndarray of float64, shape (B,)
+        Bits per dimension.
+    """
+    (nats,) = floats(nats=nats)
+    means: FloatArray = nats.reshape(len(nats), -1).mean(axis=1)
+    return means / math.log(2)
+
+
+def prior_kl(schedule: Schedule, x_0: ArrayLike) -> FloatArray:
+    """L_T, how far x_T still is from pure noise; Ho et al. 2020, eq. 5.
+
+        L_T = KL( q(x_T | x_0) || N(0, I) )
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    x_0 : array_like, shape (B, ...), floating
+        Clean data.
+
+    Returns
+    -------
+    ndarray of float64, shape (B,)
+        Bits per dimension; no network enters.
+    """
+    (x_0,) = floats(x_0=x_0)
+    alpha_bar, rest = schedule.alpha_bar[-1], schedule.one_minus_alpha_bar[-1]
+    # the logarithm of whichever of the two is known better
+    log_variance = np.log1p(-alpha_bar) if alpha_bar < 0.5 else np.log(rest)
+    return bits_per_dimension((alpha_bar * x_0**2 - alpha_bar - log_variance) / 2)
+
+
+def vlb_terms(
+    schedule: Schedule,
+    x_0: ArrayLike,
+    x_t: ArrayLike,
+    output: ArrayLike,
+    t: ArrayLike,
+    *,
+    prediction: Quantity = "eps",
+    clip: tuple[float, float] | None = None,
+    variance: Variance | ArrayLike = "posterior",
+    levels: int = 256,
+) -> FloatArray:
+    """L_{t-1} of each sample, or L_0 where t is 1; Ho et al. 2020, eq. 5.
+
+        L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t) ),      L_0 = -log p_theta(x_0 | x_1)
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    x_0, x_t, output : array_like, shape (B, ...), floating
+        Clean data, the same with t steps of noise, and what the network made of that.
+    t : int or array_like of int, shape (B,)
+        Step, in 1..T.
+    prediction : {"eps", "x_0", "v", "mu"}
+        What the output is.
+    clip : (low, high), optional
+        Range that the predicted x_0 is clipped to.
+    variance : {"beta", "posterior"} or array_like
+        Variance of p_theta: by name, or given, above 0, as a scalar, of shape (B,), or of the shape of x_t. The
+        posterior's is 0 at t = 1, where the decoder takes the schedule's ``first_log_variance``.
+    levels : int
+        Levels of the image that L_0 tells apart.
+
+    Returns
+    -------
+    ndarray of float64, shape (B,)
+        Bits per dimension.
+
+    Raises
+    ------
+    ValueError
+        If the variance is zero, t is outside 1..T, a name is unknown, or shapes disagree.
+    """
+    x_0, x_t, output = same_shape(x_0=x_0, x_t=x_t, output=output)
+    mean = reverse_mean(schedule, x_t, output, t, prediction=prediction, clip=clip)
+    log_variance = _log_variance(schedule, variance, t, x_t)
+    nats = normal_kl(
+        posterior_mean(schedule, x_0, x_t, t),
+        per_sample(schedule.posterior_log_variance, t, x_t),
+        mean,
+        log_variance,
+    )
+    decoded = np.broadcast_to(steps(t, schedule.T) == 1, len(x_0))
+    log_variance = np.broadcast_to(log_variance, x_0.shape)
+    nats[decoded] = -discretised_normal_log_likelihood(
+        x_0[decoded], mean[decoded], log_variance[decoded], levels=levels
+    )
+    return bits_per_dimension(nats)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The variational bound of each sample, in bits per dimension.
+
+    Attributes
+    ----------
+    prior : ndarray of float64, shape (B,)
+        L_T.
+    terms : ndarray of float64, shape (T + 1, B)
+        Row t is L_{t-1}, row 1 being the decoder's L_0; row 0 is 0.
+    """
+
+    prior: FloatArray
+    terms: FloatArray
+
+    @property
+    def total(self) -> FloatArray:
+        """L_T + .. + L_0, at least the negative log-likelihood on average over the noise; shape (B,)."""
+        total: FloatArray = self.prior + self.terms.sum(axis=0)
+        return total
+
+
+def variational_bound(
+    schedule: Schedule,
+    model: Model,
+    x_0: ArrayLike,
+    *,
+    seed: int = 0,
+    numbers: ArrayLike = 0,
+    prediction: Quantity = "eps",
+    clip: tuple[float, float] | None = None,
+    variance: Variance = "posterior",
+    levels: int = 256,
+) -> Bound:
+    """Every term of the bound, each with one draw of x_t; Ho et al. 2020, eq. 5.
+
+        E[-log p_theta(x_0)] <= E[ L_T + L_{T-1} + .. + L_1 + L_0 ]
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    model : callable
+        ``model(x_t, t)`` with x_t of shape (B, ...) and t of shape (B,), as :func:`noisestep.reference.sample`
+        calls it.
+    x_0 : array_like, shape (B, ...), floating
+        Clean data.
+    seed : int
+        Of the noise.
+    numbers : int or array_like of int, shape (B,)
+        Numbers of the samples; one number is that of the first. x_t has the noise at stream FORWARD, step
+        ``schedule.timesteps[t]``.
+    prediction, clip, variance, levels
+        As in :func:`vlb_terms`.
+
+    Returns
+    -------
+    Bound
+        ``prior``, ``terms`` and their ``total``, in bits per dimension.
+    """
+    (x_0,) = floats(x_0=x_0)
+    numbers = numbers_from(numbers, len(x_0))
+    terms = np.zeros((schedule.T + 1, len(x_0)))
+    for t in range(schedule.T, 0, -1):
+        told = np.full(len(x_0), schedule.timesteps[t])
+        eps = normal(seed, FORWARD, int(schedule.timesteps[t]), numbers, x_0.shape[1:]).astype(np.float64)
+        x_t = q_sample(schedule, x_0, t, eps)
+        terms[t] = vlb_terms(
+            schedule,
+            x_0,
+            x_t,
+            model(x_t, told),
+            t,
+            prediction=prediction,
+            clip=clip,
+            variance=variance,
+            levels=levels,
+        )
+    return Bound(prior_kl(schedule, x_0), terms)
+
+
+def _log_variance(schedule: Schedule, variance: Variance | ArrayLike, t: ArrayLike, x_t: FloatArray) -> FloatArray:
+    if isinstance(variance, str):
+        require_name("variance", variance, get_args(Variance))
+        if variance == "zero":
+            raise ValueError('variance "zero" has an infinite bound; take "beta", "posterior" or give one above 0')
+        if variance == "posterior":
+            return per_sample(schedule.posterior_log_variance, t, x_t)
+        return np.log(per_sample(schedule.beta, t, x_t))
+    given = given_variance(cast(ArrayLike, variance), x_t)
+    if not np.all(given > 0):
+        raise ValueError(f"a variance of {given.min()} has an infinite bound; it must be above 0")
+    return np.log(given)
+
+
+def _log_interval(low: FloatArray, high: FloatArray) -> FloatArray:
+    # log(Phi(high) - Phi(low)); an interval on the left is mirrored, so that only the right tail is needed
+    mirrored = low + high < 0
+    low, high = np.where(mirrored, -high, low), np.where(mirrored, -low, high)
+    # around 0 the two parts add up; to the right of it the farther tail is taken off the nearer
+    around = np.log((_erf(high / math.sqrt(2)) + _erf(np.maximum(-low, 0) / math.sqrt(2))) / 2)
+    nearer = _log_upper_tail(np.maximum(low, 0))
+    beyond = nearer + np.log(-np.expm1(_log_upper_tail(high) - nearer))
+    return np.where(low < 0, around, beyond)
+
+
+def _log_upper_tail(z: FloatArray) -> FloatArray:
+    # log(1 - Phi(z)) for z >= 0; far out, phi(z) / z (1 - 1/z^2 + 3/z^4 - 15/z^6 + ..)
+    near = np.log(_erfc(np.minimum(z, _FAR_TAIL) / math.sqrt(2)) / 2)
+    far_z = np.maximum(z, _FAR_TAIL)
+    term, series = np.ones_like(far_z), np.zeros_like(far_z)
+    for odd in range(1, 17, 2):
+        term = -odd / far_z**2 * term
+        series = series + term
+    far = -(far_z**2) / 2 - np.log(far_z) - math.log(2 * math.pi) / 2 + np.log1p(series)
+    return np.where(z < _FAR_TAIL, near, far)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])

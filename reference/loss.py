@@ -1,0 +1,289 @@
+"""L_simple, what the network is trained towards, and the weightings of it that are in use."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._arguments import FloatArray, require_name, rows, same_shape, steps
+from .prediction import Prediction, velocity
+from .schedule import Schedule
+
+
+def training_target(
+    schedule: Schedule, x_0: ArrayLike, eps: ArrayLike, t: ArrayLike, *, prediction: Prediction = "eps"
+) -> FloatArray:
+    """What the network should say of x_t: eps in the chapter's loss, or x_0, or v.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    x_0, eps : array_like, shape (B, ...), floating
+        Clean data, and the noise that made x_t of it.
+    t : int or array_like of int, shape (B,)
+        Step, in 1..T.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts.
+
+    Returns
+    -------
+    ndarray of float64, shape (B, ...)
+        eps, x_0, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0.
+
+    Raises
+    ------
+    ValueError
+        If the prediction has another name, t is outside 1..T, or shapes disagree.
+    """
+    require_name("prediction", prediction, get_args(Prediction))
+    x_0, eps = same_shape(x_0=x_0, eps=eps)
+    rows(steps(t, schedule.T), x_0)
+    if prediction == "v":
+        return velocity(schedule, x_0, eps, t)
+    return eps if prediction == "eps" else x_0
+
+
+def squared_error(output: ArrayLike, target: ArrayLike, *, over: Literal["mean", "sum"] = "mean") -> FloatArray:
+    """The squared error of each sample, over its n elements.
+
+        mean:  1/n ||target - output||^2          sum:  ||target - output||^2
+
+    The chapter prints the sum and codes the mean (``nn.MSELoss``): the same minimum, gradients n times smaller.
+
+    Parameters
+    ----------
+    output, target : array_like, shape (B, ...), floating
+        What the network said, and what it should have said.
+    over : {"mean", "sum"}
+        Which of the two.
+
+    Returns
+    -------
+    ndarray of float64, shape (B,)
+        One number a sample.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, there is no batch axis, or ``over`` has another name.
+    """
+    output, target = same_shape(output=output, target=target)
+    require_name("over", over, ("mean", "sum"))
+    if output.ndim == 0:
+        raise ValueError("output must have shape (B, ...), got shape ()")
+    squares = (target - output).reshape(len(output), -1) ** 2  # (B, n)
+    reduced: FloatArray = squares.sum(axis=1) if over == "sum" else squares.mean(axis=1)
+    return reduced
+
+
+def simple_loss(output: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> float:
+    """L_simple, the chapter's loss over a batch; Ho et al. 2020, eq. 14.
+
+        L_simple = E ||eps - eps_theta(x_t, t)||^2
+
+    as the mean over the samples of w_b / n ||target_b - output_b||^2: the mean over elements, as the chapter codes it.
+
+    Parameters
+    ----------
+    output, target : array_like, shape (B, ...), floating
+        What the network said, and what it should have said: eps, x_0 or v (:func:`training_target`).
+    weight : array_like, shape (B,), optional
+        w, such as ``loss_weights(schedule, "min_snr")[t]``; 1 if left out.
+
+    Returns
+    -------
+    float
+        The loss.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree.
+    """
+    losses = squared_error(output, target)
+    if weight is None:
+        return float(np.mean(losses))
+    losses, weight = same_shape(losses=losses, weight=weight)
+    return float(np.mean(weight * losses))
+
+
+def uniform_weights(schedule: Schedule, prediction: Prediction = "eps") -> FloatArray:
+    """w_t = 1, the weighting "none": L_simple as it stands.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts; every one is weighted alike.
+
+    Returns
+    -------
+    ndarray of float64, shape (T + 1,)
+        1 in rows 1..T; row 0, which is never trained, is 0.
+
+    Raises
+    ------
+    ValueError
+        If the prediction has another name.
+    """
+    return _with_row_0(np.ones_like(_snr(schedule, prediction)))
+
+
+def min_snr_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma: float = 5.0) -> FloatArray:
+    """w_t of min-SNR-gamma; Hang et al. 2023.
+
+        x_0:  min(SNR, gamma)      eps:  min(SNR, gamma) / SNR      v:  min(SNR, gamma) / (SNR + 1)
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts, and the error is taken of.
+    gamma : float
+        Where the weight of the error of x_0 stops growing, above 0.
+
+    Returns
+    -------
+    ndarray of float64, shape (T + 1,)
+        w_t in rows 1..T; row 0, which is never trained, is 0.
+
+    Raises
+    ------
+    ValueError
+        If gamma is not above 0 or the prediction has another name.
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma must be above 0, got {gamma}")
+    snr = _snr(schedule, prediction)
+    if prediction == "x_0":
+        return _with_row_0(np.minimum(snr, gamma))
+    if prediction == "v":
+        return _with_row_0(np.minimum(snr, gamma) / (snr + 1))
+    # min(SNR, gamma) / SNR, and its limit 1 where SNR is 0
+    return _with_row_0(gamma / np.maximum(snr, gamma))
+
+
+def p2_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma: float = 1.0, k: float = 1.0) -> FloatArray:
+    """w_t of P2, perception prioritized; Choi et al. 2022, eq. 8.
+
+        eps:  1 / (k + SNR)^gamma      x_0:  that times SNR      v:  that times SNR / (SNR + 1)
+
+    The paper has eps; an error of eps is SNR, and one of v SNR + 1, times the error of x_0.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts, and the error is taken of.
+    gamma : float
+        How much small noise is held back, at least 0; 0 leaves L_simple of eps.
+    k : float
+        Keeps the weight of pure noise finite, above 0.
+
+    Returns
+    -------
+    ndarray of float64, shape (T + 1,)
+        w_t in rows 1..T; row 0, which is never trained, is 0.
+
+    Raises
+    ------
+    ValueError
+        If gamma is negative, k not above 0, or the prediction has another name.
+    """
+    if not (gamma >= 0 and k > 0):
+        raise ValueError(f"gamma must be at least 0 and k above 0, got {gamma=}, {k=}")
+    snr = _snr(schedule, prediction)
+    of_eps: FloatArray = (k + snr) ** -gamma
+    if prediction == "x_0":
+        return _with_row_0(snr * of_eps)
+    if prediction == "v":
+        return _with_row_0(snr / (snr + 1) * of_eps)
+    return _with_row_0(of_eps)
+
+
+def truncated_snr_weights(schedule: Schedule, prediction: Prediction = "eps") -> FloatArray:
+    """w_t of the truncated SNR; Salimans & Ho 2022, section 4.
+
+        x_0:  max(SNR, 1)      eps:  max(SNR, 1) / SNR      v:  max(SNR, 1) / (SNR + 1)
+
+    Of the errors of x_0 and of eps it is the larger: L = max(||x_0 - x_theta||^2, ||eps - eps_theta||^2).
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts, and the error is taken of.
+
+    Returns
+    -------
+    ndarray of float64, shape (T + 1,)
+        w_t in rows 1..T; row 0, which is never trained, is 0.
+
+    Raises
+    ------
+    ValueError
+        If the prediction has another name, or is eps on a schedule with zero terminal SNR, whose weight is infinite.
+    """
+    snr = _snr(schedule, prediction)
+    if prediction == "x_0":
+        return _with_row_0(np.maximum(snr, 1))
+    if prediction == "v":
+        return _with_row_0(np.maximum(snr, 1) / (snr + 1))
+    if schedule.zero_terminal_snr:
+        raise ValueError("truncated SNR weighs an error of eps infinitely at zero terminal SNR; predict x_0 or v")
+    return _with_row_0(np.maximum(snr, 1) / snr)
+
+
+LOSS_WEIGHTINGS: dict[str, Callable[..., FloatArray]] = {
+    "none": uniform_weights,
+    "min_snr": min_snr_weights,
+    "p2": p2_weights,
+    "truncated_snr": truncated_snr_weights,
+}
+
+
+def loss_weights(
+    schedule: Schedule, weighting: str = "none", *, prediction: Prediction = "eps", **parameters: float
+) -> FloatArray:
+    """w_t of the weighting with a name, to be indexed by t.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        T steps.
+    weighting : str
+        A key of ``LOSS_WEIGHTINGS``: none, min_snr, p2 or truncated_snr.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts, and the error is taken of.
+    **parameters
+        Handed to the weighting's function: ``gamma``, ``k``.
+
+    Returns
+    -------
+    ndarray of float64, shape (T + 1,)
+        w_t in rows 1..T; row 0, which is never trained, is 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no such weighting, or it refuses a parameter's value.
+    TypeError
+        If the weighting has no such parameter.
+    """
+    require_name("weighting", weighting, tuple(LOSS_WEIGHTINGS))
+    return LOSS_WEIGHTINGS[weighting](schedule, prediction, **parameters)
+
+
+def _snr(schedule: Schedule, prediction: Prediction) -> FloatArray:
+    require_name("prediction", prediction, get_args(Prediction))
+    return schedule.snr[1:]
+
+
+def _with_row_0(weights: FloatArray) -> FloatArray:
+    return np.concatenate([[0.0], weights])
