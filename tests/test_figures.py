@@ -151,7 +151,7 @@ BAD_PICTURES = {
     "rank": (lambda: grid(images(8, 8)), ValueError, r"got \(8, 8\)"),
     "no images": (lambda: grid(images(0, 1, 8, 8)), ValueError, r"got \(0, 1, 8, 8\)"),
     "no columns": (lambda: grid(images(1, 1, 8, 8), columns=0), ValueError, "got columns=0"),
-    "no scale": (lambda: pairs(images(1, 1, 8, 8), images(1, 1, 8, 8), scale=0), ValueError, "got scale=0"),
+    "no scale": (lambda: pairs(images(1, 1, 8, 8), images(1, 1, 8, 8), scale=0), ValueError, "scale=0"),
     "padding": (lambda: grid(images(1, 1, 8, 8), padding=-1), ValueError, "padding=-1"),
     "one moment": (lambda: strip(images(3, 1, 8, 8), count=1), ValueError, "at least its two ends; got count=1"),
     "strip of images": (lambda: strip(images(3, 8, 8)), ValueError, r"\(S, N, C, H, W\).*got \(3, 8, 8\)"),
