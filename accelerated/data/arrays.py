@@ -13,6 +13,7 @@ from .pixels import MODES
 
 IMAGE_KEYS = ("images", "x", "x_train", "train_images", "arr_0")
 LABEL_KEYS = ("labels", "y", "y_train", "train_labels", "arr_1")
+TYPES = (np.uint8, np.bool_, np.float16, np.float32, np.float64)
 
 
 def read_npy(path: Path) -> NDArray[Any]:
@@ -46,7 +47,7 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
 
 
 def image_bytes(path: Path | str, array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Bring an array of images to uint8 (N, C, H, W).
+    """Bring an array of images to uint8 (N, C, H, W), contiguous.
 
     Parameters
     ----------
@@ -57,7 +58,9 @@ def image_bytes(path: Path | str, array: NDArray[Any]) -> NDArray[np.uint8]:
         and become the nearest byte. Other types have no one scale and are refused, as is a shape that fits both
         layouts.
     """
-    return _bytes(path, _channels_first(path, array))
+    if array.dtype not in TYPES:
+        raise DataError(f"{path}: expected images of uint8, bool, or float in [0, 1] or [−1, 1], got {describe(array)}")
+    return np.ascontiguousarray(_bytes(path, _channels_first(path, array)))
 
 
 def _channels_first(path: Path | str, array: NDArray[Any]) -> NDArray[Any]:
@@ -78,11 +81,9 @@ def _channels_first(path: Path | str, array: NDArray[Any]) -> NDArray[Any]:
 
 def _bytes(path: Path | str, array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
+        return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype not in (np.float16, np.float32, np.float64):
-        raise DataError(f"{path}: expected images of uint8, bool, or float in [0, 1] or [−1, 1], got {describe(array)}")
     if array.size == 0:
         return np.zeros(array.shape, np.uint8)
     low, high = array.min(), array.max()
@@ -92,7 +93,7 @@ def _bytes(path: Path | str, array: NDArray[Any]) -> NDArray[np.uint8]:
         raise DataError(
             f"{path}: expected floats in [0, 1] or [−1, 1], got {low}..{high}, first in image {bad} (counted from 0)"
         )
-    # in float16 the products would be rounded once before they are rounded to bytes
+    # in float16 the products would be rounded before they are rounded to bytes
     array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
     return np.rint((array + 1) * 127.5 if low < 0 else array * 255).astype(np.uint8)
 

@@ -65,4 +65,5 @@ def _read(path: Path, axes: int) -> NDArray[np.uint8]:
     if len(content) != size:
         found = "more" if len(content) > size else str(len(content))
         raise DataError(f"{path}: expected the {size} bytes that its header {shape} announces, found {found}")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    # bytes cannot be written to, and PyTorch warns of arrays over them
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()
