@@ -1,0 +1,250 @@
+"""What each command does, from the data to the report: a run from its beginning to its end."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from . import checkpoint as checkpoints
+from . import config as configuration
+from . import figures
+from .checkpoint import Checkpoint
+from .config import SampleConfig, TrainConfig
+from .errors import CheckpointError
+from .report import write_report
+from .runlog import RunLog
+from .runs import (
+    WATCHED,
+    Split,
+    Trained,
+    complete,
+    facts,
+    judge,
+    write_json,
+    write_pngs,
+    write_samples,
+)
+from .state import State
+from .training import train
+
+Say = Callable[[str], object]
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name, "auto" being a GPU where there is one.
+
+    Raises
+    ------
+    CheckpointError
+        No such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise CheckpointError(f"--device is {name!r}; allowed: auto, cpu, cuda, cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CheckpointError(f"--device is {name!r}, but this machine has {torch.cuda.device_count()} GPUs for torch")
+    return device
+
+
+def begin(config: TrainConfig, out: Path | None, *, device: torch.device, command: str, say: Say) -> Path:
+    """A new run: read the images, train, judge, report.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        With or without a model.
+    out : Path or None
+        The run folder; `runs/DATA-NNN` by default.
+    device : torch.device
+    command : str
+        The command line, for the report.
+    say : function of str
+        Told what happens.
+
+    Returns
+    -------
+    Path
+        The run folder.
+    """
+    if config.data.source != "digits":
+        # evaluating the run from another folder has to find them
+        source = str(Path(config.data.source).resolve())
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
+    split = _load(config, say)
+    config = complete(config, split.record)
+    run = out if out is not None else _numbered(Path("runs"), _stem(config.data.source))
+    run.mkdir(parents=True, exist_ok=True)
+    say(f"the run folder is {run}")
+    return _run(config, split, run, None, device=device, command=command, say=say)
+
+
+def resume(run: Path, changes: dict[str, Any], *, device: torch.device, say: Say) -> Path:
+    """Go on with a run from its newest whole checkpoint, with a few settings changed.
+
+    Raises
+    ------
+    CheckpointError
+        No checkpoint that can be used, other images, or fewer steps than have been made.
+    """
+    found = checkpoints.latest(run / "checkpoints", report=say)
+    merged = configuration.merge(dataclasses.asdict(found.config), changes)
+    config = configuration.from_dict(merged)
+    if config.steps < found.step:
+        raise CheckpointError(f"--steps is {config.steps}, but {run} has made {found.step} steps already")
+    split = _load(config, say)
+    found = dataclasses.replace(found, config=config)
+    Trained.of(found, device).require(split.record)
+    say(f"going on after step {found.step} of {config.steps}")
+    command = f"noisestep train --resume {run}"
+    return _run(config, split, run, found, device=device, command=command, say=say)
+
+
+def evaluate(run: Path, settings: SampleConfig, *, device: torch.device, say: Say) -> None:
+    """Judge a run's samples, and write metrics, pictures and report anew."""
+    trained = Trained.load(run, device, report=say)
+    split = _load(trained.config, say)
+    _judge(run, trained, split, settings, say)
+
+
+def generate(
+    run: Path,
+    settings: SampleConfig,
+    *,
+    first: int,
+    labels: str | None,
+    out: Path | None,
+    device: torch.device,
+    say: Say,
+) -> Path:
+    """Draw new images into a folder of their own.
+
+    Parameters
+    ----------
+    run : Path
+    settings : SampleConfig
+    first : int
+        Number of the first image.
+    labels : str or None
+        Classes by name or number, between commas; all of them in turn by default.
+    out : Path or None
+        The folder; `RUN/generated/NNN` by default.
+    device : torch.device
+    say : function of str
+
+    Returns
+    -------
+    Path
+        The folder, with `images/`, `samples.png`, `samples.npz`, `reverse_strip.png`, `denoising.gif` and
+        `sampling.json`.
+    """
+    trained = Trained.load(run, device, report=say)
+    wanted = None if labels is None else _classes(trained, labels)
+    with _bar(settings.count, "sampling") as bar:
+        samples = trained.sample(
+            settings,
+            first=first,
+            labels=trained.labels(first, settings.count, wanted),
+            trajectory=min(WATCHED, settings.count),
+            progress=lambda done: bar.update(done - bar.n),
+        )
+    folder = out if out is not None else _numbered(run / "generated", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = figures.to_uint8(samples.images)
+    given = None if samples.labels is None else samples.labels.numpy()
+    columns = None if labels is not None else trained.columns
+    write_samples(folder, pixels, given, figures.to_uint8(samples.trajectory), columns=columns)
+    write_pngs(folder / "images", pixels, first)
+    write_json(
+        folder / "sampling.json",
+        {"run": str(run), "first": first, "labels": labels, **dataclasses.asdict(settings)},
+    )
+    return folder
+
+
+def _run(
+    config: TrainConfig,
+    split: Split,
+    run: Path,
+    checkpoint: Checkpoint | None,
+    *,
+    device: torch.device,
+    command: str,
+    say: Say,
+) -> Path:
+    figures.write_atomically(run / "config.json", configuration.to_json(config).encode())
+
+    def draw(state: State, log: RunLog) -> None:
+        trained = Trained(state.average, config, split.record, device)
+        settings = dataclasses.replace(config.sample, count=WATCHED)
+        pixels = figures.to_uint8(trained.sample(settings, labels=trained.labels(0, WATCHED)).images)
+        (run / "samples").mkdir(exist_ok=True)
+        path = run / "samples" / f"step_{state.step:06d}.png"
+        figures.save_png(figures.grid(pixels, columns=trained.columns), path)
+        log.say(f"step {state.step}: samples in {path}")
+
+    state = train(config, split.train, split.record, run, device=device, checkpoint=checkpoint, draw=draw)
+    trained = Trained(state.average, config, split.record, device)
+    write_json(run / "run.json", facts(trained, command))
+    figures.save_png(figures.loss_figure(run / "log.csv"), run / "loss.png")
+    _judge(run, trained, split, config.sample, say)
+    return run
+
+
+def _judge(run: Path, trained: Trained, split: Split, settings: SampleConfig, say: Say) -> None:
+    say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps) and evaluating them")
+    with _bar(settings.count, "sampling") as bar:
+        evaluation = judge(run, trained, split, settings, progress=lambda done: bar.update(done - bar.n))
+    say(evaluation.table())
+    write_report(run)
+
+
+def _load(config: TrainConfig, say: Say) -> Split:
+    say(f"reading images: {config.data.source}")
+    split = Split.load(config.data)
+    channels, height, width = split.record.shape
+    classes = f"{len(split.record.class_names)} classes" if split.record.class_names else "no labels"
+    say(
+        f"{len(split.train)} images to train on and {len(split.held_out)} held out: "
+        f"{height}×{width}, {channels} channel{'s' * (channels > 1)}, {classes}"
+    )
+    return split
+
+
+def _classes(trained: Trained, text: str) -> list[int]:
+    names = trained.record.class_names
+    if trained.num_classes is None:
+        raise CheckpointError(f"--labels is {text!r}, but this run was trained without labels")
+    chosen = []
+    for part in (part.strip() for part in text.split(",")):
+        if part in names:
+            chosen.append(names.index(part))
+        elif part.isdecimal() and int(part) < len(names):
+            chosen.append(int(part))
+        else:
+            raise CheckpointError(
+                f"--labels: no class {part!r}; there are {', '.join(names)}, or their numbers 0 to {len(names) - 1}"
+            )
+    return chosen
+
+
+def _bar(count: int, what: str) -> tqdm:
+    return tqdm(total=count, desc=what, unit=" images", dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+
+def _stem(source: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", Path(source).name.split(".")[0]).strip("-") or "images"
+
+
+def _numbered(folder: Path, stem: str) -> Path:
+    """The first of folder/stem-001, folder/stem-002, ... that does not exist."""
+    prefix = f"{stem}-" if stem else ""
+    taken = [path.name.removeprefix(prefix) for path in folder.glob(f"{prefix}*")]
+    number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
+    return folder / f"{prefix}{number:03d}"

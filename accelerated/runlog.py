@@ -1,0 +1,113 @@
+"""What a run says while it goes: a progress bar or plain lines, a log file, a CSV and TensorBoard events."""
+
+import csv
+import math
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "seconds")
+
+
+class RunLog:
+    """The records of a training run, open while it trains.
+
+    Parameters
+    ----------
+    run : Path
+        The run folder: `log.csv` (the columns in `COLUMNS`), `train.log` and `tensorboard/` are written there.
+    steps : int
+        Steps of the whole run.
+    batch_size : int
+        Images in a step.
+    start : int
+        Steps made before; what the records say of later ones, from before an interruption, is taken back.
+    """
+
+    def __init__(self, run: Path, *, steps: int, batch_size: int, start: int = 0) -> None:
+        # TensorBoard's writer takes a second to import, which whoever only samples need not wait for
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._steps, self._batch_size = steps, batch_size
+        _take_back(run / "log.csv", start)
+        self._text = (run / "train.log").open("a", encoding="utf-8")
+        self._csv = (run / "log.csv").open("a", encoding="utf-8", newline="")
+        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
+        self._bar = tqdm(
+            total=steps * batch_size,
+            initial=start * batch_size,
+            desc="training",
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            # a bar is for people; where nobody watches a terminal, plain lines do
+            disable=not sys.stderr.isatty(),
+        )
+
+    def say(self, line: str) -> None:
+        """A line for the log file and for whoever watches."""
+        self._text.write(line + "\n")
+        self._text.flush()
+        if self._bar.disable:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._bar.update(self._batch_size)
+
+    def measure(
+        self, *, step: int, loss: float, learning_rate: float, images_per_second: float, seconds: float
+    ) -> None:
+        """The figures of the steps since the last ones: to the CSV, to TensorBoard, and to the bar or as a line."""
+        csv.writer(self._csv).writerow(
+            [step, f"{loss:.6g}", f"{learning_rate:.6g}", f"{images_per_second:.1f}", f"{seconds:.2f}"]
+        )
+        self._csv.flush()
+        self._events.add_scalar("loss", loss, step)
+        self._events.add_scalar("learning_rate", learning_rate, step)
+        self._events.add_scalar("images_per_second", images_per_second, step)
+        left = (self._steps - step) * self._batch_size / images_per_second
+        line = (
+            f"step {step}/{self._steps}  loss {loss:.4f}  learning rate {learning_rate:.2e}  "
+            f"{images_per_second:.0f} images/s  {_clock(left)} left"
+        )
+        self._text.write(line + "\n")
+        self._text.flush()
+        if self._bar.disable:
+            print(line, flush=True)
+        else:
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close every file."""
+        self._bar.close()
+        self._events.close()
+        self._csv.close()
+        self._text.close()
+
+
+def _take_back(path: Path, start: int) -> None:
+    rows = [list(COLUMNS)]
+    if start:
+        with path.open(encoding="utf-8", newline="") as file:
+            # a row that a kill cut short has too few values
+            rows += [row for row in list(csv.reader(file))[1:] if len(row) == len(COLUMNS) and int(row[0]) <= start]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _clock(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,0 +1,319 @@
+"""A run and its folder: what training leaves behind, and what is made of it afterwards.
+
+RUN/  config.json  run.json  log.csv  train.log  metrics.json  samples.npz  report.html
+      samples.png  neighbours.png  loss.png  forward_strip.png  reverse_strip.png  denoising.gif
+      checkpoints/  samples/  tensorboard/
+"""
+
+import dataclasses
+import io
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import checkpoint as checkpoints
+from . import figures
+from .checkpoint import Checkpoint, DataRecord
+from .config import DataConfig, SampleConfig, TrainConfig
+from .data import DataError, ImageSet, load_images, stratified_split
+from .errors import CheckpointError
+from .evaluation import evaluate
+from .models import UNet, UNetConfig
+from .noise import FORWARD, Noise
+from .ops import q_sample
+from .sampling import Samples, sample
+from .schedule import DeviceSchedule
+from .scorecard import Evaluation
+
+# neighbours in the evaluation's measures, which need k + 2 images of every kind
+K = 5
+GRID, WATCHED, STRIP = 100, 20, 8
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of a run: `train` to learn from, `held_out` to judge by, and the record of both together."""
+
+    train: ImageSet
+    held_out: ImageSet
+    record: DataRecord
+
+    @classmethod
+    def load(cls, config: DataConfig) -> Self:
+        """Read the images that a configuration names and part them.
+
+        Raises
+        ------
+        DataError
+            Data that cannot be used, or a part too small for the evaluation.
+        """
+        images = load_images(config.source, size=config.size, channels=config.channels, fit=config.fit)
+        labels_or_n = len(images) if images.labels is None else images.labels
+        parts = stratified_split(labels_or_n, fraction=config.held_out, seed=config.split_seed)
+        for name, part in zip(("to train on", "held out"), parts, strict=True):
+            if len(part) < K + 2:
+                raise DataError(
+                    f"{config.source}: {len(images)} images with a share of {config.held_out:g} held out leave "
+                    f"{len(part)} {name}; the evaluation needs at least {K + 2}"
+                )
+        _, channels, height, width = images.images.shape
+        record = DataRecord(images.fingerprint, (channels, height, width), images.class_names)
+        return cls(_subset(images, parts[0]), _subset(images, parts[1]), record)
+
+
+def _subset(images: ImageSet, rows: np.ndarray) -> ImageSet:
+    labels = None if images.labels is None else images.labels[rows]
+    return dataclasses.replace(images, images=images.images[rows], labels=labels)
+
+
+def complete(config: TrainConfig, record: DataRecord) -> TrainConfig:
+    """The configuration with a model for these images: the given one, checked, or `UNetConfig.for_image`.
+
+    Raises
+    ------
+    ValueError
+        A given model, or guidance, that does not fit the images.
+    """
+    channels, height, width = record.shape
+    num_classes = len(record.class_names) if config.conditional and record.class_names else None
+    if num_classes is None and config.sample.guidance != 1.0:
+        raise ValueError(f"guidance is {config.sample.guidance:g}, but the images have no labels: only 1 is possible")
+    if config.model is None:
+        return dataclasses.replace(config, model=UNetConfig.for_image(channels, height, width, num_classes))
+    wanted = {"in_channels": channels, "out_channels": channels, "num_classes": num_classes}
+    for name, value in wanted.items():
+        if (given := getattr(config.model, name)) != value:
+            raise ValueError(f"model: {name} is {given}, but the images need {value}")
+    if height % config.model.stride or width % config.model.stride:
+        raise ValueError(
+            f"model: {len(config.model.channels)} levels need sides that {config.model.stride} divides; "
+            f"the images are {height}×{width}"
+        )
+    return config
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, ready to draw from: the average of its weights, and what it was trained with."""
+
+    model: UNet
+    config: TrainConfig
+    record: DataRecord
+    device: torch.device
+
+    @classmethod
+    def load(cls, run: Path, device: torch.device, *, report: Callable[[str], object]) -> Self:
+        """The network of a run's newest whole checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            No checkpoint that can be used.
+        """
+        return cls.of(checkpoints.latest(run / "checkpoints", device=device, report=report), device)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, device: torch.device) -> Self:
+        """The network of a checkpoint."""
+        config = checkpoint.config
+        if config.model is None:
+            raise CheckpointError(f"the checkpoint of step {checkpoint.step} does not say what its model is")
+        model = UNet(config.model).to(device)
+        try:
+            model.load_state_dict(checkpoint.part("ema."))
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise CheckpointError(f"the checkpoint of step {checkpoint.step} does not fit its model: {first}") from None
+        return cls(model.requires_grad_(False).eval(), config, checkpoint.data, device)
+
+    def require(self, record: DataRecord) -> None:
+        """Refuse images that are not the run's."""
+        source = self.config.data.source
+        if record.shape != self.record.shape:
+            raise CheckpointError(
+                f"{source}: images of shape {record.shape} (C, H, W); the run was trained on {self.record.shape}"
+            )
+        if record.fingerprint != self.record.fingerprint:
+            raise CheckpointError(f"{source}: not the images of this run any more (their fingerprint differs)")
+
+    @property
+    def columns(self) -> int | None:
+        """Images in a row of a grid: a column for each class, while they fit."""
+        return self.num_classes if self.num_classes is not None and 4 <= self.num_classes <= 16 else None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes that the network can be told, or None."""
+        assert self.config.model is not None
+        return self.config.model.num_classes
+
+    def labels(self, first: int, count: int, wanted: Sequence[int] | None = None) -> Tensor | None:
+        """Label of image k: `wanted[k mod len(wanted)]`, all classes in turn by default; a matter of k alone."""
+        if self.num_classes is None:
+            return None
+        cycle = torch.tensor(range(self.num_classes) if wanted is None else wanted)
+        return cycle[torch.arange(first, first + count) % len(cycle)]
+
+    def sample(
+        self,
+        settings: SampleConfig,
+        *,
+        first: int = 0,
+        labels: Tensor | None = None,
+        trajectory: int = 0,
+        progress: Callable[[int], object] = lambda images: None,
+    ) -> Samples:
+        """Images first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.sampling.sample`."""
+        return sample(
+            self.model,
+            self.config.schedule.build(),
+            count=settings.count,
+            shape=self.record.shape,
+            seed=settings.seed,
+            first=first,
+            labels=labels,
+            steps=settings.steps,
+            sampler=settings.sampler,
+            eta=settings.eta,
+            variance=settings.variance,
+            prediction=self.config.prediction,
+            clip=settings.clip,
+            guidance=settings.guidance,
+            null_label=self.num_classes,
+            batch_size=settings.batch_size,
+            trajectory=trajectory,
+            device=self.device,
+            progress=progress,
+        )
+
+
+def judge(
+    run: Path,
+    trained: Trained,
+    split: Split,
+    settings: SampleConfig,
+    *,
+    progress: Callable[[int], object] = lambda images: None,
+) -> Evaluation:
+    """Draw samples, measure them against the held-out images, and write every picture of them and `metrics.json`.
+
+    Parameters
+    ----------
+    run : Path
+        The run folder.
+    trained : Trained
+    split : Split
+        The images of the run; a fingerprint other than the run's is refused.
+    settings : SampleConfig
+        How to draw, and how many.
+    progress : function of int
+        Told how many samples are drawn.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    CheckpointError
+        Other images than the run was trained on.
+    ValueError
+        Images that cannot be measured.
+    """
+    trained.require(split.record)
+    watched = min(WATCHED, settings.count)
+    samples = trained.sample(settings, labels=trained.labels(0, settings.count), trajectory=watched, progress=progress)
+    pixels = figures.to_uint8(samples.images)
+    labels = None if samples.labels is None else samples.labels.numpy()
+    write_samples(run, pixels, labels, figures.to_uint8(samples.trajectory), columns=trained.columns)
+    write_forward_strip(run, trained, split.train.images[:STRIP])
+    write_json(run / "sampling.json", dataclasses.asdict(settings))
+    evaluation = evaluate(
+        pixels / 255,
+        labels,
+        split.train.images / 255,
+        split.train.labels,
+        split.held_out.images / 255,
+        split.held_out.labels,
+        k=K,
+    )
+    write_json(run / "metrics.json", evaluation.to_dict())
+    nearest = split.train.images[list(evaluation.neighbour_index[:watched])]
+    figures.save_png(figures.pairs(pixels[:watched], nearest), run / "neighbours.png")
+    return evaluation
+
+
+def write_samples(
+    folder: Path, pixels: np.ndarray, labels: np.ndarray | None, trajectory: np.ndarray, *, columns: int | None
+) -> None:
+    """Samples as a grid, an array file, a strip and an animation.
+
+    Parameters
+    ----------
+    folder : Path
+        Where `samples.png`, `samples.npz`, `reverse_strip.png` and `denoising.gif` go.
+    pixels : ndarray
+        uint8 (N, C, H, W); the grid shows the first 100.
+    labels : ndarray or None
+        int64 (N,).
+    trajectory : ndarray
+        uint8 (S + 1, k, C, H, W), from x_T to x_0; the strip shows the first 8.
+    columns : int or None
+        Images a row.
+    """
+    figures.save_png(figures.grid(pixels[:GRID], columns=columns), folder / "samples.png")
+    figures.save_png(figures.strip(trajectory[:, :STRIP]), folder / "reverse_strip.png")
+    figures.save_gif(trajectory, folder / "denoising.gif", columns=columns)
+    buffer = io.BytesIO()
+    if labels is None:
+        np.savez_compressed(buffer, images=pixels)
+    else:
+        np.savez_compressed(buffer, images=pixels, labels=labels)
+    figures.write_atomically(folder / "samples.npz", buffer.getvalue())
+
+
+def write_pngs(folder: Path, pixels: np.ndarray, first: int) -> None:
+    """One PNG an image, as many pixels as it has, named by its number: `000000.png`, ..."""
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(pixels, start=first):
+        figures.save_png(figures.grid(image[None], scale=1, padding=0), folder / f"{number:06d}.png")
+
+
+def write_forward_strip(run: Path, trained: Trained, images: np.ndarray, moments: int = 10) -> None:
+    """`forward_strip.png`: real images on their way to noise, x_0 on the left, x_T on the right."""
+    tables = DeviceSchedule(trained.config.schedule.build())
+    x_0 = torch.from_numpy(images)
+    address = Noise(trained.config.seed, FORWARD, 0)
+    times = torch.linspace(0, tables.T, moments).round().long()
+    # the same noise at every t, so that each image is seen to fade into it
+    frames = [q_sample(tables, x_0, t.expand(len(x_0)), address) for t in times]
+    figures.save_png(figures.strip(figures.to_uint8(torch.stack(frames))), run / "forward_strip.png")
+
+
+def write_json(path: Path, content: object) -> None:
+    """JSON in one piece, for people to read, too."""
+    figures.write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def facts(trained: Trained, command: str) -> dict[str, Any]:
+    """What `run.json` says about a run: the command, the network's size, the machine and the versions."""
+    device = trained.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "command": command,
+        "parameters": f"{sum(x.numel() for x in trained.model.parameters()):,}",
+        "device": f"{device} ({name})",
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("noisestep", "torch", "numpy", "scikit-learn")},
+        },
+    }

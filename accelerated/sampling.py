@@ -1,0 +1,160 @@
+"""New images from a trained network: the loop from x_T to x_0, every number of its noise from an address."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from noisestep.reference.prediction import Prediction
+from noisestep.reference.schedule import Schedule
+from torch import Tensor, nn
+
+from .noise import INITIAL, REVERSE, Noise
+from .ops import noise, reverse_step
+from .schedule import DeviceSchedule
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What `sample` returns, on the CPU.
+
+    Attributes
+    ----------
+    images : Tensor
+        float32 (count, C, H, W), about in [−1, 1].
+    labels : Tensor or None
+        int64 (count,), the class that each image was asked to be.
+    trajectory : Tensor
+        float32 (n + 1, k, C, H, W): x_T first, x_0 last, of the first k images, as many as were asked for.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    trajectory: Tensor
+
+
+@torch.inference_mode()
+def sample(
+    model: nn.Module,
+    schedule: Schedule,
+    *,
+    count: int,
+    shape: tuple[int, int, int],
+    seed: int = 0,
+    first: int = 0,
+    labels: Tensor | None = None,
+    steps: int | None = None,
+    sampler: str = "ddim",
+    eta: float = 0.0,
+    variance: Literal["posterior", "beta", "zero"] = "posterior",
+    prediction: Prediction = "eps",
+    clip: bool = True,
+    guidance: float = 1.0,
+    null_label: int | None = None,
+    batch_size: int = 100,
+    trajectory: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], object] = lambda images: None,
+) -> Samples:
+    """x_0 ~ p_θ, from x_T ~ N(0, I) by reverse steps (Ho et al. 2020, algorithm 2; Song et al. 2021, eq. 12).
+
+    Image k of a seed has the noise of address (seed, INITIAL, T, k) and (seed, REVERSE, t, k), t counted in the
+    original chain: it is the same image alone, in any batch, on any machine, up to the rounding of the network.
+
+    Parameters
+    ----------
+    model : Module
+        `model(x, t, label)`, or `model(x, t)` where there are no labels; in evaluation mode.
+    schedule : Schedule
+        The chain that the model was trained on.
+    count, first : int
+        Images first, first + 1, ..., first + count − 1 of the seed.
+    shape : (C, H, W)
+        Of one image.
+    seed : int
+        In [0, 2^64).
+    labels : Tensor, optional
+        int64 (count,); the class of each image.
+    steps : int, optional
+        Steps of the respaced chain, 1..T; all T by default.
+    sampler : {"ddim", "ddpm"}
+        DDIM with `eta`, or the ancestral update with `variance`.
+    eta : float
+        DDIM's, 0..1.
+    variance : {"posterior", "beta", "zero"}
+        DDPM's.
+    prediction : {"eps", "x_0", "v"}
+        What the model predicts.
+    clip : bool
+        Keep the predicted x_0 in [−1, 1] at every step.
+    guidance : float
+        Weight of classifier-free guidance (Ho & Salimans 2022); other than 1 it runs the model with and without
+        the labels, and needs `labels` and `null_label`.
+    null_label : int, optional
+        The label that says "no label".
+    batch_size : int
+        Images drawn together; a matter of speed and memory alone.
+    trajectory : int
+        Of how many of the first images every x_t is kept.
+    device : str or torch.device
+        Where the model is.
+    progress : function of int
+        Told how many images are done, after each batch.
+
+    Returns
+    -------
+    Samples
+
+    Raises
+    ------
+    ValueError
+        A sampler of another name, labels of another shape, guidance without what it needs, and what the schedule
+        and the ops refuse.
+    """
+    if sampler not in ("ddim", "ddpm"):
+        raise ValueError(f"sampler is {sampler!r}; allowed: ddim, ddpm")
+    if labels is not None and labels.shape != (count,):
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; {count} images need ({count},)")
+    unguided = guidance == 1.0
+    if not unguided and (labels is None or null_label is None):
+        raise ValueError(f"guidance is {guidance:g}; it needs labels, and a model trained with label dropout")
+    chain = DeviceSchedule(schedule if steps is None else schedule.respace(steps), device)
+    names = chain.schedule.timesteps.tolist()
+    network = model if null_label is None or unguided else _guided(model, null_label)
+    images, histories = [], []
+    for start in range(0, count, batch_size):
+        batch, number = min(batch_size, count - start), first + start
+        x = noise(Noise(seed, INITIAL, schedule.T, number), (batch, *shape), device=device)
+        label = None if labels is None else labels[start : start + batch].to(device)
+        watched = max(0, min(trajectory - start, batch))
+        history = [x[:watched].cpu()]
+        for t in range(chain.T, 0, -1):
+            told = torch.full((batch,), names[t], device=device)
+            x = reverse_step(
+                chain,
+                x,
+                network(x, told, label),
+                t,
+                Noise(seed, REVERSE, names[t], number),
+                prediction=prediction,
+                clip=(-1.0, 1.0) if clip else None,
+                variance=variance,
+                eta=eta if sampler == "ddim" else None,
+                guidance=None if unguided else guidance,
+            )
+            history.append(x[:watched].cpu())
+        images.append(x.cpu())
+        histories.append(torch.stack(history))
+        progress(start + batch)
+    return Samples(torch.cat(images), labels, torch.cat(histories, dim=1))
+
+
+def _guided(model: nn.Module, null_label: int) -> Callable[..., Tensor]:
+    """The network run without and with the labels, in one batch of twice the size."""
+
+    def both(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        without = torch.full_like(label, null_label)
+        output: Tensor = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([without, label]))
+        return output  # (2B, C, H, W)
+
+    return both
