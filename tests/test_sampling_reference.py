@@ -1,0 +1,134 @@
+"""The loop from x_T to x_0: published sums, one image in any batch, and a Gaussian with known moments."""
+
+import numpy as np
+import pytest
+import torch
+from laws import EPS, assert_close
+from noisestep.reference import INITIAL, REVERSE, Schedule, ddim_step, normal, reverse_step, sample
+
+LINEAR = Schedule.from_name("linear", 1000)
+SHORT = Schedule.from_name("linear", 20)
+# diffusers' deterministic sample and model, its t counting from 0
+DUMMY = (np.arange(768) / 768).reshape(3, 8, 8, 4).transpose(3, 0, 1, 2)
+# the published sums come from float32 tables: a product of 1000 factors, each half a unit in the last place off
+FLOAT32_TABLES = 1000 * 2.0**-24 / EPS
+
+
+def dummy_model(x, t):
+    return x * ((t - 1) / t)[:, None, None, None]
+
+
+@pytest.mark.parametrize(("prediction", "golden"), [("eps", 172.0067), ("v", 52.5302)])
+def test_ten_ddim_steps_give_diffusers_sum(prediction, golden):
+    schedule = LINEAR.respace([1 + 100 * k for k in range(10)])
+    x_0 = sample(
+        schedule,
+        dummy_model,
+        DUMMY.shape,
+        x_T=DUMMY,
+        prediction=prediction,
+        clip=(-1, 1),
+        eta=0.0,
+        rederive_eps=False,
+    )
+    assert_close(actual=np.abs(x_0).sum(), expected=golden, roundings=FLOAT32_TABLES)
+
+
+@pytest.mark.parametrize(("prediction", "golden"), [("eps", 258.9606), ("v", 202.0296)])
+def test_a_thousand_ddpm_steps_give_diffusers_sum(prediction, golden):
+    # with the noise of its generator, one draw for every step that has any
+    generator = torch.Generator().manual_seed(0)
+    x = DUMMY
+    for t in range(1000, 0, -1):
+        z = torch.randn(DUMMY.shape, generator=generator).double().numpy() if t > 1 else np.zeros(DUMMY.shape)
+        output = dummy_model(x, np.full(4, t))
+        x = reverse_step(LINEAR, x, output, t, z, prediction=prediction, clip=(-1, 1))
+    assert_close(actual=np.abs(x).sum(), expected=golden, roundings=FLOAT32_TABLES)
+
+
+def model(x, t):
+    return 0.1 * x + 0.01 * t[:, None]
+
+
+@pytest.mark.parametrize("option", [{}, {"variance": "beta"}, {"eta": 0.5}, {"eta": 0.0, "clip": (-1, 1)}])
+def test_the_loop_is_its_steps_with_noise_from_its_address(option):
+    schedule = SHORT.respace(7)
+    trajectory = sample(schedule, model, (3, 5), seed=9, numbers=4, trajectory=True, **option)
+    assert trajectory.shape == (8, 3, 5)
+    numbers = np.arange(4, 7)
+    assert np.array_equal(trajectory[7], normal(9, INITIAL, 0, numbers, (5,)))
+    step = ddim_step if "eta" in option else reverse_step
+    for t in range(7, 0, -1):
+        told = schedule.timesteps[t]
+        z = normal(9, REVERSE, int(told), numbers, (5,))
+        output = model(trajectory[t], np.full(3, told))
+        assert np.array_equal(trajectory[t - 1], step(schedule, trajectory[t], output, t, z, **option))
+    assert np.array_equal(sample(schedule, model, (3, 5), seed=9, numbers=4, **option), trajectory[0])
+
+
+def test_an_image_is_the_same_in_any_batch():
+    together = sample(SHORT, model, (6, 5), seed=3)
+    for order in ([2], [5, 0, 2], [2, 3]):
+        some = sample(SHORT, model, (len(order), 5), seed=3, numbers=order)
+        assert np.array_equal(some, together[order])
+    assert not np.array_equal(sample(SHORT, model, (6, 5), seed=4), together)
+
+
+def test_the_model_hears_the_original_steps():
+    heard = []
+
+    def listener(x, t):
+        assert t.dtype == np.int64
+        assert t.shape == (2,)
+        heard.append(int(t[0]))
+        return x
+
+    sample(LINEAR.respace(4), listener, (2, 3))
+    assert heard == [1000, 750, 500, 250]
+
+
+MEAN, VARIANCE = 0.3, 0.04
+
+
+@pytest.mark.parametrize("option", [{"variance": "beta"}, {"variance": "posterior"}, {"eta": 0.0}, {"eta": 0.7}])
+def test_a_gaussian_is_sampled_with_the_moments_of_the_linear_recursion(option):
+    schedule = Schedule.from_name("cosine", 30)
+    signal, clean = schedule.sqrt_alpha_bar, schedule.one_minus_alpha_bar
+
+    def best_eps(x, t):
+        t = t[:, None]
+        return np.sqrt(clean[t]) * (x - signal[t] * MEAN) / (signal[t] ** 2 * VARIANCE + clean[t])
+
+    # what one step does to a mean and a variance, read off at 0, at 1, and at 0 with noise 1
+    mean, variance = 0.0, 1.0
+    points, z = np.array([[0.0], [1.0], [0.0]]), np.array([[0.0], [0.0], [1.0]])
+    step = ddim_step if "eta" in option else reverse_step
+    for t in range(30, 0, -1):
+        shift, at_one, noisy = step(schedule, points, best_eps(points, np.full(3, t)), t, z, **option)[:, 0]
+        mean, variance = (at_one - shift) * mean + shift, (at_one - shift) ** 2 * variance + (noisy - shift) ** 2
+    count = 20000
+    x_0 = sample(schedule, best_eps, (count // 20, 20), seed=1, **option)
+    # five standard errors of a mean, and of a variance, whose own is sqrt(2 / n) of it
+    assert abs(x_0.mean() - mean) < 5 * np.sqrt(variance / count)
+    assert abs(x_0.var() / variance - 1) < 5 * np.sqrt(2 / count)
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ({"numbers": [1, 2]}, ValueError, r"numbers must be one number or 3 of them, got shape \(2,\)"),
+        ({"numbers": 0.5}, TypeError, "numbers must be an int or an array of ints, got float64"),
+        ({"x_T": np.zeros((2, 5))}, ValueError, r"x_T \(2, 5\), shape \(3, 5\)"),
+        ({"variance": "typo"}, ValueError, "variance must be one of beta, posterior, zero"),
+        ({"prediction": "typo"}, ValueError, "prediction must be one of"),
+        ({"eta": 2.0}, ValueError, "eta must be in"),
+    ],
+)
+def test_bad_arguments_are_refused(option, error, message):
+    with pytest.raises(error, match=message):
+        sample(SHORT, model, (3, 5), **option)
+
+
+def test_a_model_that_changes_the_shape_is_refused():
+    with pytest.raises(ValueError, match=r"x_t \(3, 5\), output \(3, 1\)"):
+        sample(SHORT, lambda x, t: x[:, :1], (3, 5))
