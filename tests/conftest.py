@@ -1,0 +1,27 @@
+"""What every test shares: how hypothesis runs, and what is skipped, with the reason, where the machine lacks it."""
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# compilation and the first call of an op have no place in a deadline
+settings.register_profile("noisestep", deadline=None, print_blob=True)
+settings.load_profile("noisestep")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA or ROCm device, and there is none")
+
+
+@pytest.fixture(scope="session")
+def inductor() -> None:
+    """torch.compile's default backend, which builds C++ against Python's headers."""
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        pytest.skip("torch.compile needs a C++ compiler, and there is none")
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        pytest.skip("torch.compile needs Python.h, and it is not installed")
