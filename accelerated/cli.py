@@ -102,7 +102,7 @@ def train(config_file: Path | None, resume: Path | None, out: Path | None, devic
 @click.option("--labels", metavar="A,B,...", help="classes, by name or number, in turn  [default all of them]")
 @click.option("--out", type=FOLDER, metavar="DIR", help="where to write  [default RUN/generated/NNN]")
 @device_option
-def sample(run: Path, first: int, labels: str | None, out: Path | None, device: str, count: int, **values: Any) -> None:
+def sample(run: Path, first: int, labels: str | None, out: Path | None, device: str, **values: Any) -> None:
     """Draw new images from a trained run: PNG, a grid, .npz, a strip and an animation of the denoising.
 
     \b

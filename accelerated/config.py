@@ -133,10 +133,6 @@ class TrainConfig(Checked):
                 f"prediction is 'eps', but schedule {self.schedule.name} ends in noise alone, which says nothing "
                 "about x_0; allowed: x_0, v"
             )
-        if self.model is not None and self.model.dropout != 0:
-            raise ValueError(
-                f"model: dropout is {self.model.dropout}; allowed: 0, since its choices would have no address"
-            )
         if self.warmup >= self.steps:
             raise ValueError(f"warmup is {self.warmup} of {self.steps} steps; it must be smaller than steps")
         check_guidance(self.sample.guidance, label_dropout=self.label_dropout, conditional=self.conditional)
@@ -146,8 +142,8 @@ def check_guidance(guidance: float, *, label_dropout: float, conditional: bool) 
     """Refuse a guidance weight other than 1 for a model that never saw an image without its label."""
     if guidance != 1.0 and not (conditional and label_dropout > 0):
         raise ValueError(
-            f"guidance is {guidance:g}, but the model is trained without label dropout: "
-            "only guidance 1 is possible (train with --label-dropout 0.1 for others)"
+            f"guidance is {guidance:g}; other than 1 it needs a model that was trained with and without its labels: "
+            "conditional, with a label dropout such as 0.1"
         )
 
 

@@ -58,7 +58,7 @@ def sample(
 ) -> Samples:
     """x_0 ~ p_θ, from x_T ~ N(0, I) by reverse steps (Ho et al. 2020, algorithm 2; Song et al. 2021, eq. 12).
 
-    Image k of a seed has the noise of address (seed, INITIAL, T, k) and (seed, REVERSE, t, k), t counted in the
+    Image k of a seed has the noise of address (seed, INITIAL, 0, k) and (seed, REVERSE, t, k), t counted in the
     original chain: it is the same image alone, in any batch, on any machine, up to the rounding of the network.
 
     Parameters
@@ -124,7 +124,7 @@ def sample(
     images, histories = [], []
     for start in range(0, count, batch_size):
         batch, number = min(batch_size, count - start), first + start
-        x = noise(Noise(seed, INITIAL, schedule.T, number), (batch, *shape), device=device)
+        x = noise(Noise(seed, INITIAL, 0, number), (batch, *shape), device=device)
         label = None if labels is None else labels[start : start + batch].to(device)
         watched = max(0, min(trajectory - start, batch))
         history = [x[:watched].cpu()]

@@ -18,7 +18,7 @@ from .config import TrainConfig
 from .data import ImageSet
 from .errors import Interrupted, TrainingError
 from .feed import Feed
-from .noise import FORWARD, TIMESTEP, Noise, uniform_integers
+from .noise import FORWARD, TIMESTEP, Noise, uniform_integers, words
 from .ops import q_sample, simple_loss
 from .optimizer import learning_rate, update_average
 from .runlog import RunLog
@@ -45,6 +45,10 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
+# the first free stream of the noise address: what torch's own generator is seeded with for dropout
+DROPOUT = 7
+
+
 class Step:
     """One optimizer step after another: L_simple and its gradient (Ho et al. 2020, algorithm 1), AdamW, the average.
 
@@ -67,6 +71,7 @@ class Step:
         weights = loss_weights(schedule, config.weighting, prediction=config.prediction)
         self._weights = torch.from_numpy(weights).float().to(device)  # (T + 1,)
         self._network: Callable[..., Tensor] = torch.compile(state.model) if config.compile else state.model
+        self._dropout = state.model.config.dropout > 0
         self._autocast = autocast_dtype(config.precision, device)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
 
@@ -83,6 +88,10 @@ class Step:
         else:
             x_t = q_sample(self._tables, x_0, t, address)
         x_t = x_t.contiguous(memory_format=self._format)
+        if self._dropout:
+            # dropout draws from torch's generator: seeded anew each step, it has nothing to remember either
+            low, high = words(Noise(config.seed, DROPOUT, step), 1, 2)[0].tolist()
+            torch.manual_seed(low | high << 32)
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
             output = self._network(x_t, t, label)
         weight = None if config.weighting == "none" else self._weights[t]
@@ -190,6 +199,7 @@ def train(
     step = Step(config, state, Feed(config, images, num_classes, device), device)
     total, since, seconds_since = torch.zeros((), device=device), state.step, state.seconds
     with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         RunLog(run, steps=config.steps, batch_size=config.batch_size, start=state.step) as log,
         StopSignals() as stop,
     ):
