@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# a sample is summed in chunks of this many elements, then over chunks; part of the ops' definition
+# a sample is summed in chunks of this many elements; part of the definition of the ops that sum
 CHUNK = 1024
 
 
@@ -31,11 +31,18 @@ def stored(value: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
     return out.copy_(value)
 
 
-def tree_sum(values: Tensor) -> Tensor:
+def like_input(result: Tensor, like: Tensor) -> Tensor:
+    """The result in the memory layout that `torch.empty_like(like)` has; a copy only where it has another."""
+    if result.stride() == torch.empty_like(like, device="meta").stride():
+        return result
+    return stored(result, like, result.dtype)
+
+
+def pairwise_sum(values: Tensor) -> Tensor:
     """Sums over the last axis in an order fixed for good, so that every device gives the same bits.
 
-    Zeros fill the axis up to chunks of 1024; within a chunk, element i takes element i + 512, then
-    i + 256, and so on down to one; then the chunks' sums are added up in the same way.
+    Neighbours are added, then neighbouring sums, within chunks of 1024 elements that zeros fill up; the
+    chunks' sums are added in the same way.
 
     Parameters
     ----------
@@ -46,15 +53,14 @@ def tree_sum(values: Tensor) -> Tensor:
     Tensor, shape (B,)
     """
     batch, n = values.shape
-    chunks = max(1, -(-n // CHUNK))
-    values = torch.nn.functional.pad(values, (0, chunks * CHUNK - n))
-    sums = _halve(values.reshape(batch, chunks, CHUNK))  # (B, chunks)
-    padded = 1 << (chunks - 1).bit_length()
-    return _halve(torch.nn.functional.pad(sums, (0, padded - chunks)))
+    size = chunk_size(n)
+    chunks = max(1, -(-n // size))
+    sums = torch.nn.functional.pad(values, (0, chunks * size - n)).reshape(batch, chunks, size)
+    while sums.shape[-1] > 1:
+        sums = sums[..., 0::2] + sums[..., 1::2]
+    return sums[:, 0, 0] if chunks == 1 else pairwise_sum(sums[..., 0])
 
 
-def _halve(values: Tensor) -> Tensor:
-    while values.shape[-1] > 1:
-        half = values.shape[-1] // 2
-        values = values[..., :half] + values[..., half:]
-    return values[..., 0]
+def chunk_size(n: int) -> int:
+    """How many of n elements are summed at once: a power of two, at most 1024. Zeros would not change a sum's bits."""
+    return min(CHUNK, 1 << max(n - 1, 0).bit_length())

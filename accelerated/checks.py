@@ -1,5 +1,7 @@
 """What every op refuses before it launches anything, with both sides of the disagreement."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -117,6 +119,25 @@ def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """value is one of the allowed names."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_clip(clip: Sequence[float] | None) -> tuple[float, float] | None:
+    """clip is None or (low, high)."""
+    if clip is None:
+        return None
+    if not isinstance(clip, Sequence) or len(clip) != 2 or not clip[0] < clip[1]:
+        raise ValueError(f"clip must be (low, high) with low < high, or None, got {clip!r}")
+    return float(clip[0]), float(clip[1])
+
+
+def output_shape(x_t: Tensor, learned: bool) -> tuple[int, ...]:
+    """The shape of the network's output for x_t: its own, or twice the channels where the variance is learned."""
+    shape = tuple(x_t.shape)
+    if not learned:
+        return shape
+    if x_t.ndim < 2:
+        raise ValueError(f'variance="learned_range" needs x_t of shape (B, C, ...), got {shape}')
+    return (shape[0], 2 * shape[1], *shape[2:])
 
 
 def check_range(t: Tensor, T: int) -> None:

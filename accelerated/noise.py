@@ -7,6 +7,7 @@ wrap around in int64, which leaves both of their halves intact.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 import torch
 from noisestep.reference import noise as reference
@@ -86,7 +87,7 @@ class Noise:
         _check_part("step", self.step, STEPS, rows=True)
         _check_part("sample", self.sample, 1 << 63, rows=True)
 
-    def arguments(self) -> tuple[int, Tensor | None, int, int, Tensor | None, int, Tensor | None]:
+    def arguments(self) -> "Address":
         """The address as the plain arguments of a registered op: (seed, its tensor, stream, step, ...).
 
         Returns
@@ -105,8 +106,9 @@ class Noise:
         )
 
 
-# the address where there is none
-NOWHERE = (0, None, 0, 0, None, 0, None)
+# an address as a registered op takes it; see Noise.arguments
+Address: TypeAlias = tuple[int, Tensor | None, int, int, Tensor | None, int, Tensor | None]
+NOWHERE: Address = (0, None, 0, 0, None, 0, None)
 
 
 def _either(part: int | Tensor) -> tuple[int, Tensor | None]:
@@ -164,7 +166,7 @@ def words_at(
         k0 = (k0 + 0x9E3779B9) & _LOW
         k1 = (k1 + 0xBB67AE85) & _LOW
     block = torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)  # (B or 1, blocks, 4)
-    return block.expand(batch, -1, -1).reshape(batch, -1)[:, :count]
+    return block.expand(batch, -1, -1).reshape(batch, block.shape[1] * 4)[:, :count]
 
 
 def _fma(a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
@@ -211,7 +213,7 @@ def normal_at(*arguments, shape: Sequence[int], device: torch.device) -> Tensor:
     batch, count = shape[0], prod(shape[1:])
     pairs = words_at(*arguments, batch, count + count % 2, device)
     z = torch.stack(normal_pair(pairs[:, 0::2], pairs[:, 1::2]), dim=-1)
-    return z.reshape(batch, -1)[:, :count].reshape(shape)
+    return z.reshape(batch, count + count % 2)[:, :count].reshape(shape)
 
 
 def words(address: Noise, batch: int, count: int, device: torch.device | str = "cpu") -> Tensor:

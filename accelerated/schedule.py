@@ -11,9 +11,8 @@ from torch import Tensor
 Prediction = Literal["eps", "x_0", "v"]
 Variance = Literal["beta", "posterior", "zero", "learned_range"]
 
-# columns of a reverse table
-X_0_FROM_X_T, X_0_FROM_OUTPUT, FROM_X_0, FROM_X_T, FROM_OUTPUT, FROM_NOISE, JOINT_X_T, JOINT_OUTPUT = range(8)
-HALF_LOG_BETA, HALF_LOG_POSTERIOR = 8, 9
+# columns of a reverse table; see DeviceSchedule.reverse_table
+COLUMNS = 13
 
 
 class DeviceSchedule:
@@ -78,9 +77,11 @@ class DeviceSchedule:
         variance: Variance = "posterior",
         eta: float | None = None,
         rederive_eps: bool = True,
+        clip: tuple[float, float] | None = None,
+        guidance: float | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Every coefficient of one reverse step (`noisestep.reference.reverse.reverse_coefficients`).
+        """Every number that one reverse step needs (`noisestep.reference.reverse.reverse_coefficients`).
 
         Parameters
         ----------
@@ -90,26 +91,33 @@ class DeviceSchedule:
             None for the chapter's update; a number in [0, 1] for DDIM, which ignores `variance`.
         rederive_eps : bool
             DDIM: eps follows from the clipped x_0 (True), or is the network's (False).
+        clip : (float, float), optional
+            The range of the predicted x_0.
+        guidance : float, optional
+            The scale of classifier-free guidance.
         dtype : torch.dtype
             float32 or float64, the type that the op computes in.
 
         Returns
         -------
-        Tensor, shape (T + 1, 10)
-            Columns c_0 .. c_5 of x_0 = c_0 x_t + c_1 output, x_{t-1} = c_2 x_0 + c_3 x_t + c_4 output + c_5 z;
-            c_2 c_0 + c_3 and c_2 c_1 + c_4, the same update when nothing is clipped; then log(beta_t) / 2 and
-            log(posterior variance) / 2, between which a learned variance lies (c_5 is then 1, or 0 for t <= 1).
+        Tensor, shape (T + 1, 13)
+            Columns 0 to 5: c_0 .. c_5 of x_0 = c_0 x_t + c_1 output, x_{t-1} = c_2 x_0 + c_3 x_t + c_4 output + c_5 z.
+            6 and 7: c_2 c_0 + c_3 and c_2 c_1 + c_4, the same update when nothing is clipped.
+            8 and 9: log(beta_t) / 2 and log(posterior variance) / 2, between which a learned variance lies; with
+            one, c_5 is 1, or 0 for t <= 1. 10: the guidance scale. 11 and 12: the range of x_0.
 
         Raises
         ------
         ValueError
             For an unknown option, with those allowed.
         """
-        key = ("reverse", prediction, variance, eta, rederive_eps, dtype)
+        key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, dtype)
         if key not in self._tables:
-            self._tables[key] = self._on_device(
-                _reverse_columns(self.schedule, prediction, variance, eta, rederive_eps), dtype
-            )
+            columns = _reverse_columns(self.schedule, prediction, variance, eta, rederive_eps)
+            low, high = (0.0, 0.0) if clip is None else clip
+            for value in (1.0 if guidance is None else guidance, low, high):
+                columns.append(np.full(self.T + 1, value))
+            self._tables[key] = self._on_device(np.stack(columns, axis=-1), dtype)
         return self._tables[key]
 
     def is_noisy(self, *, variance: Variance = "posterior", eta: float | None = None) -> bool:
@@ -146,7 +154,7 @@ class DeviceSchedule:
 
 def _reverse_columns(
     schedule: Schedule, prediction: Prediction, variance: Variance, eta: float | None, rederive_eps: bool
-) -> np.ndarray:
+) -> list[np.ndarray]:
     learned = variance == "learned_range" and eta is None
     c = reverse_coefficients(
         schedule,
@@ -156,8 +164,8 @@ def _reverse_columns(
         rederive_eps=rederive_eps,
     )
     c_0, c_1, c_2, c_3, c_4, c_5 = c.T
-    half_log = np.zeros((2, schedule.T + 1))
     if learned:
         c_5 = np.where(np.arange(schedule.T + 1) > 1, 1.0, 0.0)
-        half_log[:, 1:] = np.log(schedule.beta[1:]) / 2, schedule.posterior_log_variance[1:] / 2
-    return np.stack([c_0, c_1, c_2, c_3, c_4, c_5, c_2 * c_0 + c_3, c_2 * c_1 + c_4, *half_log], axis=-1)
+    half_log = np.zeros((2, schedule.T + 1))
+    half_log[:, 1:] = np.log(schedule.beta[1:]) / 2, schedule.posterior_log_variance[1:] / 2
+    return [c_0, c_1, c_2, c_3, c_4, c_5, c_2 * c_0 + c_3, c_2 * c_1 + c_4, *half_log]

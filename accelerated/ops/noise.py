@@ -3,10 +3,39 @@
 from collections.abc import Sequence
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from ..checks import check_address, check_dtype
+from ..kernels import normals, offsets, place, stored
+from ..launch import Layout, address_arguments, launch, use_kernels
 from ..noise import Noise, normal_at
+
+
+@triton.jit(do_not_specialize=["seed", "step", "sample"])
+def _kernel(
+    eps_ptr,
+    n,
+    programs_a_row,
+    channels,
+    inner,
+    seed_ptr,
+    seed,
+    step_ptr,
+    step,
+    sample_ptr,
+    sample,
+    STREAM: tl.constexpr,
+    STEP_ROWS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    row, first, element = place(programs_a_row, BLOCKS, WIDE)
+    eps = normals(first, row, seed_ptr, seed, STREAM, step_ptr, step, sample_ptr, sample, STEP_ROWS, BLOCKS)
+    offset = row * n + offsets(element, channels, inner, CHANNELS_LAST)
+    tl.store(eps_ptr + offset, stored(eps, eps_ptr), mask=element < n)
 
 
 @torch.library.custom_op("noisestep::noise", mutates_args=())
@@ -23,7 +52,12 @@ def _noise(
     device: torch.device,
 ) -> Tensor:
     address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
-    return normal_at(*address, shape=shape, device=device).to(dtype).contiguous()
+    eps = torch.empty(shape, dtype=dtype, device=device)
+    if not use_kernels(eps):
+        return eps.copy_(normal_at(*address, shape=shape, device=device))
+    layout = Layout(eps)
+    launch(_kernel, layout.programs, eps_ptr=eps, **layout.arguments(), **address_arguments(address))
+    return eps
 
 
 @_noise.register_fake

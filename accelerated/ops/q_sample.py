@@ -1,9 +1,11 @@
 """x_t ~ q(x_t | x_0): `noisestep.reference.forward.q_sample`. Reads x_0, writes x_t (and eps when asked)."""
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import per_sample, rows_at, stored, unit_range
+from ..arithmetic import like_input, per_sample, rows_at, stored, unit_range
 from ..checks import (
     FLOATS,
     check_batch,
@@ -14,8 +16,85 @@ from ..checks import (
     check_timesteps,
     compute_dtype,
 )
-from ..noise import Noise, normal_at
+from ..kernels import normals, offsets, place, row_of_table
+from ..kernels import stored as stored_kernel
+from ..kernels import unit_range as unit_range_kernel
+from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..noise import Address, Noise, normal_at
 from ..schedule import DeviceSchedule
+
+
+@triton.jit(do_not_specialize=["seed", "step", "sample"])
+def _kernel(
+    x_0_ptr,
+    eps_ptr,
+    x_t_ptr,
+    eps_out_ptr,
+    t_ptr,
+    table_ptr,
+    rows,
+    n,
+    programs_a_row,
+    channels,
+    inner,
+    seed_ptr,
+    seed,
+    step_ptr,
+    step,
+    sample_ptr,
+    sample,
+    T_ROWS: tl.constexpr,
+    STREAM: tl.constexpr,
+    STEP_ROWS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    row, first, element = place(programs_a_row, BLOCKS, WIDE)
+    offset = row * n + offsets(element, channels, inner, CHANNELS_LAST)
+    mask = element < n
+    compute: tl.constexpr = table_ptr.dtype.element_ty
+    coefficients = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, 2)
+    signal, noise = tl.load(coefficients), tl.load(coefficients + 1)
+    x_0 = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask, other=0), compute)
+    if eps_ptr is None:
+        eps = normals(first, row, seed_ptr, seed, STREAM, step_ptr, step, sample_ptr, sample, STEP_ROWS, BLOCKS)
+    else:
+        eps = tl.load(eps_ptr + offset, mask=mask, other=0)
+    x_t = signal * x_0 + noise * eps.to(compute)
+    tl.store(x_t_ptr + offset, stored_kernel(x_t, x_t_ptr), mask=mask)
+    if eps_out_ptr is not None:
+        tl.store(eps_out_ptr + offset, stored_kernel(eps, eps_out_ptr), mask=mask)
+
+
+def _launch(
+    x_0: Tensor,
+    t: Tensor,
+    table: Tensor,
+    eps: Tensor | None,
+    address: Address,
+    dtype: torch.dtype,
+    return_eps: bool,
+) -> tuple[Tensor, Tensor]:
+    layout = Layout(x_0)
+    x_t = layout.write(x_0, dtype)
+    eps_out = layout.write(x_0, dtype) if return_eps else None
+    launch(
+        _kernel,
+        layout.programs,
+        x_0_ptr=layout.read(x_0),
+        eps_ptr=layout.read(eps),
+        x_t_ptr=x_t,
+        eps_out_ptr=eps_out,
+        table_ptr=table,
+        rows=len(table),
+        **as_rows(t),
+        **layout.arguments(),
+        **address_arguments(address),
+    )
+    if eps_out is None:
+        return like_input(x_t, x_0), x_0.new_empty(0, dtype=dtype)
+    return like_input(x_t, x_0), like_input(eps_out, x_0)
 
 
 @torch.library.custom_op("noisestep::q_sample", mutates_args=())
@@ -36,8 +115,10 @@ def _q_sample(
 ) -> tuple[Tensor, Tensor]:
     if not t.is_cuda:
         check_range(t, table.shape[0] - 1)
+    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
+    if use_kernels(x_0):
+        return _launch(x_0, t, table, eps, address, dtype, return_eps)
     if eps is None:
-        address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
         eps = normal_at(*address, shape=x_0.shape, device=x_0.device)
     signal, noise = rows_at(table, t, x_0)
     x_t = signal * unit_range(x_0).to(table.dtype) + noise * eps.to(table.dtype)

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import rows_at, stored
+from ..arithmetic import like_input, rows_at, stored
 from ..checks import (
     check_batch,
+    check_clip,
     check_like,
     check_noise,
     check_option,
@@ -15,9 +18,166 @@ from ..checks import (
     check_schedule,
     check_timesteps,
     compute_dtype,
+    output_shape,
 )
-from ..noise import NOWHERE, Noise, normal_at
-from ..schedule import DeviceSchedule, Prediction, Variance
+from ..kernels import normals, offsets, place, row_of_table
+from ..kernels import stored as stored_kernel
+from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..noise import NOWHERE, Address, Noise, normal_at
+from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
+
+
+@triton.jit(do_not_specialize=["seed", "step", "sample"])
+def _kernel(
+    x_t_ptr,
+    output_ptr,
+    unconditional_ptr,
+    eps_ptr,
+    x_s_ptr,
+    x_0_ptr,
+    t_ptr,
+    table_ptr,
+    rows,
+    n,
+    programs_a_row,
+    channels,
+    inner,
+    seed_ptr,
+    seed,
+    step_ptr,
+    step,
+    sample_ptr,
+    sample,
+    NOISY: tl.constexpr,
+    CLIP: tl.constexpr,
+    LEARNED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    T_ROWS: tl.constexpr,
+    STREAM: tl.constexpr,
+    STEP_ROWS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    row, first, element = place(programs_a_row, BLOCKS, WIDE)
+    within = offsets(element, channels, inner, CHANNELS_LAST)
+    offset = row * n + within
+    mask = element < n
+    compute: tl.constexpr = table_ptr.dtype.element_ty
+    c = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)
+    # a learned variance has its own channels behind those of the prediction
+    out_offset = row * n + offset if LEARNED else offset
+    behind = n
+    if LEARNED and CHANNELS_LAST:
+        # pixel by pixel: the channels of the prediction, then those of the variance
+        out_offset = 2 * row * n + within + within // channels * channels
+        behind = channels
+    x = tl.load(x_t_ptr + offset, mask=mask, other=0).to(compute)
+    out = tl.load(output_ptr + out_offset, mask=mask, other=0).to(compute)
+    if unconditional_ptr is not None:
+        guidance = tl.load(c + 10)
+        without = tl.load(unconditional_ptr + out_offset, mask=mask, other=0).to(compute)
+        out = without + guidance * (out - without)
+    if CLIP or x_0_ptr is not None:
+        x_0 = tl.load(c) * x + tl.load(c + 1) * out
+    if CLIP:
+        x_0 = tl.clamp(x_0, tl.load(c + 11), tl.load(c + 12), propagate_nan=tl.PropagateNan.ALL)
+        x_s = (tl.load(c + 2) * x_0 + tl.load(c + 3) * x) + tl.load(c + 4) * out
+    else:
+        x_s = tl.load(c + 6) * x + tl.load(c + 7) * out
+    if NOISY:
+        if eps_ptr is None:
+            eps = normals(first, row, seed_ptr, seed, STREAM, step_ptr, step, sample_ptr, sample, STEP_ROWS, BLOCKS)
+        else:
+            eps = tl.load(eps_ptr + offset, mask=mask, other=0)
+        sigma = tl.load(c + 5)
+        if LEARNED:
+            place_between = tl.load(output_ptr + out_offset + behind, mask=mask, other=0).to(compute)
+            if unconditional_ptr is not None:
+                other_place = tl.load(unconditional_ptr + out_offset + behind, mask=mask, other=0).to(compute)
+                place_between = other_place + guidance * (place_between - other_place)
+            share = (place_between + 1) * 0.5
+            x_s += sigma * tl.exp(share * tl.load(c + 8) + (1 - share) * tl.load(c + 9)) * eps.to(compute)
+        else:
+            x_s += sigma * eps.to(compute)
+    tl.store(x_s_ptr + offset, stored_kernel(x_s, x_s_ptr), mask=mask)
+    if x_0_ptr is not None:
+        tl.store(x_0_ptr + offset, stored_kernel(x_0, x_0_ptr), mask=mask)
+
+
+def _launch(
+    x_t: Tensor,
+    output: Tensor,
+    unconditional: Tensor | None,
+    t: Tensor,
+    table: Tensor,
+    eps: Tensor | None,
+    address: Address,
+    noisy: bool,
+    clip: bool,
+    learned: bool,
+    return_x_0: bool,
+) -> tuple[Tensor, Tensor | None]:
+    layout = Layout(x_t)
+    x_s = layout.write(x_t, x_t.dtype)
+    x_0 = layout.write(x_t, x_t.dtype) if return_x_0 else None
+    launch(
+        _kernel,
+        layout.programs,
+        x_t_ptr=layout.read(x_t),
+        output_ptr=layout.read(output),
+        unconditional_ptr=layout.read(unconditional),
+        eps_ptr=layout.read(eps),
+        x_s_ptr=x_s,
+        x_0_ptr=x_0,
+        table_ptr=table,
+        rows=len(table),
+        NOISY=noisy,
+        CLIP=clip,
+        LEARNED=learned,
+        COLUMNS=COLUMNS,
+        **as_rows(t),
+        **layout.arguments(),
+        **address_arguments(address),
+    )
+    return like_input(x_s, x_t), None if x_0 is None else like_input(x_0, x_t)
+
+
+def _in_torch(
+    x_t: Tensor,
+    output: Tensor,
+    unconditional: Tensor | None,
+    t: Tensor,
+    table: Tensor,
+    eps: Tensor | None,
+    address: Address,
+    noisy: bool,
+    clip: bool,
+    learned: bool,
+    return_x_0: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The same on the PyTorch path."""
+    c = rows_at(table, t, x_t)
+    x, out = x_t.to(table.dtype), output.to(table.dtype)
+    if unconditional is not None:
+        without = unconditional.to(table.dtype)
+        out = without + c[10] * (out - without)
+    sigma = c[5]
+    if learned:
+        out, place = out.chunk(2, dim=1)
+        share = (place + 1) * 0.5
+        sigma = sigma * torch.exp(share * c[8] + (1 - share) * c[9])
+    x_0 = c[0] * x + c[1] * out if return_x_0 or clip else None
+    if clip:
+        x_0 = torch.clamp(x_0, c[11], c[12])
+        x_s = (c[2] * x_0 + c[3] * x) + c[4] * out
+    else:
+        x_s = c[6] * x + c[7] * out
+    if noisy:
+        if eps is None:
+            eps = normal_at(*address, shape=x_t.shape, device=x_t.device)
+        x_s = x_s + sigma * eps.to(table.dtype)
+    return stored(x_s, x_t, x_t.dtype), stored(x_0, x_t, x_t.dtype) if return_x_0 else None
 
 
 @torch.library.custom_op("noisestep::reverse_step", mutates_args=())
@@ -36,36 +196,16 @@ def _reverse_step(
     sample: int,
     sample_tensor: Tensor | None,
     noisy: bool,
-    guidance: float,
-    low: float | None,
-    high: float | None,
+    clip: bool,
     learned: bool,
     return_x_0: bool,
 ) -> tuple[Tensor, Tensor]:
+    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
     if not t.is_cuda:
-        check_range(t, table.shape[0] - 1)
-    c_0, c_1, c_2, c_3, c_4, c_5, joint_x_t, joint_output, half_log_beta, half_log_posterior = rows_at(table, t, x_t)
-    x, out = x_t.to(table.dtype), output.to(table.dtype)
-    if unconditional is not None:
-        without = unconditional.to(table.dtype)
-        out = without + guidance * (out - without)
-    if learned:
-        out, place = out.chunk(2, dim=1)
-        share = (place + 1) * 0.5
-        c_5 = c_5 * torch.exp(share * half_log_beta + (1 - share) * half_log_posterior)
-    x_0 = c_0 * x + c_1 * out if return_x_0 or low is not None else None
-    if low is None:
-        x_s = joint_x_t * x + joint_output * out
-    else:
-        x_0 = x_0.clamp(low, high)
-        x_s = (c_2 * x_0 + c_3 * x) + c_4 * out
-    if noisy:
-        if eps is None:
-            address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
-            eps = normal_at(*address, shape=x_t.shape, device=x_t.device)
-        x_s = x_s + c_5 * eps.to(table.dtype)
-    predicted = stored(x_0, x_t, x_t.dtype) if return_x_0 else x_t.new_empty(0)
-    return stored(x_s, x_t, x_t.dtype), predicted
+        check_range(t, len(table) - 1)
+    run = _launch if use_kernels(x_t) else _in_torch
+    x_s, x_0 = run(x_t, output, unconditional, t, table, eps, address, noisy, clip, learned, return_x_0)
+    return x_s, x_t.new_empty(0) if x_0 is None else x_0
 
 
 @_reverse_step.register_fake
@@ -84,9 +224,7 @@ def _(
     sample,
     sample_tensor,
     noisy,
-    guidance,
-    low,
-    high,
+    clip,
     learned,
     return_x_0,
 ):
@@ -164,10 +302,16 @@ def reverse_step(
     check_option("variance", variance, ("posterior", "beta", "zero", "learned_range"))
     t = check_timesteps(t, x_t, "x_t")
     learned = variance == "learned_range" and eta is None
-    low, high = _check_clip(clip)
+    clip = check_clip(clip)
     output, unconditional = _check_outputs(output, x_t, guidance, learned)
     table = schedule.reverse_table(
-        prediction=prediction, variance=variance, eta=eta, rederive_eps=rederive_eps, dtype=compute_dtype(x_t)
+        prediction=prediction,
+        variance=variance,
+        eta=eta,
+        rederive_eps=rederive_eps,
+        clip=clip,
+        guidance=guidance,
+        dtype=compute_dtype(x_t),
     )
     noisy = schedule.is_noisy(variance=variance, eta=eta)
     if noise is None and noisy:
@@ -182,30 +326,16 @@ def reverse_step(
         eps,
         *address,
         noisy,
-        1.0 if guidance is None else float(guidance),
-        low,
-        high,
+        clip is not None,
         learned,
         return_x_0,
     )
     return (x_s, x_0) if return_x_0 else x_s
 
 
-def _check_clip(clip: Sequence[float] | None) -> tuple[float | None, float | None]:
-    if clip is None:
-        return None, None
-    if not isinstance(clip, Sequence) or len(clip) != 2 or not clip[0] < clip[1]:
-        raise ValueError(f"clip must be (low, high) with low < high, or None, got {clip!r}")
-    return float(clip[0]), float(clip[1])
-
-
 def _check_outputs(output: object, x_t: Tensor, guidance: float | None, learned: bool) -> tuple[Tensor, Tensor | None]:
     """The network's output, and the unconditional one where there is guidance, with the shapes they must have."""
-    shape = tuple(x_t.shape)
-    if learned:
-        if x_t.ndim < 2:
-            raise ValueError(f'variance="learned_range" needs x_t of shape (B, C, ...), got {shape}')
-        shape = (shape[0], 2 * shape[1], *shape[2:])
+    shape = output_shape(x_t, learned)
     if guidance is None:
         check_like("output", output, x_t, "x_t", shape=shape)
         return output, None

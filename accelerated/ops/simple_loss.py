@@ -1,9 +1,13 @@
 """L_simple: `noisestep.reference.loss.simple_loss`. Reads the prediction, writes its weighted residual."""
 
+from math import prod
+
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import per_sample, rows_at, stored, tree_sum, unit_range
+from ..arithmetic import CHUNK, like_input, pairwise_sum, per_sample, rows_at, stored, unit_range
 from ..checks import (
     FLOATS,
     check_batch,
@@ -16,8 +20,134 @@ from ..checks import (
     check_weight,
     compute_dtype,
 )
-from ..noise import NOWHERE, Noise, normal_at
+from ..kernels import normals, offsets, place, row_of_table
+from ..kernels import pairwise_sum as pairwise_sum_kernel
+from ..kernels import stored as stored_kernel
+from ..kernels import unit_range as unit_range_kernel
+from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..noise import NOWHERE, Address, Noise, normal_at
 from ..schedule import DeviceSchedule, Prediction
+from .pairwise_sum import fixed_sum
+
+
+@triton.jit(do_not_specialize=["seed", "step", "sample"])
+def _kernel(
+    output_ptr,
+    x_0_ptr,
+    t_ptr,
+    table_ptr,
+    rows,
+    weight_ptr,
+    eps_ptr,
+    residual_ptr,
+    sums_ptr,
+    n,
+    programs_a_row,
+    channels,
+    inner,
+    seed_ptr,
+    seed,
+    step_ptr,
+    step,
+    sample_ptr,
+    sample,
+    PREDICTION: tl.constexpr,
+    T_ROWS: tl.constexpr,
+    STREAM: tl.constexpr,
+    STEP_ROWS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    row, first, element = place(programs_a_row, BLOCKS, WIDE)
+    offset = row * n + offsets(element, channels, inner, CHANNELS_LAST)
+    mask = element < n
+    compute: tl.constexpr = sums_ptr.dtype.element_ty
+    if PREDICTION == "x_0":
+        target = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask, other=0), compute)
+    else:
+        if eps_ptr is None:
+            eps = normals(first, row, seed_ptr, seed, STREAM, step_ptr, step, sample_ptr, sample, STEP_ROWS, BLOCKS)
+        else:
+            eps = tl.load(eps_ptr + offset, mask=mask, other=0)
+        target = eps.to(compute)
+    if PREDICTION == "v":
+        coefficients = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, 2)
+        signal, noise = tl.load(coefficients), tl.load(coefficients + 1)
+        x_0 = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask, other=0), compute)
+        target = signal * target - noise * x_0
+    residual = tl.load(output_ptr + offset, mask=mask, other=0).to(compute) - target
+    squares = tl.where(mask, residual * residual, 0.0)
+    tl.store(sums_ptr + tl.program_id(0), pairwise_sum_kernel(squares, 4 * BLOCKS))
+    if residual_ptr is not None:
+        if weight_ptr is not None:
+            residual = tl.load(weight_ptr + row) * residual
+        tl.store(residual_ptr + offset, stored_kernel(residual, residual_ptr), mask=mask)
+
+
+def _launch(
+    output: Tensor,
+    x_0: Tensor | None,
+    t: Tensor | None,
+    table: Tensor | None,
+    weight: Tensor | None,
+    eps: Tensor | None,
+    address: Address,
+    prediction: str,
+    with_residual: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The sums of squares (B,) and the weighted residual."""
+    layout = Layout(output, blocks=CHUNK // 4)
+    residual = layout.write(output, output.dtype) if with_residual else None
+    sums = output.new_empty((layout.shape[0], layout.programs_a_row), dtype=compute_dtype(output))
+    launch(
+        _kernel,
+        layout.programs,
+        output_ptr=layout.read(output),
+        x_0_ptr=layout.read(x_0),
+        table_ptr=table,
+        rows=0 if table is None else len(table),
+        weight_ptr=weight,
+        eps_ptr=layout.read(eps),
+        residual_ptr=residual,
+        sums_ptr=sums,
+        PREDICTION=prediction,
+        **(dict(t_ptr=None, T_ROWS=False) if t is None else as_rows(t)),
+        **layout.arguments(),
+        **address_arguments(address),
+    )
+    return fixed_sum(sums), None if residual is None else like_input(residual, output)
+
+
+def _in_torch(
+    output: Tensor,
+    x_0: Tensor | None,
+    t: Tensor | None,
+    table: Tensor | None,
+    weight: Tensor | None,
+    eps: Tensor | None,
+    address: Address,
+    prediction: str,
+    with_residual: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The same on the PyTorch path."""
+    dtype = compute_dtype(output)
+    if prediction == "x_0":
+        target = unit_range(x_0).to(dtype)
+    else:
+        if eps is None:
+            eps = normal_at(*address, shape=output.shape, device=output.device)
+        target = eps.to(dtype)
+    if prediction == "v":
+        signal, noise = rows_at(table, t, output)
+        target = signal * target - noise * unit_range(x_0).to(dtype)
+    residual = output.to(dtype) - target
+    sums = pairwise_sum((residual * residual).reshape(len(residual), prod(residual.shape[1:])))
+    if not with_residual:
+        return sums, None
+    if weight is not None:
+        residual = per_sample(weight, residual) * residual
+    return sums, stored(residual, output, output.dtype)
 
 
 @torch.library.custom_op("noisestep::simple_loss", mutates_args=())
@@ -38,26 +168,16 @@ def _simple_loss(
     prediction: str,
     with_residual: bool,
 ) -> tuple[Tensor, Tensor]:
-    dtype = compute_dtype(output)
-    if prediction == "x_0":
-        target = unit_range(x_0).to(dtype)
-    else:
-        if eps is None:
-            address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
-            eps = normal_at(*address, shape=output.shape, device=output.device)
-        target = eps.to(dtype)
-    if prediction == "v":
-        if not t.is_cuda:
-            check_range(t, table.shape[0] - 1)
-        signal, noise = rows_at(table, t, output)
-        target = signal * target - noise * unit_range(x_0).to(dtype)
-    residual = output.to(dtype) - target
-    n = residual[0].numel() if len(residual) else 1
-    losses = tree_sum((residual * residual).flatten(1)) * (1 / n)
+    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
+    if t is not None and not t.is_cuda:
+        check_range(t, len(table) - 1)
+    run = _launch if use_kernels(output) else _in_torch
+    sums, residual = run(output, x_0, t, table, weight, eps, address, prediction, with_residual)
+    n = prod(output.shape[1:])
+    losses = sums * (1 / n) if n else sums
     if weight is not None:
         losses = weight * losses
-        residual = per_sample(weight, residual) * residual
-    return losses, stored(residual, output, output.dtype) if with_residual else output.new_empty(0)
+    return losses, output.new_empty(0) if residual is None else residual
 
 
 @_simple_loss.register_fake
@@ -85,8 +205,7 @@ def _(
 @torch.library.custom_op("noisestep::simple_loss_backward", mutates_args=())
 def _simple_loss_backward(grad_losses: Tensor, residual: Tensor) -> Tensor:
     # an op without a derivative of its own: a second one is refused, not silently wrong
-    n = residual[0].numel() if len(residual) else 1
-    scale = per_sample(grad_losses * (2 / n), residual)
+    scale = per_sample(grad_losses * (2 / max(1, prod(residual.shape[1:]))), residual)
     return stored(scale * residual.to(grad_losses.dtype), residual, residual.dtype)
 
 
@@ -186,4 +305,4 @@ def simple_loss(
         prediction,
         torch.is_grad_enabled() and output.requires_grad,
     )
-    return losses if reduction == "none" else tree_sum(losses[None])[0] / len(losses)
+    return losses if reduction == "none" else fixed_sum(losses[None])[0] / len(losses)

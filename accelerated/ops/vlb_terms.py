@@ -1,0 +1,203 @@
+"""The terms of the variational bound: `noisestep.reference.bound.vlb_terms`. Reads three tensors, writes a column."""
+
+import math
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..arithmetic import per_sample, rows_at, stored
+from ..checks import (
+    check_batch,
+    check_clip,
+    check_like,
+    check_option,
+    check_range,
+    check_schedule,
+    check_timesteps,
+    output_shape,
+)
+from ..schedule import DeviceSchedule, Prediction, Variance
+
+# the outermost levels reach to infinity; from here on nothing is left of a normal distribution in float64
+_INFINITY = 1e3
+
+
+@torch.library.custom_op("noisestep::vlb_terms", mutates_args=())
+def _vlb_terms(
+    x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, variance: str, clip: bool, levels: int
+) -> Tensor:
+    if not t.is_cuda:
+        check_range(t, len(table) - 1)
+    parts = _Parts(x_0, x_t, output, t, table, variance, clip, levels)
+    return parts.nats().reshape(len(t), prod(x_t.shape[1:])).sum(dim=1) / (parts.n * math.log(2))
+
+
+@_vlb_terms.register_fake
+def _(x_0, x_t, output, t, table, variance, clip, levels):
+    return x_t.new_empty(x_t.shape[0], dtype=torch.float64)
+
+
+@torch.library.custom_op("noisestep::vlb_terms_backward", mutates_args=())
+def _vlb_terms_backward(
+    grad: Tensor,
+    x_0: Tensor,
+    x_t: Tensor,
+    output: Tensor,
+    t: Tensor,
+    table: Tensor,
+    variance: str,
+    clip: bool,
+    levels: int,
+) -> Tensor:
+    # the parts are made again, so that the forward pass keeps nothing but its arguments
+    parts = _Parts(x_0, x_t, output, t, table, variance, clip, levels)
+    scale = per_sample(grad / (parts.n * math.log(2)), x_t)
+    for_prediction, for_log_variance = parts.gradient()
+    gradient = scale * for_prediction
+    if variance == "learned_range":
+        gradient = torch.cat([gradient, scale * for_log_variance * (parts.c[8] - parts.c[9]) / 2], dim=1)
+    return stored(gradient, output, output.dtype)
+
+
+@_vlb_terms_backward.register_fake
+def _(grad, x_0, x_t, output, t, table, variance, clip, levels):
+    return torch.empty_like(output)
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.options = inputs[5:]
+
+
+def _backward(ctx, grad: Tensor):
+    return None, None, _vlb_terms_backward(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 5
+
+
+_vlb_terms.register_autograd(_backward, setup_context=_save)
+
+
+class _Parts:
+    """What a term is made of, in float64, element by element."""
+
+    def __init__(
+        self,
+        x_0: Tensor,
+        x_t: Tensor,
+        output: Tensor,
+        t: Tensor,
+        table: Tensor,
+        variance: str,
+        clip: bool,
+        levels: int,
+    ) -> None:
+        self.c = c = rows_at(table, t, x_t)
+        self.n = max(1, prod(x_t.shape[1:]))
+        self.decoded = per_sample(t, x_t) == 1
+        x_0, x, out = x_0.double(), x_t.double(), output.double()
+        self.log_variance = 2 * (c[8] if variance == "beta" else c[9])
+        if variance == "learned_range":
+            out, place = out.chunk(2, dim=1)
+            share = (place + 1) / 2
+            self.log_variance = 2 * (share * c[8] + (1 - share) * c[9])
+        self.log_ratio = 2 * c[9] - self.log_variance
+        predicted = c[0] * x + c[1] * out
+        # what reaches the output of the network through the prediction
+        self.slope = c[1].expand_as(predicted)
+        if clip:
+            self.slope = torch.where((predicted >= c[11]) & (predicted <= c[12]), self.slope, 0.0)
+            predicted = torch.clamp(predicted, c[11], c[12])
+        # both means have the same part in x_t
+        self.difference = c[2] * (x_0 - predicted)
+        # the decoder: the edges of the level of x_0 in units of sigma from the mean
+        mean, half_bin = c[2] * predicted + c[3] * x, 1 / (levels - 1)
+        self.inverse_sigma = torch.exp(-self.log_variance / 2)
+        self.low = torch.where(x_0 < -1 + half_bin, -_INFINITY, (x_0 - half_bin - mean) * self.inverse_sigma)
+        self.high = torch.where(x_0 > 1 - half_bin, _INFINITY, (x_0 + half_bin - mean) * self.inverse_sigma)
+
+    def nats(self) -> Tensor:
+        """KL divergence, or where t is 1 the decoder's negative log-likelihood."""
+        square = self.difference**2 * torch.exp(-self.log_variance)
+        divergence = (torch.expm1(self.log_ratio) - self.log_ratio + square) / 2
+        return torch.where(self.decoded, -self._log_likelihood(), divergence)
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        """The derivatives of the nats by the network's prediction and by half the log of the variance."""
+        square = self.difference**2 * torch.exp(-self.log_variance)
+        by_mean = -self.difference * torch.exp(-self.log_variance)
+        by_half_log = 1 - torch.exp(self.log_ratio) - square
+        log_likelihood = self._log_likelihood()
+        at_low, at_high = (
+            torch.exp(-edge * edge / 2 - math.log(2 * math.pi) / 2 - log_likelihood) for edge in (self.low, self.high)
+        )
+        by_mean = torch.where(self.decoded, (at_high - at_low) * self.inverse_sigma, by_mean)
+        by_half_log = torch.where(self.decoded, self.high * at_high - self.low * at_low, by_half_log)
+        return by_mean * self.c[2] * self.slope, by_half_log
+
+    def _log_likelihood(self) -> Tensor:
+        # an interval on the right is mirrored: the left tail is known to full precision
+        mirrored = self.low + self.high > 0
+        low, high = torch.where(mirrored, -self.high, self.low), torch.where(mirrored, -self.low, self.high)
+        log_high = torch.special.log_ndtr(high)
+        return log_high + torch.log(-torch.expm1(torch.special.log_ndtr(low) - log_high))
+
+
+def vlb_terms(
+    schedule: DeviceSchedule,
+    x_0: Tensor,
+    x_t: Tensor,
+    output: Tensor,
+    t: Tensor | int,
+    *,
+    prediction: Prediction = "eps",
+    clip: tuple[float, float] | None = None,
+    variance: Variance = "posterior",
+    levels: int = 256,
+) -> Tensor:
+    """The bound's term at t, in bits per dimension (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021, section 2).
+
+        L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t) ),    L_0 = -log p_theta(x_0 | x_1)
+
+    Computed in float64: its parts cancel. Differentiable once, in `output` alone, as a learned variance needs it.
+
+    Parameters
+    ----------
+    schedule : DeviceSchedule
+        On the device of x_t.
+    x_0, x_t : Tensor, shape (B, ...)
+        Clean images in [-1, 1] and the same noised, float32, float16, bfloat16 or float64.
+    output : Tensor, shape (B, ...)
+        The network's prediction; twice the channels (axis 1) with ``variance="learned_range"``.
+    t : Tensor of int64 or int32, shape (B,) or (), or int
+        In 1..T. Checked on a CPU to be in 0..T; on a GPU it is not read back, and a t out of range takes the nearest
+        row of the table.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts.
+    clip : (float, float), optional
+        The range that the predicted x_0 is clipped to.
+    variance : {"posterior", "beta", "learned_range"}
+        Of p_theta. The posterior's is 0 at t = 1, where the schedule's ``first_log_variance`` stands in.
+    levels : int
+        Levels of the image, at least 2, spread evenly over [-1, 1].
+
+    Returns
+    -------
+    Tensor of float64, shape (B,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit together, with both sides of the disagreement.
+    """
+    check_batch("x_t", x_t)
+    check_like("x_0", x_0, x_t, "x_t")
+    check_schedule(schedule, x_t, "x_t")
+    check_option("prediction", prediction, ("eps", "x_0", "v"))
+    check_option("variance", variance, ("posterior", "beta", "learned_range"))
+    if not isinstance(levels, int) or levels < 2:
+        raise ValueError(f"levels must be an int, at least 2, got {levels!r}")
+    t = check_timesteps(t, x_t, "x_t")
+    check_like("output", output, x_t, "x_t", shape=output_shape(x_t, variance == "learned_range"))
+    clip = check_clip(clip)
+    table = schedule.reverse_table(prediction=prediction, variance=variance, clip=clip, dtype=torch.float64)
+    return _vlb_terms(x_0, x_t, output, t, table, variance, clip is not None, levels)
