@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_close, schedules
 from noisestep.reference import (
@@ -52,6 +52,7 @@ def x_0_slopes(schedule, t):
 
 @pytest.mark.parametrize("source", KINDS)
 @pytest.mark.parametrize("target", KINDS)
+@settings(max_examples=25)
 @given(schedules(), st.data())
 def test_every_conversion_holds(source, target, schedule, data):
     t = data.draw(st.integers(1, schedule.T))
