@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,8 @@ class Recipe:
         Steps over which the learning rate rises.
     decay : float
         Of the average of the weights, which takes over as the run grows: min(decay, (1 + k) / (10 + k)) at step k.
+    dtype : {"float32", "float64"}
+        What the network computes in; the schedule is float64 always.
     """
 
     seed: int = 0
@@ -124,6 +126,7 @@ class Recipe:
     learning_rate: float = 4e-3
     warmup: int = 100
     decay: float = 0.998
+    dtype: Literal["float32", "float64"] = "float32"
 
 
 def train(
@@ -136,7 +139,7 @@ def train(
 
     Every random number has its address: at step k = 0, 1, .. the timestep of image i of the batch comes from
     stream TIMESTEP and its noise from stream FORWARD, both at step k and sample i. The same recipe gives the same
-    weights, as far as the machine adds numbers in the same order. The network computes in float32.
+    weights, as far as the machine adds numbers in the same order.
 
     Parameters
     ----------
@@ -160,7 +163,7 @@ def train(
         If the recipe holds a value that its schedule, network or noise refuses.
     """
     schedule = Schedule.from_name("cosine", recipe.T)
-    parameters = initial_parameters(recipe.seed, images.shape[1], recipe.width, dtype=np.float32)
+    parameters = initial_parameters(recipe.seed, images.shape[1], recipe.width, dtype=recipe.dtype)
     mean, adam = parameters, Adam()
     sample_number = np.arange(recipe.batch)
     order = batches(recipe.seed, len(images), recipe.batch)
