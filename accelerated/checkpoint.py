@@ -95,6 +95,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     path = folder / f"step_{checkpoint.step:09d}.safetensors"
     tensors = {name: x.detach().to("cpu").contiguous() for name, x in checkpoint.tensors.items()}
     _write(path, lambda temporary: save_file(tensors, temporary))
+    # no newline follows: with the last byte gone, it is no JSON any more
     record = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -103,7 +104,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         "data": asdict(checkpoint.data),
         "config": asdict(checkpoint.config),
     }
-    _write(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))
+    _write(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(record, indent=2)))
     # later steps are of a past that this run went back from: left there, they would push good ones out
     kept = [step for step in _steps(folder) if step <= checkpoint.step][:keep]
     for other in set(_steps(folder)) - set(kept):

@@ -1,0 +1,59 @@
+"""A training run small enough for a test: a few thousand weights, every feature that touches randomness switched on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from noisestep.accelerated.config import TrainConfig, merge, train_config
+
+SETTINGS: dict[str, Any] = {
+    "model": {
+        "in_channels": 1,
+        "out_channels": 1,
+        "channels": [8, 16],
+        "blocks": 1,
+        "attention": [1],
+        "middle": 1,
+        "head": 8,
+        "embedding": 16,
+        "groups": 4,
+        "dropout": 0.1,
+        "num_classes": 10,
+    },
+    "data": {"flip": True},
+    "schedule": {"T": 20},
+    "label_dropout": 0.2,
+    "batch_size": 16,
+    "warmup": 3,
+    "log_every": 5,
+    "sample_every": 0,
+    "checkpoint_every": 5,
+    "sample": {"steps": 3, "count": 20},
+}
+
+
+def tiny_config(**changes: Any) -> TrainConfig:
+    """`SETTINGS` with changes on top."""
+    return train_config(merge(SETTINGS, {"steps": 10, **changes}))
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """The command line in a process of its own, on one thread, away from any terminal."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from noisestep.accelerated.cli import main; main()", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments: str, cwd: Path, status: int = 0) -> str:
+    """Everything the command said; its exit status must be `status`."""
+    process = start(*arguments, cwd=cwd)
+    output, errors = process.communicate()
+    assert process.returncode == status, f"exit status {process.returncode}\n{output}\n{errors}"
+    return output + errors
