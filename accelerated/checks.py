@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .noise import NOWHERE, Noise
+from .noise import NOWHERE, Address, Noise
 from .schedule import DeviceSchedule
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -35,13 +35,14 @@ def check_like(
     *,
     shape: tuple[int, ...] | None = None,
     dtypes: tuple[torch.dtype, ...] = FLOATS,
-) -> None:
+) -> Tensor:
     """other is a tensor of x's shape (or `shape`) and an allowed dtype, on its device."""
     checked = check_batch(name, other, dtypes=dtypes)
     expected = tuple(x.shape) if shape is None else shape
     if tuple(checked.shape) != expected:
         raise ValueError(f"{name} must have shape {expected} to fit {x_name}, got {tuple(checked.shape)}")
     check_device(name, checked, x, x_name)
+    return checked
 
 
 def check_device(name: str, other: Tensor, x: Tensor, x_name: str) -> None:
@@ -72,15 +73,14 @@ def check_timesteps(t: object, x: Tensor, x_name: str) -> Tensor:
     return t.expand(x.shape[0])
 
 
-def check_noise(noise: object, x: Tensor, x_name: str) -> tuple[Tensor | None, tuple]:
+def check_noise(noise: object, x: Tensor, x_name: str) -> tuple[Tensor | None, Address]:
     """noise is an address that fits x, or a tensor like x: (the tensor or None, the address's arguments)."""
     if isinstance(noise, Noise):
         check_address(noise, x.shape[0], x.device)
         return None, noise.arguments()
     if not isinstance(noise, Tensor):
         raise TypeError(f"noise must be a Noise address or a tensor, got {type(noise).__name__}")
-    check_like("noise", noise, x, x_name)
-    return noise, NOWHERE
+    return check_like("noise", noise, x, x_name), NOWHERE
 
 
 def check_address(address: object, batch: int, device: torch.device) -> None:
@@ -105,8 +105,7 @@ def check_address(address: object, batch: int, device: torch.device) -> None:
 
 def check_weight(weight: object, x: Tensor, x_name: str) -> Tensor:
     """weight is floating, one for each sample of x, on its device. Returned in the type that the op computes in."""
-    check_like("weight", weight, x, x_name, shape=(x.shape[0],))
-    return weight.to(compute_dtype(x))
+    return check_like("weight", weight, x, x_name, shape=(x.shape[0],)).to(compute_dtype(x))
 
 
 def check_dtype(dtype: object) -> None:

@@ -1,7 +1,6 @@
 """When the Triton kernels run, and what their launches share."""
 
 import os
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -89,7 +88,7 @@ def as_rows(t: Tensor) -> dict[str, Any]:
     return dict(t_ptr=t if one else t.contiguous(), T_ROWS=not one)
 
 
-def launch(kernel: Callable[..., Any], programs: int, **arguments: Any) -> None:
+def launch(kernel: Any, programs: int, **arguments: Any) -> None:
     """Run a kernel on a one-dimensional grid; none where there is nothing to do."""
     if programs:
         kernel[(programs,)](**arguments, enable_fp_fusion=False)

@@ -139,19 +139,9 @@ def _rows(part: int, tensor: Tensor | None, batch: int, device: torch.device, *,
     return tensor.reshape(-1, 1)
 
 
-def words_at(
-    seed: int,
-    seed_tensor: Tensor | None,
-    stream: int,
-    step: int,
-    step_tensor: Tensor | None,
-    sample: int,
-    sample_tensor: Tensor | None,
-    batch: int,
-    count: int,
-    device: torch.device,
-) -> Tensor:
+def words_at(address: Address, batch: int, count: int, device: torch.device) -> Tensor:
     """`words` with the address as `Noise.arguments` spells it."""
+    seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor = address
     key = _rows(seed, seed_tensor, batch, device, count=False)
     steps = _rows(step, step_tensor, batch, device, count=False) & (STEPS - 1)
     samples = _rows(sample, sample_tensor, batch, device, count=True)
@@ -208,10 +198,10 @@ def normal_pair(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return r * (cos * (1 - 2 * (v >> 31)).float()), r * (sin * (1 - 2 * ((v >> 30) & 1)).float())
 
 
-def normal_at(*arguments, shape: Sequence[int], device: torch.device) -> Tensor:
+def normal_at(address: Address, shape: Sequence[int], device: torch.device) -> Tensor:
     """`normal` with the address as `Noise.arguments` spells it."""
     batch, count = shape[0], prod(shape[1:])
-    pairs = words_at(*arguments, batch, count + count % 2, device)
+    pairs = words_at(address, batch, count + count % 2, device)
     z = torch.stack(normal_pair(pairs[:, 0::2], pairs[:, 1::2]), dim=-1)
     return z.reshape(batch, count + count % 2)[:, :count].reshape(shape)
 
@@ -233,7 +223,7 @@ def words(address: Noise, batch: int, count: int, device: torch.device | str = "
     Tensor of int64, shape (B, count)
         In [0, 2^32).
     """
-    return words_at(*address.arguments(), batch, count, torch.device(device))
+    return words_at(address.arguments(), batch, count, torch.device(device))
 
 
 def normal(address: Noise, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -250,7 +240,7 @@ def normal(address: Noise, shape: Sequence[int], device: torch.device | str = "c
     -------
     Tensor of float32, shape `shape`
     """
-    return normal_at(*address.arguments(), shape=tuple(shape), device=torch.device(device))
+    return normal_at(address.arguments(), tuple(shape), torch.device(device))
 
 
 def uniform(address: Noise, batch: int, device: torch.device | str = "cpu") -> Tensor:

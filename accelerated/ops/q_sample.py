@@ -1,5 +1,7 @@
 """x_t ~ q(x_t | x_0): `noisestep.reference.forward.q_sample`. Reads x_0, writes x_t (and eps when asked)."""
 
+from typing import Literal, overload
+
 import torch
 import triton
 import triton.language as tl
@@ -119,7 +121,7 @@ def _q_sample(
     if use_kernels(x_0):
         return _launch(x_0, t, table, eps, address, dtype, return_eps)
     if eps is None:
-        eps = normal_at(*address, shape=x_0.shape, device=x_0.device)
+        eps = normal_at(address, x_0.shape, x_0.device)
     signal, noise = rows_at(table, t, x_0)
     x_t = signal * unit_range(x_0).to(table.dtype) + noise * eps.to(table.dtype)
     return stored(x_t, x_0, dtype), stored(eps, x_0, dtype) if return_eps else x_0.new_empty(0, dtype=dtype)
@@ -164,6 +166,26 @@ def _backward(ctx, grad_x_t: Tensor, grad_eps: Tensor):
 _q_sample.register_autograd(_backward, setup_context=_save)
 
 
+@overload
+def q_sample(
+    schedule: DeviceSchedule,
+    x_0: Tensor,
+    t: Tensor | int,
+    noise: Noise | Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    return_eps: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def q_sample(
+    schedule: DeviceSchedule,
+    x_0: Tensor,
+    t: Tensor | int,
+    noise: Noise | Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    return_eps: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def q_sample(
     schedule: DeviceSchedule,
     x_0: Tensor,

@@ -1,6 +1,7 @@
 """x_{t-1} from x_t: `noisestep.reference.reverse`. Reads x_t and the output, writes x_{t-1} (and x_0 when asked)."""
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 import triton
@@ -167,7 +168,7 @@ def _in_torch(
         out, place = out.chunk(2, dim=1)
         share = (place + 1) * 0.5
         sigma = sigma * torch.exp(share * c[8] + (1 - share) * c[9])
-    x_0 = c[0] * x + c[1] * out if return_x_0 or clip else None
+    x_0 = c[0] * x + c[1] * out
     if clip:
         x_0 = torch.clamp(x_0, c[11], c[12])
         x_s = (c[2] * x_0 + c[3] * x) + c[4] * out
@@ -175,7 +176,7 @@ def _in_torch(
         x_s = c[6] * x + c[7] * out
     if noisy:
         if eps is None:
-            eps = normal_at(*address, shape=x_t.shape, device=x_t.device)
+            eps = normal_at(address, x_t.shape, x_t.device)
         x_s = x_s + sigma * eps.to(table.dtype)
     return stored(x_s, x_t, x_t.dtype), stored(x_0, x_t, x_t.dtype) if return_x_0 else None
 
@@ -231,6 +232,38 @@ def _(
     return torch.empty_like(x_t), torch.empty_like(x_t) if return_x_0 else x_t.new_empty(0)
 
 
+@overload
+def reverse_step(
+    schedule: DeviceSchedule,
+    x_t: Tensor,
+    output: Tensor | tuple[Tensor, Tensor],
+    t: Tensor | int,
+    noise: Noise | Tensor | None,
+    *,
+    prediction: Prediction = "eps",
+    clip: tuple[float, float] | None = None,
+    variance: Variance = "posterior",
+    eta: float | None = None,
+    rederive_eps: bool = True,
+    guidance: float | None = None,
+    return_x_0: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def reverse_step(
+    schedule: DeviceSchedule,
+    x_t: Tensor,
+    output: Tensor | tuple[Tensor, Tensor],
+    t: Tensor | int,
+    noise: Noise | Tensor | None,
+    *,
+    prediction: Prediction = "eps",
+    clip: tuple[float, float] | None = None,
+    variance: Variance = "posterior",
+    eta: float | None = None,
+    rederive_eps: bool = True,
+    guidance: float | None = None,
+    return_x_0: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def reverse_step(
     schedule: DeviceSchedule,
     x_t: Tensor,
@@ -337,8 +370,7 @@ def _check_outputs(output: object, x_t: Tensor, guidance: float | None, learned:
     """The network's output, and the unconditional one where there is guidance, with the shapes they must have."""
     shape = output_shape(x_t, learned)
     if guidance is None:
-        check_like("output", output, x_t, "x_t", shape=shape)
-        return output, None
+        return check_like("output", output, x_t, "x_t", shape=shape), None
     if isinstance(output, Tensor):
         check_like("output", output, x_t, "x_t with guidance", shape=(2 * shape[0], *shape[1:]))
         output = output.chunk(2)
@@ -347,6 +379,8 @@ def _check_outputs(output: object, x_t: Tensor, guidance: float | None, learned:
             "with guidance, output must be a tensor of two batches or a pair (unconditional, conditional), "
             f"got {type(output).__name__}"
         )
-    for name, part in zip(("unconditional", "conditional"), output, strict=True):
+    unconditional, conditional = (
         check_like(f"the {name} output", part, x_t, "x_t", shape=shape)
-    return output[1], output[0]
+        for name, part in zip(("unconditional", "conditional"), output, strict=True)
+    )
+    return conditional, unconditional

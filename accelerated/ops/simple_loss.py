@@ -132,13 +132,11 @@ def _in_torch(
 ) -> tuple[Tensor, Tensor | None]:
     """The same on the PyTorch path."""
     dtype = compute_dtype(output)
-    if prediction == "x_0":
+    if prediction == "x_0" and x_0 is not None:
         target = unit_range(x_0).to(dtype)
     else:
-        if eps is None:
-            eps = normal_at(*address, shape=output.shape, device=output.device)
-        target = eps.to(dtype)
-    if prediction == "v":
+        target = (normal_at(address, output.shape, output.device) if eps is None else eps).to(dtype)
+    if prediction == "v" and x_0 is not None and t is not None and table is not None:
         signal, noise = rows_at(table, t, output)
         target = signal * target - noise * unit_range(x_0).to(dtype)
     residual = output.to(dtype) - target
@@ -169,7 +167,7 @@ def _simple_loss(
     with_residual: bool,
 ) -> tuple[Tensor, Tensor]:
     address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
-    if t is not None and not t.is_cuda:
+    if t is not None and table is not None and not t.is_cuda:
         check_range(t, len(table) - 1)
     run = _launch if use_kernels(output) else _in_torch
     sums, residual = run(output, x_0, t, table, weight, eps, address, prediction, with_residual)
