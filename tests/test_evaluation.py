@@ -332,6 +332,7 @@ BAD_EVALUATIONS = {
     "too few held out": ({"held_out": X[0][:1]}, "held_out holds 1 images"),
     "bytes": ({"train": (X[1] * 255).astype(np.uint8)}, r"train must be floating point in 0..1; got uint8"),
     "network range": ({"samples": 2 * X[0] - 1}, r"samples must be in 0..1; its values go from -0.99\d* to 0.99"),
+    "above white": ({"held_out": 1.01 * X[2] / X[2].max()}, r"held_out must be in 0..1; .* to 1.01"),
     "not a number": ({"samples": np.where(X[0] > 0.5, np.nan, X[0])}, r"samples must be in 0..1.*nan"),
     "shape": ({"train": X[1][..., :3]}, r"one shape; got samples \(1, 4, 4\), train \(1, 4, 3\)"),
     "no pixels": ({"train": X[1][..., :0]}, r"train must be images \(N, ...\); got shape \(20, 1, 4, 0\)"),

@@ -181,20 +181,44 @@ def test_loss_figure_draws_the_columns_of_a_file_as_those_of_arrays(tmp_path: Pa
         assert drawn.tobytes() != loss_figure({**arrays, **change}).tobytes()
 
 
-@pytest.mark.parametrize("loss", [[0.5], [0.0, 1.0], [-1.0, 2.0], [np.nan, np.nan], [1.0, np.inf, 0.1, np.nan]])
-def test_loss_figure_takes_losses_that_have_no_logarithm(loss: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("loss", "logarithmic"),
+    [
+        ([0.9, 0.1], True),
+        ([0.9, 0.8], False),
+        ([0.5], False),
+        ([0.0, 1.0], False),
+        ([-1.0, 2.0], False),
+        ([np.nan, np.nan], False),
+        ([1.0, np.inf, 0.1, np.nan], True),
+    ],
+)
+def test_loss_is_drawn_on_a_logarithmic_axis_where_it_has_one(
+    loss: list[float], logarithmic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_yscale", lambda self, scale: scales.append(scale))
     n = len(loss)
     assert loss_figure({"step": range(n), "loss": loss, "learning_rate": np.ones(n)}).size == (1350, 780)
+    assert scales == ["log"] * logarithmic
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=300))
-def test_running_mean_is_a_weighted_mean_of_what_came_before(values: list[float]) -> None:
-    means = figures._running_mean(np.array(values))
-    # the filter adds one product a value
-    slack = 4 * len(values) * np.finfo(float).eps * 1e3
-    assert (means >= np.minimum.accumulate(values) - slack).all()
-    assert (means <= np.maximum.accumulate(values) + slack).all()
-    assert means[0] == pytest.approx(values[0], rel=1e-14)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.integers(1, 10))
+def test_running_mean_is_a_weighted_mean_of_what_came_before(values: list[float], times: int) -> None:
+    # the mean is of more than one value from a length of 51 on
+    x = np.tile(values, times)
+    means = figures._running_mean(x)
+    # a step of the filter rounds three times
+    slack = 3 * len(x) * np.finfo(float).eps * 1e3
+    assert (means >= np.minimum.accumulate(x) - slack).all()
+    assert (means <= np.maximum.accumulate(x) + slack).all()
+
+
+def test_running_mean_remembers_a_fiftieth_of_the_run() -> None:
+    means = figures._running_mean(np.repeat([1.0, 0.0], 500))
+    # a decay of 0.95 a value; 0.95^500 = 7e-12 is what the 500 ones are not yet, and 1000 steps round by 3 eps each
+    np.testing.assert_allclose(means[:500], 1, rtol=1e-11)
+    np.testing.assert_allclose(means[500:], 0.95 ** np.arange(1, 501), rtol=1e-11)
 
 
 BAD_LOGS = {
