@@ -168,11 +168,11 @@ _PRESETS: tuple[tuple[float, dict[str, Any]], ...] = (
     (
         12,
         {
-            "channels": (32, 64, 128),
+            "channels": (24, 48, 96),
             "blocks": 1,
             "attention": (1,),
             "middle": 1,
-            "head": 32,
+            "head": 24,
             "embedding": 128,
             "groups": 8,
         },
