@@ -27,6 +27,7 @@ TRAIN_FLAGS = {
     "--weighting": "weighting",
     "--conditional": "conditional",
     "--label-dropout": "label_dropout",
+    "--dropout": "dropout",
     "--steps": "steps",
     "--batch-size": "batch_size",
     "--learning-rate": "learning_rate",

@@ -87,7 +87,15 @@ def complete(config: TrainConfig, record: DataRecord) -> TrainConfig:
     if num_classes is None and config.sample.guidance != 1.0:
         raise ValueError(f"guidance is {config.sample.guidance:g}, but the images have no labels: only 1 is possible")
     if config.model is None:
-        return dataclasses.replace(config, model=UNetConfig.for_image(channels, height, width, num_classes))
+        model = UNetConfig.for_image(channels, height, width, num_classes)
+        return dataclasses.replace(config, model=dataclasses.replace(model, dropout=config.dropout))
+    if config.model.dropout not in (0, config.dropout):
+        raise ValueError(
+            f"model: dropout is {config.model.dropout:g}, but that of training is {config.dropout:g}; "
+            "leave it out of the model"
+        )
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=config.dropout))
+    assert config.model is not None
     wanted = {"in_channels": channels, "out_channels": channels, "num_classes": num_classes}
     for name, value in wanted.items():
         if (given := getattr(config.model, name)) != value:

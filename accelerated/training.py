@@ -71,7 +71,7 @@ class Step:
         weights = loss_weights(schedule, config.weighting, prediction=config.prediction)
         self._weights = torch.from_numpy(weights).float().to(device)  # (T + 1,)
         self._network: Callable[..., Tensor] = torch.compile(state.model) if config.compile else state.model
-        self._dropout = state.model.config.dropout > 0
+        self._dropout = config.dropout > 0
         self._autocast = autocast_dtype(config.precision, device)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
 

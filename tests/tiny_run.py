@@ -19,9 +19,9 @@ SETTINGS: dict[str, Any] = {
         "head": 8,
         "embedding": 16,
         "groups": 4,
-        "dropout": 0.1,
         "num_classes": 10,
     },
+    "dropout": 0.1,
     "data": {"flip": True},
     "schedule": {"T": 20},
     "label_dropout": 0.2,
@@ -39,21 +39,21 @@ def tiny_config(**changes: Any) -> TrainConfig:
     return train_config(merge(SETTINGS, {"steps": 10, **changes}))
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """The command line in a process of its own, on one thread, away from any terminal."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "from noisestep.accelerated.cli import main; main()", *arguments],
+def run(
+    *arguments: str,
+    cwd: Path,
+    status: int = 0,
+    program: str = "from noisestep.accelerated.cli import main; main()",
+) -> str:
+    """Everything the command line said, in a process of its own, on one thread, its exit status being `status`."""
+    process = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        check=False,
     )
-
-
-def run(*arguments: str, cwd: Path, status: int = 0) -> str:
-    """Everything the command said; its exit status must be `status`."""
-    process = start(*arguments, cwd=cwd)
-    output, errors = process.communicate()
-    assert process.returncode == status, f"exit status {process.returncode}\n{output}\n{errors}"
-    return output + errors
+    said = process.stdout + process.stderr
+    assert process.returncode == status, f"exit status {process.returncode}\n{said}"
+    return said

@@ -1,0 +1,394 @@
+"""Training: a function of its configuration alone, whatever interrupts it."""
+
+import csv
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from noisestep.accelerated import checkpoint as checkpoints
+from noisestep.accelerated import training
+from noisestep.accelerated.checkpoint import DataRecord
+from noisestep.accelerated.data import ImageSet, load_images
+from noisestep.accelerated.errors import CheckpointError, Interrupted, TrainingError
+from noisestep.accelerated.feed import Feed, batch_rows
+from noisestep.accelerated.optimizer import learning_rate, update_average
+from noisestep.accelerated.runlog import COLUMNS, RunLog
+from noisestep.accelerated.state import State
+from noisestep.accelerated.training import Step, StopSignals, autocast_dtype, train
+from noisestep.reference import noise as reference_noise
+from noisestep.reference.forward import q_sample
+from noisestep.reference.loss import loss_weights, training_target
+from safetensors.torch import load_file
+from tiny_run import SETTINGS, run, tiny_config
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSet:
+    return load_images("digits")
+
+
+def record(images: ImageSet) -> DataRecord:
+    return DataRecord(images.fingerprint, images.images.shape[1:], images.class_names)
+
+
+def weights(state: State) -> dict[str, bytes]:
+    return {name: x.numpy().tobytes() for name, x in state.tensors().items()}
+
+
+# the learning rate and the average
+
+
+@given(steps=st.integers(2, 5000), part=st.floats(0, 0.99), decay=st.sampled_from(["cosine", "linear", "constant"]))
+def test_the_learning_rate_rises_in_a_line_and_falls_to_almost_nothing(steps: int, part: float, decay: str) -> None:
+    warmup = int(part * steps)
+    rates = [learning_rate(s, highest=0.5, warmup=warmup, steps=steps, decay=decay) for s in range(steps)]
+    np.testing.assert_allclose(rates[:warmup], [0.5 * (s + 1) / warmup for s in range(warmup)], rtol=1e-15)
+    assert rates[warmup] == 0.5
+    assert all(later <= earlier for earlier, later in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+    assert min(rates) > 0
+    if decay == "linear":
+        # one more step would be at zero: u of the last one is 1 - 1/(steps - warmup), and 1 - u rounds by an epsilon
+        assert rates[-1] == pytest.approx(0.5 / (steps - warmup), abs=2**-52)
+    if decay == "cosine" and (steps - warmup) % 2 == 0:
+        assert rates[warmup + (steps - warmup) // 2] == pytest.approx(0.25, abs=2**-52)
+
+
+@given(decay=st.floats(0, 0.9999), values=st.lists(st.floats(-2, 2), min_size=2, max_size=40))
+def test_the_average_is_the_weighted_sum_that_its_rule_says(decay: float, values: list[float]) -> None:
+    model, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    average.weight.data.fill_(1.0)
+    expected = 1.0
+    for step, value in enumerate(values):
+        model.weight.data.fill_(value)
+        update_average(average, model, step, decay)
+        d = min(decay, (2 + step) / (11 + step)) if decay else 0.0
+        expected = d * expected + (1 - d) * float(np.float32(value))
+    # each step rounds a sum of magnitude at most 2 three times, and the errors of all steps add up
+    assert average.weight.item() == pytest.approx(expected, abs=3 * len(values) * 2 * 2**-24)
+
+
+# which images
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 2**64 - 1), n=st.integers(1, 40), batch=st.integers(1, 60), epochs=st.integers(1, 3))
+def test_every_image_comes_once_an_epoch(seed: int, n: int, batch: int, epochs: int) -> None:
+    rows = np.concatenate([batch_rows(seed, step, batch, n) for step in range(-(-n * epochs // batch))])
+    for epoch in range(epochs):
+        this = rows[epoch * n : (epoch + 1) * n]
+        assert sorted(this) == list(range(n))
+        np.testing.assert_array_equal(this, reference_noise.permutation(seed, epoch, n))
+
+
+def test_a_batch_does_not_depend_on_how_the_positions_are_grouped() -> None:
+    whole = batch_rows(3, 1, 60, 25)
+    np.testing.assert_array_equal(whole, np.concatenate([batch_rows(3, step, 20, 25) for step in (3, 4, 5)]))
+
+
+def test_flips_and_withheld_labels_are_those_of_their_addresses(digits: ImageSet) -> None:
+    config = tiny_config()
+    feed = Feed(config, digits, 10, CPU)
+    for step in (0, 1, 200):
+        images, labels = feed(step)
+        rows = batch_rows(config.seed, step, 16, len(digits))
+        sample = np.arange(16)
+        flip = reference_noise.uniform(config.seed, reference_noise.AUGMENTATION, step, sample) < 0.5
+        drop = reference_noise.uniform(config.seed, reference_noise.LABEL_DROPOUT, step, sample) < 0.2
+        plain = digits.images[rows]
+        expected = np.where(flip[:, None, None, None], plain[..., ::-1], plain)
+        np.testing.assert_array_equal(images.numpy(), expected)
+        assert digits.labels is not None
+        assert labels is not None
+        np.testing.assert_array_equal(labels.numpy(), np.where(drop, 10, digits.labels[rows]))
+
+
+def test_without_classes_there_are_no_labels(digits: ImageSet) -> None:
+    assert Feed(tiny_config(), digits, None, CPU)(0)[1] is None
+
+
+# one step
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("weighting", ["none", "min_snr"])
+def test_the_loss_of_a_step_is_the_reference_loss(digits: ImageSet, prediction: str, weighting: str) -> None:
+    config = tiny_config(prediction=prediction, weighting=weighting, dropout=0.0)
+    state = State.begin(config, CPU)
+    # the last layer starts at zero, and a loss that ignores the network would pass
+    torch.manual_seed(0)
+    for parameter in state.model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    feed = Feed(config, digits, 10, CPU)
+    step = 7
+    images, labels = feed(step)
+    schedule = config.schedule.build()
+    sample = np.arange(16)
+    x_0 = images.numpy() / 127.5 - 1
+    t = reference_noise.integers(config.seed, reference_noise.TIMESTEP, step, sample, 1, schedule.T)
+    eps = reference_noise.normal(config.seed, reference_noise.FORWARD, step, sample, (1, 8, 8)).astype(np.float64)
+    x_t = q_sample(schedule, x_0, t, eps)
+    with torch.no_grad():
+        output = state.model(torch.from_numpy(x_t).float(), torch.from_numpy(t), labels).double().numpy()
+    target = training_target(schedule, x_0, eps, t, prediction=prediction)
+    w = loss_weights(schedule, weighting, prediction=prediction)[t]
+    expected = np.mean(w * np.mean((target - output) ** 2, axis=(1, 2, 3)))
+    actual = Step(config, state, feed, CPU).loss(step).item()
+    # x_t may differ in its last place (2^-24 relative), and the network's dot products, at most 16 x 9 long in
+    # each of its layers, carry that on with a growth of their own; 1000 such units is 6e-5
+    assert actual == pytest.approx(expected, rel=1000 * 2**-24)
+
+
+def test_training_lowers_the_loss(digits: ImageSet) -> None:
+    config = tiny_config(steps=60, warmup=5, label_dropout=0.0, dropout=0.0)
+    state = State.begin(config, CPU)
+    step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+    losses = [step().item() for _ in range(60)]
+    assert losses[0] > 0.8, "an untrained network predicts zero, and unit noise has a loss of 1"
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:5])
+    assert state.step == 60
+
+
+def test_the_same_configuration_gives_the_same_weights_and_another_seed_others(digits: ImageSet) -> None:
+    def trained(**changes: Any) -> dict[str, bytes]:
+        config = tiny_config(**changes)
+        state = State.begin(config, CPU)
+        step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+        # a caller's own random numbers have no part in it
+        torch.rand(int(time.time()) % 7)
+        for _ in range(3):
+            step()
+        return weights(state)
+
+    assert trained() == trained()
+    assert trained() != trained(seed=1)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_restored_state_goes_on_bit_for_bit(digits: ImageSet, tmp_path: Path, channels_last: bool) -> None:
+    config = tiny_config(channels_last=channels_last)
+    feed = Feed(config, digits, 10, CPU)
+    whole = State.begin(config, CPU)
+    step = Step(config, whole, feed, CPU)
+    for _ in range(4):
+        step()
+    saved = checkpoints.Checkpoint(4, 1.0, config, record(digits), whole.tensors())
+    restored = State.begin(config, CPU)
+    restored.restore(checkpoints.load(checkpoints.save(tmp_path, saved, keep=1)))
+    assert restored.step == 4
+    assert weights(restored) == weights(whole)
+    again = Step(config, restored, feed, CPU)
+    for _ in range(4):
+        step()
+        again()
+    assert weights(restored) == weights(whole)
+
+
+def test_a_checkpoint_of_another_network_is_refused(digits: ImageSet) -> None:
+    config = tiny_config()
+    state = State.begin(config, CPU)
+    Step(config, state, Feed(config, digits, 10, CPU), CPU)()
+    tensors = state.tensors()
+    other = State.begin(tiny_config(model={**SETTINGS["model"], "embedding": 24}), CPU)
+    with pytest.raises(CheckpointError, match="the checkpoint of step 1 does not fit its own model"):
+        other.restore(checkpoints.Checkpoint(1, 0.0, config, record(digits), tensors))
+    del tensors[next(name for name in tensors if name.startswith("optimizer.exp_avg."))]
+    with pytest.raises(CheckpointError, match=r"does not fit its own model: 'optimizer\.exp_avg\."):
+        state.restore(checkpoints.Checkpoint(1, 0.0, config, record(digits), tensors))
+
+
+def test_bf16_is_for_those_who_ask_or_have_a_gpu_for_it(digits: ImageSet) -> None:
+    assert autocast_dtype("auto", CPU) is None
+    assert autocast_dtype("float32", CPU) is None
+    assert autocast_dtype("bf16", CPU) is torch.bfloat16
+    losses = []
+    for precision in ("float32", "bf16"):
+        config = tiny_config(precision=precision)
+        state = State.begin(config, CPU)
+        step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+        losses.append([step().item() for _ in range(3)])
+        assert {x.dtype for x in state.model.parameters()} == {torch.float32}
+    # the first output is zero in any precision; afterwards bf16, with 8 bits, is near and not equal
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][2] != losses[1][2]
+    assert losses[0][2] == pytest.approx(losses[1][2], rel=2**-6)
+
+
+def test_compile_runs_the_network_through_torch_compile(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    for compile, times in ((False, 0), (True, 1)):
+        config = tiny_config(compile=compile)
+        state = State.begin(config, CPU)
+        Step(config, state, Feed(config, digits, 10, CPU), CPU)()
+        assert compiled == [state.model] * times
+
+
+# the loop
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_kept(
+    digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(steps=20)
+    loss = training.simple_loss
+    calls = []
+
+    def spoiled(*arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(None)
+        return loss(*arguments, **options) * (math.nan if len(calls) == 8 else 1.0)
+
+    monkeypatch.setattr(training, "simple_loss", spoiled)
+    with pytest.raises(TrainingError) as caught:
+        train(config, digits, record(digits), tmp_path, device=CPU)
+    message = str(caught.value)
+    assert "no longer finite (steps 6 to 10)" in message
+    assert f"the last good state is {tmp_path / 'checkpoints' / 'step_000000005.safetensors'}" in message
+    kept = checkpoints.latest(tmp_path / "checkpoints")
+    assert kept.step == 5
+    assert all(x.isfinite().all() for x in kept.tensors.values())
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_at_once(digits: ImageSet) -> None:
+    config = tiny_config()
+    state = State.begin(config, CPU)
+    step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+    assert step().isfinite()
+    # the loss is finite, what comes back through the network is not
+    next(state.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    assert step().isnan()
+
+
+def test_weights_that_are_not_finite_are_not_saved(digits: ImageSet, tmp_path: Path) -> None:
+    config = tiny_config(steps=5)
+    before = update_average
+
+    def spoil(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+        before(average, model, step, decay)
+        if step == 4:
+            next(average.parameters()).data.fill_(math.inf)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "update_average", spoil)
+        with pytest.raises(TrainingError, match=r"steps 5 to 5.*no checkpoint was due"):
+            train(config, digits, record(digits), tmp_path, device=CPU)
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_signals_are_noted_once_and_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as stop:
+        assert stop.number is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the second one ends at once"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_stops_after_the_step_with_a_checkpoint(
+    digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(steps=10, checkpoint_every=100)
+    step = update_average
+
+    def interrupt(*arguments: Any) -> None:
+        step(*arguments)
+        if arguments[2] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training, "update_average", interrupt)
+    with pytest.raises(
+        Interrupted, match=r"stopped after step 3 of 10; go on with: noisestep train --resume"
+    ) as caught:
+        train(config, digits, record(digits), tmp_path, device=CPU)
+    assert caught.value.signal == signal.SIGINT
+    assert checkpoints.latest(tmp_path / "checkpoints").step == 3
+
+
+def test_the_log_has_its_columns_and_no_row_twice(digits: ImageSet, tmp_path: Path) -> None:
+    config = tiny_config(steps=10)
+    train(config, digits, record(digits), tmp_path, device=CPU)
+    rows = list(csv.reader((tmp_path / "log.csv").open()))
+    assert tuple(rows[0]) == COLUMNS
+    assert [int(row[0]) for row in rows[1:]] == [5, 10]
+    assert all(float(value) > 0 for row in rows[1:] for value in row)
+    # as a run that goes on from step 5 would open it, the file ending in half a row
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("12,0.")
+    with RunLog(tmp_path, steps=10, batch_size=16, start=5) as log:
+        log.measure(step=10, loss=0.5, learning_rate=0.1, images_per_second=100.0, seconds=2.0)
+    rows = list(csv.reader((tmp_path / "log.csv").open()))
+    assert [row[0] for row in rows] == ["step", "5", "10"]
+    assert rows[-1] == ["10", "0.5", "0.1", "100.0", "2.00"]
+    assert (
+        "step 10/10  loss 0.5000  learning rate 1.00e-01  100 images/s  0:00 left"
+        in (tmp_path / "train.log").read_text()
+    )
+
+
+def test_tensorboard_gets_loss_and_learning_rate(digits: ImageSet, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny_config(steps=10), digits, record(digits), tmp_path, device=CPU)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "images_per_second"}
+    assert [event.step for event in events.Scalars("loss")] == [5, 10]
+
+
+# strikes its own process with a signal at the end of a step, in the middle of the run
+STRUCK = """
+import os, sys
+from noisestep.accelerated import training
+from noisestep.accelerated.cli import main
+
+number, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+update_average = training.update_average
+
+def strike(average, model, step, decay):
+    update_average(average, model, step, decay)
+    if step == last:
+        os.kill(os.getpid(), number)
+
+training.update_average = strike
+main()
+"""
+
+
+def test_killed_and_resumed_is_bit_identical_to_uninterrupted(tmp_path: Path) -> None:
+    (tmp_path / "tiny.json").write_text(json.dumps({**SETTINGS, "steps": 40}))
+    run("train", "--config", "tiny.json", "--out", "whole", cwd=tmp_path)
+
+    def struck(number: int, step: int, *arguments: str, status: int) -> str:
+        return run(str(int(number)), str(step), "train", *arguments, cwd=tmp_path, program=STRUCK, status=status)
+
+    # killed between two checkpoints, with no chance to say or save anything
+    struck(signal.SIGKILL, 17, "--config", "tiny.json", "--out", "cut", status=-signal.SIGKILL)
+    assert checkpoints.latest(tmp_path / "cut" / "checkpoints").step == 15
+    # then asked to stop while it goes on, which it does with a checkpoint
+    said = struck(signal.SIGTERM, 22, "--resume", "cut", status=128 + signal.SIGTERM)
+    assert "going on after step 15 of 40" in said
+    assert "stopped after step 23 of 40; go on with: noisestep train --resume cut" in said
+    run("train", "--resume", "cut", cwd=tmp_path)
+
+    whole, cut = (
+        load_file(tmp_path / name / "checkpoints" / "step_000000040.safetensors") for name in ("whole", "cut")
+    )
+    assert {name.split(".")[0] for name in whole} == {"model", "ema", "optimizer"}
+    assert whole.keys() == cut.keys()
+    for name, x in whole.items():
+        assert x.numpy().tobytes() == cut[name].numpy().tobytes(), name
+    for name in ("samples.png", "metrics.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    steps = [row[0] for row in csv.reader((tmp_path / "cut" / "log.csv").open())][1:]
+    assert steps == [str(step) for step in range(5, 41, 5)]
