@@ -4,9 +4,11 @@ import math
 from math import prod
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import per_sample, rows_at, stored
+from ..arithmetic import CHUNK, pairwise_sum, per_sample, rows_at, stored
 from ..checks import (
     check_batch,
     check_clip,
@@ -17,10 +19,120 @@ from ..checks import (
     check_timesteps,
     output_shape,
 )
-from ..schedule import DeviceSchedule, Prediction, Variance
+from ..kernels import offsets, place, row_of_table
+from ..kernels import pairwise_sum as pairwise_sum_kernel
+from ..launch import Layout, as_rows, launch, use_kernels
+from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
+from .pairwise_sum import fixed_sum
 
 # the outermost levels reach to infinity; from here on nothing is left of a normal distribution in float64
 _INFINITY = 1e3
+_INFINITE_EDGE = tl.constexpr(_INFINITY)
+
+
+@triton.jit
+def _mills(z):
+    """(1 - Phi(z)) / phi(z) for z >= 4, by Laplace's continued fraction; 40 terms leave less than 1e-13 of it."""
+    value = z
+    for k in tl.static_range(40):
+        value = z + (40 - k) / value
+    return 1.0 / value
+
+
+@triton.jit
+def _log_likelihood_kernel(x_0, mean, log_variance, half_bin):
+    """`_Parts._log_likelihood` without the library functions that Triton lacks."""
+    inverse_sigma = tl.exp(-0.5 * log_variance)
+    low = tl.where(x_0 < half_bin - 1, -_INFINITE_EDGE, (x_0 - half_bin - mean) * inverse_sigma)
+    high = tl.where(x_0 > 1 - half_bin, _INFINITE_EDGE, (x_0 + half_bin - mean) * inverse_sigma)
+    # an interval on the left is mirrored: near lies towards 0, far in the right tail
+    mirrored = low + high < 0
+    near, far = tl.where(mirrored, -high, low), tl.where(mirrored, -low, high)
+    between = tl.erf(far * 0.7071067811865476) - tl.erf(near * 0.7071067811865476)
+    tail_near, tail_far = tl.maximum(near, 4.0), tl.maximum(far, 4.0)
+    share = _mills(tail_near) - _mills(tail_far) * tl.exp((tail_near - tail_far) * (tail_near + tail_far) * 0.5)
+    in_tail = tl.log(tl.where(near < 4.0, 1.0, share)) - 0.5 * tail_near * tail_near - 0.9189385332046727
+    return tl.where(near < 4.0, tl.log(tl.where(near < 4.0, between, 1.0) * 0.5), in_tail)
+
+
+@triton.jit
+def _kernel(
+    x_0_ptr,
+    x_t_ptr,
+    output_ptr,
+    t_ptr,
+    table_ptr,
+    rows,
+    half_bin_ptr,
+    sums_ptr,
+    n,
+    programs_a_row,
+    channels,
+    inner,
+    VARIANCE: tl.constexpr,
+    CLIP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    T_ROWS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    row, _, element = place(programs_a_row, BLOCKS, WIDE)
+    within = offsets(element, channels, inner, CHANNELS_LAST)
+    mask = element < n
+    begin = row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)
+    c = table_ptr + begin
+    x_0 = tl.load(x_0_ptr + row * n + within, mask=mask, other=0).to(tl.float64)
+    x = tl.load(x_t_ptr + row * n + within, mask=mask, other=0).to(tl.float64)
+    half_log_beta, half_log_posterior = tl.load(c + 8), tl.load(c + 9)
+    log_variance = tl.zeros(x.shape, tl.float64) + 2 * (half_log_beta if VARIANCE == "beta" else half_log_posterior)
+    out_offset, behind = row * n + within, n
+    if VARIANCE == "learned_range":
+        # the variance's channels stand behind those of the prediction
+        out_offset = 2 * row * n + within
+        if CHANNELS_LAST:
+            out_offset += within // channels * channels
+            behind = channels
+        share = (tl.load(output_ptr + out_offset + behind, mask=mask, other=0).to(tl.float64) + 1) * 0.5
+        log_variance = 2 * (share * half_log_beta + (1 - share) * half_log_posterior)
+    predicted = tl.load(c) * x + tl.load(c + 1) * tl.load(output_ptr + out_offset, mask=mask, other=0).to(tl.float64)
+    if CLIP:
+        predicted = tl.clamp(predicted, tl.load(c + 11), tl.load(c + 12), propagate_nan=tl.PropagateNan.ALL)
+    if begin == COLUMNS:
+        mean = tl.load(c + 2) * predicted + tl.load(c + 3) * x
+        nats = -_log_likelihood_kernel(x_0, mean, log_variance, tl.load(half_bin_ptr))
+    else:
+        difference = tl.load(c + 2) * (x_0 - predicted)
+        log_ratio = 2 * half_log_posterior - log_variance
+        square = difference * difference * tl.exp(-log_variance)
+        nats = (tl.exp(log_ratio) - 1 - log_ratio + square) * 0.5
+    tl.store(sums_ptr + tl.program_id(0), pairwise_sum_kernel(tl.where(mask, nats, 0.0), 4 * BLOCKS))
+
+
+def _launch(
+    x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, variance: str, clip: bool, levels: int
+) -> Tensor:
+    """The sums of nats (B,)."""
+    layout = Layout(x_t, blocks=CHUNK // 4)
+    sums = table.new_empty((layout.shape[0], layout.programs_a_row))
+    launch(
+        _kernel,
+        layout.programs,
+        x_0_ptr=layout.read(x_0),
+        x_t_ptr=layout.read(x_t),
+        output_ptr=layout.read(output),
+        table_ptr=table,
+        rows=len(table),
+        # by pointer: a launch would round it to float32
+        half_bin_ptr=table.new_full((1,), 1 / (levels - 1)),
+        sums_ptr=sums,
+        VARIANCE=variance,
+        CLIP=clip,
+        COLUMNS=COLUMNS,
+        **as_rows(t),
+        **layout.arguments(),
+    )
+    return fixed_sum(sums)
 
 
 @torch.library.custom_op("noisestep::vlb_terms", mutates_args=())
@@ -29,8 +141,13 @@ def _vlb_terms(
 ) -> Tensor:
     if not t.is_cuda:
         check_range(t, len(table) - 1)
-    parts = _Parts(x_0, x_t, output, t, table, variance, clip, levels)
-    return parts.nats().reshape(len(t), prod(x_t.shape[1:])).sum(dim=1) / (parts.n * math.log(2))
+    n = prod(x_t.shape[1:])
+    if use_kernels(x_t):
+        sums = _launch(x_0, x_t, output, t, table, variance, clip, levels)
+    else:
+        nats = _Parts(x_0, x_t, output, t, table, variance, clip, levels).nats()
+        sums = pairwise_sum(nats.reshape(len(t), n))
+    return sums / (max(1, n) * math.log(2))
 
 
 @_vlb_terms.register_fake
