@@ -15,7 +15,7 @@ import click
 
 from . import config as configuration
 from .config import SampleConfig, TrainConfig
-from .errors import CheckpointError, Interrupted, TrainingError
+from .errors import Interrupted, RunError, TrainingError
 from .options import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, Setting, changes, field_at, settings
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def one_line() -> Iterator[None]:
         click.echo(str(stopped), err=True)
         # what a shell reports of a program that a signal ended
         sys.exit(128 + stopped.signal)
-    except (CheckpointError, DataError, TrainingError) as error:
+    except (RunError, DataError, TrainingError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

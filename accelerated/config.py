@@ -66,8 +66,8 @@ class SampleConfig(Checked):
     """How images are drawn from a trained model, and how many of them are judged after training."""
 
     sampler: str = setting("ddim", Choice(("ddim", "ddpm")), "DDIM, or the ancestral DDPM update")
-    steps: int = setting(50, Range(int, 1, 1_000_000), "steps from x_T to x_0, at most T")
-    eta: float = setting(0.5, _UNIT, "DDIM only: 0 adds no noise on the way, 1 as much as DDPM")
+    steps: int = setting(100, Range(int, 1, 1_000_000), "steps from x_T to x_0, at most T")
+    eta: float = setting(0.0, _UNIT, "DDIM only: 0 adds no noise on the way, 1 as much as DDPM")
     variance: Literal["posterior", "beta", "zero"] = setting(
         "posterior", Choice(("posterior", "beta", "zero")), "DDPM only: variance of a step"
     )
@@ -168,7 +168,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sample_every": 2000,
         "checkpoint_every": 1000,
         "data": {"held_out": 0.1},
-        "sample": {"count": 1000, "eta": 0.0},
+        "sample": {"count": 1000},
     },
 }
 

@@ -1,7 +1,11 @@
 """What a run can be stopped by; each message is one line that says what to do about it."""
 
 
-class CheckpointError(ValueError):
+class RunError(ValueError):
+    """Something that a run was given and cannot use; the message is one line that names it."""
+
+
+class CheckpointError(RunError):
     """A checkpoint that cannot be used; the message is one line that names the file and says why."""
 
 

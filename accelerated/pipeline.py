@@ -15,7 +15,7 @@ from . import config as configuration
 from . import figures
 from .checkpoint import Checkpoint
 from .config import SampleConfig, TrainConfig
-from .errors import CheckpointError
+from .errors import RunError
 from .report import write_report
 from .runlog import RunLog
 from .runs import (
@@ -25,6 +25,7 @@ from .runs import (
     complete,
     facts,
     judge,
+    require_enough,
     write_json,
     write_pngs,
     write_samples,
@@ -40,16 +41,16 @@ def find_device(name: str) -> torch.device:
 
     Raises
     ------
-    CheckpointError
+    RunError
         No such device here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
-        raise CheckpointError(f"--device is {name!r}; allowed: auto, cpu, cuda, cuda:N")
+        raise RunError(f"--device is {name!r}; allowed: auto, cpu, cuda, cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise CheckpointError(f"--device is {name!r}, but this machine has {torch.cuda.device_count()} GPUs for torch")
+        raise RunError(f"--device is {name!r}, but this machine has {torch.cuda.device_count()} GPUs for torch")
     return device
 
 
@@ -90,14 +91,14 @@ def resume(run: Path, changes: dict[str, Any], *, device: torch.device, say: Say
 
     Raises
     ------
-    CheckpointError
+    RunError
         No checkpoint that can be used, other images, or fewer steps than have been made.
     """
     found = checkpoints.latest(run / "checkpoints", report=say)
     merged = configuration.merge(dataclasses.asdict(found.config), changes)
     config = configuration.from_dict(merged)
     if config.steps < found.step:
-        raise CheckpointError(f"--steps is {config.steps}, but {run} has made {found.step} steps already")
+        raise RunError(f"--steps is {config.steps}, but {run} has made {found.step} steps already")
     split = _load(config, say)
     found = dataclasses.replace(found, config=config)
     Trained.of(found, device).require(split.record)
@@ -108,8 +109,10 @@ def resume(run: Path, changes: dict[str, Any], *, device: torch.device, say: Say
 
 def evaluate(run: Path, settings: SampleConfig, *, device: torch.device, say: Say) -> None:
     """Judge a run's samples, and write metrics, pictures and report anew."""
+    require_enough(settings)
     trained = Trained.load(run, device, report=say)
     split = _load(trained.config, say)
+    trained.require(split.record)
     _judge(run, trained, split, settings, say)
 
 
@@ -199,10 +202,13 @@ def _run(
 
 def _judge(run: Path, trained: Trained, split: Split, settings: SampleConfig, say: Say) -> None:
     say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps) and evaluating them")
-    with _bar(settings.count, "sampling") as bar:
-        evaluation = judge(run, trained, split, settings, progress=lambda done: bar.update(done - bar.n))
-    say(evaluation.table())
-    write_report(run)
+    try:
+        with _bar(settings.count, "sampling") as bar:
+            evaluation = judge(run, trained, split, settings, progress=lambda done: bar.update(done - bar.n))
+        say(evaluation.table())
+    finally:
+        # images that cannot be measured can still be looked at
+        write_report(run)
 
 
 def _load(config: TrainConfig, say: Say) -> Split:
@@ -220,7 +226,7 @@ def _load(config: TrainConfig, say: Say) -> Split:
 def _classes(trained: Trained, text: str) -> list[int]:
     names = trained.record.class_names
     if trained.num_classes is None:
-        raise CheckpointError(f"--labels is {text!r}, but this run was trained without labels")
+        raise RunError(f"--labels is {text!r}, but this run was trained without labels")
     chosen = []
     for part in (part.strip() for part in text.split(",")):
         if part in names:
@@ -228,7 +234,7 @@ def _classes(trained: Trained, text: str) -> list[int]:
         elif part.isdecimal() and int(part) < len(names):
             chosen.append(int(part))
         else:
-            raise CheckpointError(
+            raise RunError(
                 f"--labels: no class {part!r}; there are {', '.join(names)}, or their numbers 0 to {len(names) - 1}"
             )
     return chosen

@@ -24,7 +24,7 @@ from . import figures
 from .checkpoint import Checkpoint, DataRecord
 from .config import DataConfig, SampleConfig, TrainConfig
 from .data import DataError, ImageSet, load_images, stratified_split
-from .errors import CheckpointError
+from .errors import CheckpointError, RunError
 from .evaluation import evaluate
 from .models import UNet, UNetConfig
 from .noise import FORWARD, Noise
@@ -79,18 +79,19 @@ def complete(config: TrainConfig, record: DataRecord) -> TrainConfig:
 
     Raises
     ------
-    ValueError
-        A given model, or guidance, that does not fit the images.
+    RunError
+        A given model, or guidance, that does not fit the images; too few samples to be measured.
     """
+    require_enough(config.sample)
     channels, height, width = record.shape
     num_classes = len(record.class_names) if config.conditional and record.class_names else None
     if num_classes is None and config.sample.guidance != 1.0:
-        raise ValueError(f"guidance is {config.sample.guidance:g}, but the images have no labels: only 1 is possible")
+        raise RunError(f"guidance is {config.sample.guidance:g}, but the images have no labels: only 1 is possible")
     if config.model is None:
         model = UNetConfig.for_image(channels, height, width, num_classes)
         return dataclasses.replace(config, model=dataclasses.replace(model, dropout=config.dropout))
     if config.model.dropout not in (0, config.dropout):
-        raise ValueError(
+        raise RunError(
             f"model: dropout is {config.model.dropout:g}, but that of training is {config.dropout:g}; "
             "leave it out of the model"
         )
@@ -99,13 +100,19 @@ def complete(config: TrainConfig, record: DataRecord) -> TrainConfig:
     wanted = {"in_channels": channels, "out_channels": channels, "num_classes": num_classes}
     for name, value in wanted.items():
         if (given := getattr(config.model, name)) != value:
-            raise ValueError(f"model: {name} is {given}, but the images need {value}")
+            raise RunError(f"model: {name} is {given}, but the images need {value}")
     if height % config.model.stride or width % config.model.stride:
-        raise ValueError(
+        raise RunError(
             f"model: {len(config.model.channels)} levels need sides that {config.model.stride} divides; "
             f"the images are {height}×{width}"
         )
     return config
+
+
+def require_enough(settings: SampleConfig) -> None:
+    """Refuse, before anything is drawn, a number of samples that is too small to be measured."""
+    if settings.count < K + 2:
+        raise RunError(f"{settings.count} samples are too few for the evaluation, which needs at least {K + 2}")
 
 
 @dataclass(frozen=True)
@@ -231,10 +238,8 @@ def judge(
 
     Raises
     ------
-    CheckpointError
-        Other images than the run was trained on.
-    ValueError
-        Images that cannot be measured.
+    RunError
+        Other images than the run was trained on, or images that cannot be measured.
     """
     trained.require(split.record)
     watched = min(WATCHED, settings.count)
@@ -244,15 +249,18 @@ def judge(
     write_samples(run, pixels, labels, figures.to_uint8(samples.trajectory), columns=trained.columns)
     write_forward_strip(run, trained, split.train.images[:STRIP])
     write_json(run / "sampling.json", dataclasses.asdict(settings))
-    evaluation = evaluate(
-        pixels / 255,
-        labels,
-        split.train.images / 255,
-        split.train.labels,
-        split.held_out.images / 255,
-        split.held_out.labels,
-        k=K,
-    )
+    try:
+        evaluation = evaluate(
+            pixels / 255,
+            labels,
+            split.train.images / 255,
+            split.train.labels,
+            split.held_out.images / 255,
+            split.held_out.labels,
+            k=K,
+        )
+    except ValueError as error:
+        raise RunError(f"the samples cannot be measured: {error}") from None
     write_json(run / "metrics.json", evaluation.to_dict())
     nearest = split.train.images[list(evaluation.neighbour_index[:watched])]
     figures.save_png(figures.pairs(pixels[:watched], nearest), run / "neighbours.png")

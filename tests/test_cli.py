@@ -1,0 +1,351 @@
+"""The command line: a bad flag or folder is one clear line and an exit status, a good one leaves a whole run folder."""
+
+import io
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from noisestep.accelerated import cli, pipeline
+from noisestep.accelerated.cli import main
+from noisestep.accelerated.config import RECIPES, default_of
+from noisestep.accelerated.options import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, field_at
+from PIL import Image
+from tiny_run import SETTINGS, run
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run in it, and some that are broken in one way each."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.json").write_text(json.dumps({**SETTINGS, "steps": 10, "warmup": 2, "sample_every": 5}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = call("train", "--config", "tiny.json", "--out", "run", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    (folder / "empty").mkdir()
+    (folder / "not-json.json").write_text("{")
+    (folder / "unknown.json").write_text('{"stepz": 3}')
+    (folder / "list.json").write_text("[]")
+    (folder / "bad-data.json").write_text('{"data": "digits"}')
+    (folder / "photos").mkdir()
+    for name in ("torn", "bare", "other-version", "other-data", "config-only", "plain"):
+        shutil.copytree(folder / "run", folder / name)
+    shutil.rmtree(folder / "bare" / "checkpoints")
+    for path in (folder / "torn" / "checkpoints").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:1000])
+    (folder / "config-only" / "config.json").write_text('{"steps": -1}')
+    for path in (folder / "other-version" / "checkpoints").glob("*.json"):
+        path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    for path in (folder / "other-data" / "checkpoints").glob("*.json"):
+        path.write_text(re.sub('"fingerprint": "....', '"fingerprint": "0000', path.read_text()))
+    (folder / "file").write_text("")
+    (folder / "few.npy").write_bytes(npy(np.zeros((9, 8, 8), np.uint8)))
+    (folder / "odd.npy").write_bytes(npy(np.arange(20 * 7 * 7, dtype=np.uint8).reshape(20, 7, 7)))
+    return folder
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+# what is typed, the exit status, and what is said
+BAD_FLAGS: list[tuple[str, int, str]] = [
+    ("trane", 2, "No such command 'trane'"),
+    ("train --stepz 3", 2, "No such option '--stepz'|No such option: --stepz"),
+    ("train --steps", 2, "Option '--steps' requires an argument"),
+    ("train --steps 0", 2, "'0' is not an integer from 1 to 268435455"),
+    ("train --steps ten", 2, "'ten' is not an integer from 1 to 268435455"),
+    ("train --steps 1e3", 2, "'1e3' is not an integer"),
+    ("train --batch-size -1", 2, "'-1' is not an integer from 1 to 65536"),
+    ("train --learning-rate 0", 2, "'0' is not a number from 0 to 1, 0 excluded"),
+    ("train --learning-rate nan", 2, "'nan' is not a number"),
+    ("train --clip-gradient -1", 2, "'-1' is not a number above 0"),
+    ("train --ema 1", 2, "'1' is not a number from 0 to 1, 1 excluded"),
+    ("train --seed -1", 2, "'-1' is not an integer from 0"),
+    ("train --size 0", 2, "'0' is not a side such as 32"),
+    ("train --size 32x32x3", 2, "'32x32x3' is not a side such as 32, or height x width such as 32x48"),
+    ("train --size big", 2, "'big' is not a side"),
+    ("train --channels 2", 2, "'2' is not one of 1, 3, 4"),
+    ("train --fit stretch", 2, "'stretch' is not one of crop, pad"),
+    ("train --schedule cos", 2, "'cos' is not one of linear, "),
+    ("train --prediction noise", 2, "'noise' is not one of eps, x_0, v"),
+    ("train --weighting snr", 2, "'snr' is not one of none, min_snr"),
+    ("train --sampler euler", 2, "'euler' is not one of ddim, ddpm"),
+    ("train --data ''", 2, "'' is not a non-empty string"),
+    ("train --held-out 1", 2, "'1' is not a number from 0 to 1, 0 excluded and 1 excluded"),
+    ("train --warmup 50 --steps 50", 2, "warmup is 50 of 50 steps; it must be smaller than steps"),
+    ("train --timesteps 20 --sampling-steps 30", 2, "30 sampling steps, but the schedule has T = 20: at most that"),
+    ("train --guidance 2", 2, "guidance is 2; other than 1 it needs a model that was trained with and without its"),
+    ("train --guidance 2 --label-dropout 0.1 --no-conditional", 2, "guidance is 2; other than 1 it needs a model"),
+    ("train --zero-terminal-snr", 2, "prediction is 'eps', but schedule cosine ends in noise alone"),
+    ("train --sampler ddpm --eta 0.5", 2, "--eta means nothing to --sampler ddpm"),
+    ("train --variance beta", 2, "--variance means nothing to --sampler ddim"),
+    ("train --out run", 2, "--out run exists and is not an empty folder; name a new one"),
+    ("train --out file", 2, "--out file exists and is not an empty folder; name a new one"),
+    ("train --config nowhere.json", 2, "--config nowhere.json: No such file or directory"),
+    ("train --config photos", 2, "--config photos: Is a directory"),
+    ("train --config not-json.json", 2, "--config not-json.json: not JSON: "),
+    ("train --config list.json", 2, r"--config list.json: a JSON object is expected, got '\[\]'"),
+    ("train --config unknown.json", 2, "unknown name 'stepz'; known: data"),
+    ("train --config bad-data.json", 2, "data is 'digits'; it must be an object of names and values"),
+    ("train --data nowhere", 1, "nowhere: no such file or folder"),
+    ("train --data photos", 1, "photos: expected images"),
+    ("train --data file", 1, "file: expected a folder of images"),
+    ("train --data few.npy --held-out 0.5", 1, "9 images with a share of 0.5 held out leave 4 to train on; the eval"),
+    (
+        "train --data odd.npy --held-out 0.4 --guidance 2",
+        1,
+        "guidance is 2, but the images have no labels: only 1 is possible",
+    ),
+    ("train --data odd.npy --config tiny.json --held-out 0.4", 1, "model: num_classes is 10, but the images need None"),
+    ("train --sample-count 6", 1, "6 samples are too few for the evaluation, which needs at least 7"),
+    ("train --device tpu", 1, "--device is 'tpu'; allowed: auto, cpu, cuda, cuda:N"),
+    ("train --device cuda:99", 1, "--device is 'cuda:99', but this machine has [0-9]+ GPUs for torch"),
+    ("train --resume nowhere", 2, "nowhere: no such run folder"),
+    ("train --resume empty", 2, "empty: not a run folder, it has no config.json"),
+    ("train --resume run --batch-size 3", 2, "--resume takes the configuration of run: --batch-size cannot be given"),
+    ("train --resume run --no-flip", 2, "--resume takes the configuration of run: --flip cannot be given with it"),
+    ("train --resume run --config tiny.json", 2, "--config cannot be given with it; only --data, --steps"),
+    ("train --resume run --out other", 2, "--out cannot be given with it"),
+    ("train --resume run --steps 5", 1, "--steps is 5, but run has made 10 steps already"),
+    ("train --resume bare", 1, "bare/checkpoints: no checkpoint that can be read; there is none"),
+    ("train --resume torn", 1, "torn/checkpoints: no checkpoint that can be read; all 2 are damaged"),
+    ("train --resume other-version", 1, "format 99; this noisestep reads format 1"),
+    ("train --resume other-data", 1, r"digits: not the images of this run any more \(their fingerprint differs\)"),
+    ("train --resume run --data odd.npy", 1, r"odd.npy: images of shape \(1, 7, 7\) \(C, H, W\); the run was trained"),
+    ("sample", 2, "Missing argument 'RUN'"),
+    ("sample nowhere", 2, "nowhere: no such run folder"),
+    ("sample empty", 2, "empty: not a run folder, it has no config.json"),
+    ("sample config-only", 2, "config-only/config.json: steps is -1; allowed: an integer from 1"),
+    ("sample bare", 1, "bare/checkpoints: no checkpoint that can be read; there is none"),
+    ("sample run --count 0", 2, "'0' is not an integer from 1 to 10000000"),
+    ("sample run --first -1", 2, "-1 is not in the range"),
+    ("sample run --steps 21", 2, "21 sampling steps, but the schedule has T = 20: at most that many"),
+    ("sample run --eta 1.5", 2, "'1.5' is not a number from 0.0 to 1.0"),
+    ("sample run --sampler ddpm --eta 0.1", 2, "--eta means nothing to --sampler ddpm"),
+    ("sample run --labels 10", 1, "--labels: no class '10'; there are 0, 1, 2, .*, or their numbers 0 to 9"),
+    ("sample run --labels 1,,2", 1, "--labels: no class ''"),
+    ("sample plain --out file", 2, "--out file exists and is not an empty folder"),
+    ("evaluate nowhere", 2, "nowhere: no such run folder"),
+    ("evaluate run --count 3", 1, "3 samples are too few for the evaluation, which needs at least 7"),
+    ("evaluate other-data", 1, "digits: not the images of this run any more"),
+    ("report empty", 2, "empty: not a run folder, it has no config.json"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), BAD_FLAGS)
+def test_bad_flags_and_folders_end_in_one_clear_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, status: int, message: str
+) -> None:
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    result = call(*shlex.split(arguments))
+    assert (result.exit_code, type(result.exception)) == (status, SystemExit), result.output
+    last = result.output.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert re.search(message, last), result.output
+    assert "Traceback" not in result.output
+    assert sorted(folder.iterdir()) == before, "nothing is left behind"
+
+
+def test_a_run_folder_holds_what_the_report_shows(folder: Path) -> None:
+    names = {str(path.relative_to(folder / "run")) for path in (folder / "run").rglob("*") if path.is_file()}
+    events = {name for name in names if name.startswith("tensorboard/events.out.tfevents")}
+    assert len(events) == 1
+    assert names - events == {
+        "config.json",
+        "run.json",
+        "log.csv",
+        "train.log",
+        "metrics.json",
+        "sampling.json",
+        "samples.npz",
+        "samples.png",
+        "neighbours.png",
+        "loss.png",
+        "forward_strip.png",
+        "reverse_strip.png",
+        "denoising.gif",
+        "report.html",
+        "samples/step_000005.png",
+        "samples/step_000010.png",
+        *(f"checkpoints/step_{step:09d}.{suffix}" for step in (5, 10) for suffix in ("json", "safetensors")),
+    }
+    assert "missing from the run folder" not in (folder / "run" / "report.html").read_text()
+    assert json.loads((folder / "run" / "config.json").read_text())["steps"] == 10
+    with Image.open(folder / "run" / "denoising.gif") as animation:
+        assert getattr(animation, "n_frames", 1) == SETTINGS["sample"]["steps"] + 1
+
+
+def test_samples_are_written_as_pictures_and_arrays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    flags = ("--device", "cpu", "--seed", "4", "--sampler", "ddpm", "--steps", "4")
+    assert call("sample", "plain", "--count", "8", "--out", "all", *flags).exit_code == 0
+    result = call("sample", "plain", "--count", "3", "--first", "4", "--batch-size", "2", *flags)
+    assert "3 images are in plain/generated/001" in result.output
+    some = folder / "plain" / "generated" / "001"
+    everything, part = np.load("all/samples.npz"), np.load(some / "samples.npz")
+    assert everything["images"].shape == (8, 1, 8, 8)
+    assert part["labels"].tolist() == [4, 5, 6]
+    # in single-image batches sums may round differently, by far less than a grey level, which may tip one over
+    difference = everything["images"][4:7].astype(int) - part["images"].astype(int)
+    assert np.abs(difference).max() <= 1
+    assert sorted(path.name for path in (some / "images").iterdir()) == [f"{k:06d}.png" for k in (4, 5, 6)]
+    with Image.open(some / "images" / "000005.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), part["images"][1, 0])
+    assert {path.name for path in some.iterdir()} == {
+        "images",
+        "samples.png",
+        "samples.npz",
+        "reverse_strip.png",
+        "denoising.gif",
+        "sampling.json",
+    }
+    assert json.loads((some / "sampling.json").read_text())["first"] == 4
+    assert "plain/generated/002" in call("sample", "plain", "--count", "1", "--steps", "1").output
+
+
+def test_labels_go_by_name_or_number_in_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    result = call("sample", "run", "--count", "5", "--labels", "3, 7", "--steps", "1", "--out", "labelled")
+    assert result.exit_code == 0, result.output
+    assert np.load("labelled/samples.npz")["labels"].tolist() == [3, 7, 3, 7, 3]
+    shutil.rmtree("labelled")
+
+
+def test_a_whole_run_in_processes_of_its_own(folder: Path) -> None:
+    said = run("train", "--config", "tiny.json", "--steps", "4", "--warmup", "1", cwd=folder)
+    for line in ("reading images: digits", "the run folder is runs/digits-001", "step 4/4  loss ", "Label accuracy"):
+        assert line in said
+    assert "open runs/digits-001/report.html" in said
+    assert "3 images are in out" in run("sample", "runs/digits-001", "--count", "3", "--out", "out", cwd=folder)
+    before = json.loads((folder / "runs/digits-001/metrics.json").read_text())
+    said = run("evaluate", "runs/digits-001", "--sampler", "ddpm", "--count", "30", cwd=folder)
+    assert "Fréchet distance" in said
+    after = json.loads((folder / "runs/digits-001/metrics.json").read_text())
+    assert after["counts"]["samples"] == 30 != before["counts"]["samples"]
+    (folder / "runs/digits-001/report.html").unlink()
+    (folder / "runs/digits-001/loss.png").unlink()
+    run("report", "runs/digits-001", cwd=folder)
+    assert "loss.png is missing" in (folder / "runs/digits-001/report.html").read_text()
+    shutil.rmtree(folder / "runs")
+    shutil.rmtree(folder / "out")
+
+
+def test_a_finished_run_is_judged_again_when_resumed_and_can_be_made_longer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    shutil.copytree("run", "again")
+    (folder / "again" / "metrics.json").unlink()
+    assert call("train", "--resume", "again").exit_code == 0
+    assert (folder / "again" / "metrics.json").read_bytes() == (folder / "run" / "metrics.json").read_bytes()
+    result = call("train", "--resume", "again", "--steps", "15")
+    assert "going on after step 10 of 15" in result.output
+    assert json.loads((folder / "again" / "config.json").read_text())["steps"] == 15
+    assert (folder / "again" / "checkpoints" / "step_000000015.json").exists()
+    shutil.rmtree("again")
+
+
+def test_a_torn_newest_checkpoint_is_reported_and_the_one_before_is_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    shutil.copytree("run", "half")
+    newest = folder / "half" / "checkpoints" / "step_000000010.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    result = call("train", "--resume", "half")
+    assert "passing over a damaged checkpoint: half/checkpoints/step_000000010.safetensors" in result.output
+    assert "going on after step 5 of 10" in result.output
+    assert (folder / "half" / "metrics.json").read_bytes() == (folder / "run" / "metrics.json").read_bytes()
+    shutil.rmtree("half")
+
+
+def test_images_without_labels_are_trained_on_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    result = call(
+        *("train", "--data", "odd.npy", "--held-out", "0.5", "--steps", "2", "--timesteps", "4", "--out", "unlabelled"),
+        *("--sample-count", "8", "--batch-size", "2"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "10 images to train on and 10 held out: 7×7, 1 channel, no labels" in result.output
+    assert json.loads((folder / "unlabelled" / "metrics.json").read_text())["label_accuracy"] is None
+    result = call("sample", "unlabelled", "--labels", "1")
+    assert "--labels is '1', but this run was trained without labels" in result.output
+    shutil.rmtree("unlabelled")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "run/log.csv"), "Error: run/log.csv: No space left on device"),
+        (MemoryError(), "Error: out of memory; a smaller batch size needs less (MemoryError)"),
+        (
+            RuntimeError("CUDA out of memory. Tried\nmore"),
+            "Error: out of memory; a smaller batch size needs less (CUDA",
+        ),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(pipeline, "generate", refuse)
+    result = call("sample", "run")
+    assert result.exit_code == 1
+    assert result.output.startswith(said)
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_defect_is_not_dressed_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(pipeline, "generate", fail)
+    assert isinstance(call("sample", "run").exception, RuntimeError)
+
+
+def test_the_help_names_every_flag_with_its_range_and_defaults() -> None:
+    output = " ".join(call("train", "--help").output.split())
+    for flag, path in TRAIN_FLAGS.items():
+        assert flag in output
+        assert field_at(path).metadata["help"] in output
+    assert f"[1..2^28-1; default {default_of('steps', 'digits')} for the digits, 20000 for other images]" in output
+    assert "[above 0..below 1; default" in output
+    for command in ("sample", "evaluate"):
+        output = call(command, "--help").output
+        assert all(flag in output for flag in SAMPLE_FLAGS)
+    for name in ("train", "sample", "evaluate"):
+        assert f"noisestep {name} " in call(name, "--help").output, "an example"
+    assert call("--version").output.startswith("noisestep, version ")
+
+
+def test_every_setting_of_a_recipe_has_a_flag() -> None:
+    def paths(content: dict[str, Any], prefix: str = "") -> list[str]:
+        return [
+            path
+            for name, value in content.items()
+            for path in (paths(value, f"{name}.") if isinstance(value, dict) else [prefix + name])
+        ]
+
+    unflagged = {path for recipe in RECIPES.values() for path in paths(recipe)} - set(TRAIN_FLAGS.values())
+    assert unflagged <= {"beta_2"}
+    assert set(RESUME_FLAGS) <= set(TRAIN_FLAGS)
+    assert isinstance(cli.main, click.Group)
