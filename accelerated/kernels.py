@@ -75,8 +75,10 @@ def normal_pair(u, v):
 def _part(part_ptr, part, row, ROWS: tl.constexpr):
     # a part of the address: from a tensor with one element, or one a row, or from the launch
     if part_ptr is None:
-        return part.to(tl.int64)
-    return tl.load(part_ptr + (row if ROWS else 0)).to(tl.int64)
+        value = part.to(tl.int64)
+    else:
+        value = tl.load(part_ptr + (row if ROWS else 0)).to(tl.int64)
+    return value
 
 
 @triton.jit
@@ -126,8 +128,10 @@ def offsets(element, channels, inner, CHANNELS_LAST: tl.constexpr):
     """Where an element, counted in C order, stands in the memory of its sample."""
     if CHANNELS_LAST:
         channel = element // inner
-        return (element - channel * inner) * channels + channel
-    return element
+        offset = (element - channel * inner) * channels + channel
+    else:
+        offset = element
+    return offset
 
 
 @triton.jit
@@ -141,7 +145,7 @@ def row_of_table(t_ptr, row, rows, T_ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 def unit_range(x_0, compute: tl.constexpr):
     """uint8 levels 0..255 as [-1, 1], `noisestep.accelerated.arithmetic.unit_range`; other dtypes as they are."""
     if x_0.dtype == tl.uint8:
-        return ((2.0 * x_0.to(tl.float32) - 255.0) * 0.00392156862745098).to(compute)
+        x_0 = (2.0 * x_0.to(tl.float32) - 255.0) * 0.00392156862745098
     return x_0.to(compute)
 
 
@@ -158,5 +162,7 @@ def pairwise_sum(values, SIZE: tl.constexpr):
     """The sum of values (SIZE,), a power of two, neighbours first: `noisestep.accelerated.arithmetic.pairwise_sum`."""
     # a sum over two elements has one order
     if SIZE > 1:
-        return pairwise_sum(tl.sum(values.reshape((SIZE // 2, 2)), axis=1), SIZE // 2)
-    return tl.sum(values, axis=0)
+        total = pairwise_sum(tl.sum(values.reshape((SIZE // 2, 2)), axis=1), SIZE // 2)
+    else:
+        total = tl.sum(values, axis=0)
+    return total
