@@ -75,6 +75,9 @@ class SampleConfig(Checked):
     guidance: float = setting(
         1.0, Range(float, 0, 100), "weight of classifier-free guidance; 1 is none, and needs no label dropout"
     )
+    temperature: float = setting(
+        1.0, Range(float, 0, 2), "what all noise is multiplied by; above 1 for more variety, below for less"
+    )
     count: int = setting(900, Range(int, 1, 10_000_000), "number of images")
     seed: int = setting(0, _SEED, "seed of the images")
     batch_size: int = setting(100, Range(int, 1, 65_536), "images drawn together; changes no image")

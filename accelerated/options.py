@@ -50,6 +50,7 @@ TRAIN_FLAGS = {
     "--variance": "sample.variance",
     "--clip": "sample.clip",
     "--guidance": "sample.guidance",
+    "--temperature": "sample.temperature",
     "--sample-count": "sample.count",
     "--sample-seed": "sample.seed",
     "--sample-batch-size": "sample.batch_size",
@@ -63,6 +64,7 @@ SAMPLE_FLAGS = {
     "--variance": "sample.variance",
     "--clip": "sample.clip",
     "--guidance": "sample.guidance",
+    "--temperature": "sample.temperature",
     "--batch-size": "sample.batch_size",
 }
 # what a resumed run may be told anew: nothing that changes a step which is yet to be made, but how many there are

@@ -202,6 +202,7 @@ class Trained:
             prediction=self.config.prediction,
             clip=settings.clip,
             guidance=settings.guidance,
+            temperature=settings.temperature,
             null_label=self.num_classes,
             batch_size=settings.batch_size,
             trajectory=trajectory,

@@ -79,6 +79,7 @@ class DeviceSchedule:
         rederive_eps: bool = True,
         clip: tuple[float, float] | None = None,
         guidance: float | None = None,
+        temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Every number that one reverse step needs (`noisestep.reference.reverse.reverse_coefficients`).
@@ -95,6 +96,8 @@ class DeviceSchedule:
             The range of the predicted x_0.
         guidance : float, optional
             The scale of classifier-free guidance.
+        temperature : float
+            What the fresh noise is multiplied by, at least 0.
         dtype : torch.dtype
             float32 or float64, the type that the op computes in.
 
@@ -111,9 +114,10 @@ class DeviceSchedule:
         ValueError
             For an unknown option, with those allowed.
         """
-        key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, dtype)
+        key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
         if key not in self._tables:
             columns = _reverse_columns(self.schedule, prediction, variance, eta, rederive_eps)
+            columns[5] = temperature * columns[5]
             low, high = (0.0, 0.0) if clip is None else clip
             for value in (1.0 if guidance is None else guidance, low, high):
                 columns.append(np.full(self.T + 1, value))

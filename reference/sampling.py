@@ -28,6 +28,7 @@ def sample(
     variance: Variance = "posterior",
     eta: float | None = None,
     rederive_eps: bool = True,
+    temperature: float = 1.0,
     trajectory: bool = False,
 ) -> FloatArray:
     """Images from noise, the chapter's ``sample``; Ho et al. 2020, algorithm 2, or Song et al. 2021 with eta.
@@ -63,6 +64,8 @@ def sample(
         In [0, 1]: take the steps of :func:`ddim_step`.
     rederive_eps : bool
         As in :func:`ddim_step`.
+    temperature : float
+        What x_T and every z are multiplied by; 1 for the process as it is written.
     trajectory : bool
         Return every x_t, not x_0 alone.
 
@@ -79,13 +82,13 @@ def sample(
     batch, *element = shape
     numbers = numbers_from(numbers, batch)
     if x_T is None:
-        x_T = normal(seed, INITIAL, 0, numbers, element).astype(np.float64)
+        x_T = temperature * normal(seed, INITIAL, 0, numbers, element).astype(np.float64)
     (x_t, _) = same_shape(x_T=x_T, shape=np.empty(tuple(shape)))
     states = [x_t]
     for t in range(schedule.T, 0, -1):
         told = schedule.timesteps[t]
         output = model(x_t, np.full(batch, told))
-        z = normal(seed, REVERSE, int(told), numbers, element).astype(np.float64)
+        z = temperature * normal(seed, REVERSE, int(told), numbers, element).astype(np.float64)
         if eta is None:
             x_t = reverse_step(schedule, x_t, output, t, z, prediction=prediction, clip=clip, variance=variance)
         else:

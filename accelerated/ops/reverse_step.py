@@ -246,6 +246,7 @@ def reverse_step(
     eta: float | None = None,
     rederive_eps: bool = True,
     guidance: float | None = None,
+    temperature: float = 1.0,
     return_x_0: Literal[False] = False,
 ) -> Tensor: ...
 @overload
@@ -262,6 +263,7 @@ def reverse_step(
     eta: float | None = None,
     rederive_eps: bool = True,
     guidance: float | None = None,
+    temperature: float = 1.0,
     return_x_0: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 def reverse_step(
@@ -277,6 +279,7 @@ def reverse_step(
     eta: float | None = None,
     rederive_eps: bool = True,
     guidance: float | None = None,
+    temperature: float = 1.0,
     return_x_0: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """One step of the reverse process, x_t to x_{t-1} (the chapter's "The Reverse Sampling Process").
@@ -314,6 +317,8 @@ def reverse_step(
         DDIM with `clip`: whether eps follows from the clipped x_0 or stays as predicted.
     guidance : float, optional
         Classifier-free guidance: unconditional + guidance (conditional - unconditional).
+    temperature : float
+        What z is multiplied by, at least 0: above 1 for more variety, below for less.
     return_x_0 : bool
         Also return the predicted x_0, clipped where asked.
 
@@ -336,6 +341,8 @@ def reverse_step(
     t = check_timesteps(t, x_t, "x_t")
     learned = variance == "learned_range" and eta is None
     clip = check_clip(clip)
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
     output, unconditional = _check_outputs(output, x_t, guidance, learned)
     table = schedule.reverse_table(
         prediction=prediction,
@@ -344,6 +351,7 @@ def reverse_step(
         rederive_eps=rederive_eps,
         clip=clip,
         guidance=guidance,
+        temperature=temperature,
         dtype=compute_dtype(x_t),
     )
     noisy = schedule.is_noisy(variance=variance, eta=eta)
