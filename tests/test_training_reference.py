@@ -1,9 +1,11 @@
 """Training by hand: the gradients, Adam, the order of the data, the digits, the picture and the command line."""
 
+import re
 import runpy
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -282,6 +284,15 @@ def test_a_bad_argument_gets_one_line(arguments, message, capsys, tmp_path, monk
         main(arguments.split())
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "training-by-hand.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    with Image.open("zeros.png") as picture:
+        assert picture.size == (8 * (4 * 9 + 1), 8 * (9 + 1))
 
 
 def test_the_module_runs_on_numpy_and_the_standard_library_alone(tmp_path):
