@@ -364,7 +364,8 @@ def zero_terminal_snr_beta(beta: ArrayLike) -> FloatArray:
     if not (np.all(beta > 0) and np.all(beta[:-1] < 1) and beta[-1] <= 1):
         raise ValueError(f"every beta must be in (0, 1), the last in (0, 1], got {beta}")
     root = np.sqrt(np.cumprod(1 - beta))
-    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    # the stretch cancels in the ratios, and is what leaves the first beta as it was
+    root = root - root[-1]
     ratio = root[1:] / root[:-1]
     return np.concatenate([beta[:1], (1 - ratio) * (1 + ratio)])
 

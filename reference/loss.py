@@ -168,7 +168,7 @@ def min_snr_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma
 
 
 def p2_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma: float = 1.0, k: float = 1.0) -> FloatArray:
-    """w_t of P2, perception prioritized; Choi et al. 2022, eq. 8.
+    """w_t of P2, perception prioritized; Choi et al. 2022.
 
         eps:  1 / (k + SNR)^gamma      x_0:  that times SNR      v:  that times SNR / (SNR + 1)
 

@@ -18,7 +18,7 @@ COSINE = {1: 0.999958715775178, 2: 0.9999125759273678, 501: 0.49228517244880304,
 def test_alpha_bar_is_the_published_one(name, golden):
     schedule = Schedule.from_name(name, T)
     t = np.array(list(golden))
-    # the golden product took t roundings after the few of its first beta, and the sum of logarithms another t of numbers
+    # the golden product took t roundings after the few of its first beta, the sum of logarithms another t of numbers
     # up to |log alpha_bar|; where beta nears 1 the published 1 - f(t)/f(t-1) loses up to 1/(1 - beta), 1000, once
     assert_close(
         actual=schedule.alpha_bar[t],
@@ -162,6 +162,11 @@ def test_zero_terminal_snr_shifts_and_stretches_the_signal(name):
     assert after.snr[-1] == 0
 
 
+def lost_in_alpha(schedule):
+    """How many roundings alpha_bar_t carries because each beta is near 1 and its 1 - beta that much coarser."""
+    return np.cumsum(1 / np.where(schedule.alpha > 0, schedule.alpha, 1))
+
+
 @given(st.data())
 def test_respacing_keeps_alpha_bar_at_the_kept_steps(data):
     schedule = data.draw(schedules())
@@ -169,7 +174,7 @@ def test_respacing_keeps_alpha_bar_at_the_kept_steps(data):
     respaced = schedule.respace(kept)
     assert respaced.timesteps.tolist() == [0, *kept]
     at = [0, *kept]
-    roundings = 4 * (schedule.T + 2) * (1 + log_alpha_bar(schedule)[at])
+    roundings = 4 * (schedule.T + 2) * (1 + log_alpha_bar(schedule)[at]) + 2 * lost_in_alpha(respaced)
     assert_close(actual=respaced.alpha_bar, expected=schedule.alpha_bar[at], roundings=roundings)
     # no cancellation: 1 - alpha_bar stays exact as well
     assert_close(
@@ -187,7 +192,7 @@ def test_respacing_twice_is_respacing_once(data):
     twice = schedule.respace(outer).respace(inner)
     once = schedule.respace([outer[k - 1] for k in inner])
     assert twice.timesteps.tolist() == once.timesteps.tolist()
-    roundings = 8 * (schedule.T + 2) * (1 + log_alpha_bar(once))
+    roundings = 8 * (schedule.T + 2) * (1 + log_alpha_bar(once)) + 4 * lost_in_alpha(once)
     assert_close(actual=twice.alpha_bar, expected=once.alpha_bar, roundings=roundings)
 
 
