@@ -3,13 +3,14 @@
 torch is imported by a command when its flags are known to be good, so that help and a bad flag answer at once.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,9 +18,6 @@ from . import config as configuration
 from .config import SampleConfig, TrainConfig
 from .errors import Interrupted, RunError, TrainingError
 from .options import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, Setting, changes, field_at, settings
-
-if TYPE_CHECKING:
-    pass
 
 COUNT = Setting(field_at("sample.count").metadata["allowed"])
 FOLDER = click.Path(path_type=Path)
@@ -39,6 +37,8 @@ def main() -> None:
       noisestep sample runs/digits-001      new images from what was trained
       noisestep evaluate runs/digits-001    the figures once more
     """
+    # threads that wait for work give their core up: spinning, as they do by default, makes a shared machine crawl
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @main.command()
@@ -168,6 +168,7 @@ def one_line() -> Iterator[None]:
     """Turn what a user can cause into one line and an exit status; anything else is a defect, and shows itself."""
     from .data import DataError
 
+    click.echo(f"noisestep {version('noisestep')}, loading PyTorch", err=True)
     try:
         yield
     except Interrupted as stopped:

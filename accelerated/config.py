@@ -66,7 +66,7 @@ class SampleConfig(Checked):
     """How images are drawn from a trained model, and how many of them are judged after training."""
 
     sampler: str = setting("ddim", Choice(("ddim", "ddpm")), "DDIM, or the ancestral DDPM update")
-    steps: int = setting(100, Range(int, 1, 1_000_000), "steps from x_T to x_0, at most T")
+    steps: int = setting(50, Range(int, 1, 1_000_000), "steps from x_T to x_0, at most T")
     eta: float = setting(0.0, _UNIT, "DDIM only: 0 adds no noise on the way, 1 as much as DDPM")
     variance: Literal["posterior", "beta", "zero"] = setting(
         "posterior", Choice(("posterior", "beta", "zero")), "DDPM only: variance of a step"
@@ -100,9 +100,9 @@ class TrainConfig(Checked):
     conditional: bool = setting(True, Switch(), "tell the network the class of an image, where there are classes")
     label_dropout: float = setting(0.0, _UNIT, "share of the labels that is withheld, for guidance")
     dropout: float = setting(
-        0.2, Range(float, 0, 1, open_high=True), "share of activations dropped in the network while training"
+        0.1, Range(float, 0, 1, open_high=True), "share of activations dropped in the network while training"
     )
-    steps: int = setting(1300, Range(int, 1, 2**28 - 1), "optimizer steps")
+    steps: int = setting(1200, Range(int, 1, 2**28 - 1), "optimizer steps")
     batch_size: int = setting(128, Range(int, 1, 65_536), "images in a step")
     learning_rate: float = setting(2e-3, Range(float, 0, 1, open_low=True), "highest learning rate of AdamW")
     warmup: int = setting(100, Range(int, 0, 2**28 - 1), "steps in which the learning rate rises to its highest")
@@ -166,7 +166,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "beta_2": 0.999,
         "ema": 0.999,
         "label_dropout": 0.1,
-        "dropout": 0.1,
         "log_every": 100,
         "sample_every": 2000,
         "checkpoint_every": 1000,

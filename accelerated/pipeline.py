@@ -2,13 +2,11 @@
 
 import dataclasses
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from . import checkpoint as checkpoints
 from . import config as configuration
@@ -17,7 +15,7 @@ from .checkpoint import Checkpoint
 from .config import SampleConfig, TrainConfig
 from .errors import RunError
 from .report import write_report
-from .runlog import RunLog
+from .runlog import RunLog, progress_bar
 from .runs import (
     WATCHED,
     Split,
@@ -149,7 +147,7 @@ def generate(
     """
     trained = Trained.load(run, device, report=say)
     wanted = None if labels is None else _classes(trained, labels)
-    with _bar(settings.count, "sampling") as bar:
+    with progress_bar(settings.count, "sampling") as bar:
         samples = trained.sample(
             settings,
             first=first,
@@ -203,8 +201,15 @@ def _run(
 def _judge(run: Path, trained: Trained, split: Split, settings: SampleConfig, say: Say) -> None:
     say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps) and evaluating them")
     try:
-        with _bar(settings.count, "sampling") as bar:
-            evaluation = judge(run, trained, split, settings, progress=lambda done: bar.update(done - bar.n))
+        with progress_bar(settings.count, "sampling") as bar:
+
+            def progress(done: int) -> None:
+                bar.update(done - bar.n)
+                if done == settings.count:
+                    # the measuring that follows takes a while, too, and is not what the bar counts
+                    bar.close()
+
+            evaluation = judge(run, trained, split, settings, progress=progress)
         say(evaluation.table())
     finally:
         # images that cannot be measured can still be looked at
@@ -238,10 +243,6 @@ def _classes(trained: Trained, text: str) -> list[int]:
                 f"--labels: no class {part!r}; there are {', '.join(names)}, or their numbers 0 to {len(names) - 1}"
             )
     return chosen
-
-
-def _bar(count: int, what: str) -> tqdm:
-    return tqdm(total=count, desc=what, unit=" images", dynamic_ncols=True, disable=not sys.stderr.isatty())
 
 
 def _stem(source: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,22 @@ from typing import Self
 from tqdm import tqdm
 
 COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "seconds")
+
+
+def progress_bar(images: int, what: str, *, done: int = 0) -> tqdm:
+    """A bar that counts images, with their rate and the time left; silent where nobody watches a terminal."""
+    # some terminals, of containers for one, say that they are 0 by 0, and tqdm believes them
+    size = shutil.get_terminal_size()
+    return tqdm(
+        total=images,
+        initial=done,
+        desc=what,
+        unit=" images",
+        unit_scale=True,
+        ncols=size.columns,
+        nrows=size.lines,
+        disable=not sys.stderr.isatty(),
+    )
 
 
 class RunLog:
@@ -36,16 +53,7 @@ class RunLog:
         self._text = (run / "train.log").open("a", encoding="utf-8")
         self._csv = (run / "log.csv").open("a", encoding="utf-8", newline="")
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
-        self._bar = tqdm(
-            total=steps * batch_size,
-            initial=start * batch_size,
-            desc="training",
-            unit=" images",
-            unit_scale=True,
-            dynamic_ncols=True,
-            # a bar is for people; where nobody watches a terminal, plain lines do
-            disable=not sys.stderr.isatty(),
-        )
+        self._bar = progress_bar(steps * batch_size, "training", done=start * batch_size)
 
     def say(self, line: str) -> None:
         """A line for the log file and for whoever watches."""
@@ -81,7 +89,7 @@ class RunLog:
         if self._bar.disable:
             print(line, flush=True)
         else:
-            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
 
     def __enter__(self) -> Self:
         """Return itself."""

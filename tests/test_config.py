@@ -55,7 +55,7 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({"schedule": {"parameters": {"z": 1}}}, "schedule cosine: .*unexpected keyword argument 'z'"),
     ({"schedule": {"name": "linear", "parameters": {"end": 1.5}}}, "schedule linear: .*1.5"),
     ({"schedule": {"zero_terminal_snr": True}}, "prediction is 'eps', but schedule cosine ends in noise alone"),
-    ({"schedule": {"T": 20}}, "100 sampling steps, but the schedule has T = 20"),
+    ({"schedule": {"T": 20}}, "50 sampling steps, but the schedule has T = 20"),
     ({"steps": 100}, "warmup is 100 of 100 steps; it must be smaller"),
     ({"sample": {"guidance": 2}}, "guidance is 2; other than 1 it needs a model that was trained with and without"),
     ({"sample": {"guidance": 2}, "label_dropout": 0.1, "conditional": False}, "guidance is 2; other than 1 it needs"),
