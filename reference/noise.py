@@ -126,7 +126,7 @@ def words(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, count: int
     counter[..., 2] = (samples & _LOW)[:, None]
     counter[..., 3] = (samples >> _HALF)[:, None]
     key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint64)
-    return philox4x32(counter, key).reshape(len(samples), -1)[:, :count]
+    return philox4x32(counter, key).reshape(len(samples), 4 * len(blocks))[:, :count]
 
 
 def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> NDArray[np.float32]:
@@ -250,7 +250,8 @@ def normal(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, shape: Se
     count = prod(shape)
     pairs = words(seed, stream, step, sample, count + count % 2)
     z_0, z_1 = normal_pair(pairs[:, 0::2], pairs[:, 1::2])
-    return np.stack([z_0, z_1], axis=-1).reshape(len(pairs), -1)[:, :count].reshape(-1, *shape)
+    z = np.stack([z_0, z_1], axis=-1).reshape(pairs.shape)
+    return z[:, :count].reshape(len(pairs), *shape)
 
 
 def uniform(seed: int, stream: int, step: ArrayLike, sample: ArrayLike) -> NDArray[np.float32]:
