@@ -27,11 +27,11 @@ class Layout:
     ----------
     x : Tensor, shape (B, ...)
         Decides the layout. One that is neither contiguous nor channels_last is walked as a contiguous copy.
-    blocks : int
-        Blocks of four elements that a program computes.
+    blocks : int, optional
+        Blocks of four elements that a program computes; `BLOCKS` by default.
     """
 
-    def __init__(self, x: Tensor, blocks: int = BLOCKS) -> None:
+    def __init__(self, x: Tensor, blocks: int | None = None) -> None:
         self.shape = tuple(x.shape)
         self.n = prod(self.shape[1:])
         self.format = torch.contiguous_format
@@ -40,7 +40,7 @@ class Layout:
                 self.format = torch.channels_last
             elif x.ndim == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
                 self.format = torch.channels_last_3d
-        self.blocks = min(blocks, 1 << max(-(-self.n // 4) - 1, 0).bit_length())
+        self.blocks = min(blocks or BLOCKS, 1 << max(-(-self.n // 4) - 1, 0).bit_length())
         self.programs_a_row = -(-self.n // (4 * self.blocks))
         self.programs = self.shape[0] * self.programs_a_row
 

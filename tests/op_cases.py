@@ -1,0 +1,209 @@
+"""What the tests of the ops draw: shapes, types, memory layouts, schedules, addresses, and tensors made from a seed.
+
+A drawn case holds plain values alone, so that what hypothesis prints of a failure is a call that repeats it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from laws import NAMED
+from noisestep.accelerated.noise import Noise
+from noisestep.accelerated.schedule import DeviceSchedule
+from noisestep.reference import Schedule
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+LAYOUTS = ("contiguous", "channels_last", "transposed", "sliced")
+PREDICTIONS = ("eps", "x_0", "v")
+# roundings: half a unit in the last place of a number in [1, 2)
+UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+# below these, numbers are a fixed distance apart
+SMALLEST_NORMAL = {
+    torch.float64: 2.0**-1022,
+    torch.float32: 2.0**-126,
+    torch.float16: 2.0**-14,
+    torch.bfloat16: 2.0**-126,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch, and where its noise is."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layout: str = "contiguous"
+    schedule: str = "linear"
+    zero_terminal_snr: bool = False
+    T: int = 10
+    one_t: bool = False
+    seed: int = 0
+    stream: int = 0
+    step: int = 0
+    sample: int = 0
+    in_tensors: bool = False
+    programs: int = 1
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def device_schedule(self) -> DeviceSchedule:
+        return device_schedule(self.schedule, self.T, self.zero_terminal_snr)
+
+    @property
+    def sees_signal(self) -> bool:
+        """Whether eps tells something of x_0 at every t."""
+        return not self.device_schedule.schedule.zero_terminal_snr
+
+    def tensor(self, number: int, *, shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """Tensor `number` of the case, standard normal, or any of the levels of uint8."""
+        shape, dtype = self.shape if shape is None else shape, dtype or self.torch_dtype
+        generator = torch.Generator().manual_seed(number)
+        if dtype == torch.uint8:
+            x = torch.randint(0, 256, shape, generator=generator, dtype=dtype)
+        else:
+            x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        return arranged(x, self.layout)
+
+    def t(self) -> Tensor:
+        """Timesteps in 0..T, one for each sample or one for all."""
+        generator = torch.Generator().manual_seed(99)
+        return torch.randint(0, self.T + 1, () if self.one_t else self.shape[:1], generator=generator)
+
+    def noise(self) -> Noise:
+        """The address, of integers or of tensors."""
+        if not self.in_tensors:
+            return Noise(self.seed, self.stream, self.step, self.sample)
+        batch = self.shape[0]
+        seed = torch.tensor(self.seed - (self.seed >> 63 << 64))
+        # as many rows as samples, in no order
+        sample = self.sample + torch.arange(batch, dtype=torch.int64).flip(0) * 3
+        step = torch.tensor(self.step) if self.one_t else (self.step + torch.arange(batch)) % 2**28
+        return Noise(seed, self.stream, step, sample)
+
+
+def arranged(x: Tensor, layout: str) -> Tensor:
+    """x with its elements in this order in memory; a layout that its rank does not have leaves it contiguous."""
+    if layout == "channels_last" and x.ndim in (4, 5):
+        return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    if layout == "transposed":
+        return x.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "sliced":
+        wide = x.new_zeros((*x.shape[:-1], 2 * x.shape[-1] + 1))
+        wide[..., 1::2] = x
+        return wide[..., 1::2]
+    return x.contiguous()
+
+
+def gamma(roundings: float, unit: float) -> float:
+    """A bound of the relative error of so many roundings in a row (Higham 2002, lemma 3.1)."""
+    return roundings * unit / (1 - roundings * unit)
+
+
+@cache
+def device_schedule(name: str, T: int, zero_terminal_snr: bool = False) -> DeviceSchedule:
+    return DeviceSchedule(Schedule.from_name(name, T, zero_terminal_snr=zero_terminal_snr))
+
+
+@st.composite
+def shapes(draw, smallest_rank: int = 1, largest: int = 1500) -> tuple[int, ...]:
+    """(B, ...) of ranks 1 to 5, odd sizes and none included, at most so many elements a sample."""
+    rank = draw(st.integers(smallest_rank, 5))
+    dims = st.sampled_from((1, 2, 3, 5, 8, 13, 0, 700))
+    shape = draw(st.tuples(st.integers(0, 3), *(dims,) * (rank - 1)).filter(lambda s: prod(s[1:]) <= largest))
+    return tuple(shape)
+
+
+@st.composite
+def cases(draw, dtypes: tuple[str, ...] = FLOATS, smallest_rank: int = 1) -> Case:
+    name, zero = draw(st.sampled_from(NAMED))
+    return Case(
+        shape=draw(shapes(smallest_rank)),
+        dtype=draw(st.sampled_from(dtypes)),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        schedule=name,
+        zero_terminal_snr=zero,
+        # below 21 steps the linear ends scaled by 1000/T would leave (0, 1)
+        T=draw(st.integers(21, 60)),
+        one_t=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**64 - 1)),
+        stream=draw(st.integers(0, 15)),
+        step=draw(st.integers(0, 2**28 - 1)),
+        sample=draw(st.integers(0, 2**63 - 20)),
+        in_tensors=draw(st.booleans()),
+        programs=draw(st.sampled_from((1, 2, 5))),
+    )
+
+
+def float64(*tensors: Tensor) -> list[np.ndarray]:
+    """Tensors as the reference takes them."""
+    return [tensor.detach().double().numpy() for tensor in tensors]
+
+
+def assert_within(*, actual: Tensor, expected: np.ndarray, error: np.ndarray | float) -> None:
+    """|actual - expected| <= error + half a unit in the last place of actual's type.
+
+    `error` bounds what the op has before it rounds for the last time; the result may then be that much larger too.
+    """
+    dtype = actual.dtype
+    (value,) = float64(actual)
+    assert value.shape == expected.shape
+    error = np.broadcast_to(error, expected.shape)
+    # a unit of the larger of the two covers the step across a power of two
+    half_unit = UNIT[dtype] * np.maximum(np.abs(expected) + error, SMALLEST_NORMAL[dtype])
+    off = np.abs(value - expected)
+    # written so that a NaN is outside
+    outside = ~(off <= error + half_unit)
+    if outside.any():
+        i = np.unravel_index(np.argmax(outside), outside.shape)
+        raise AssertionError(
+            f"{outside.sum()} of {outside.size} outside; at {i}: {value[i]!r} for {expected[i]!r}, "
+            f"{off[i]:.3g} off with {error[i] + half_unit[i]:.3g} allowed"
+        )
+
+
+def registered_calls(call: Callable[[], Any]) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The registered ops that a call runs, with the arguments of each."""
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "noisestep":
+                seen.append((func, args))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        call()
+    return seen
+
+
+def assert_registered(call: Callable[[], Any], *names: str) -> None:
+    """Every registered op that a call runs, which are these, keeps PyTorch's rules (`torch.library.opcheck`)."""
+    calls = registered_calls(call)
+    assert {str(func) for func, _ in calls} == {f"noisestep.{name}.default" for name in names}
+    for func, arguments in calls:
+        torch.library.opcheck(func, arguments)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function in one graph, which may be compiled once and never again."""
+    torch._dynamo.reset()
+    traced = torch.compile(function, fullgraph=True, backend="aot_eager")
+    first = True
+
+    def call(*arguments: Any) -> Any:
+        nonlocal first
+        with torch._dynamo.config.patch(error_on_recompile=not first):
+            first = False
+            return traced(*arguments)
+
+    return call

@@ -1,0 +1,269 @@
+"""q_sample: the kernel has the bits of the PyTorch path, and that keeps its distance from the float64 reference."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from interpreter import assert_same_bits, kernels, on_device, run_kernel
+from laws import NAMED
+from noisestep.accelerated.checks import compute_dtype
+from noisestep.accelerated.noise import FORWARD, Noise
+from noisestep.accelerated.ops import noise as noise_op
+from noisestep.accelerated.ops import q_sample
+from noisestep.reference import forward, noise
+from op_cases import (
+    FLOATS,
+    LAYOUTS,
+    UNIT,
+    Case,
+    assert_registered,
+    assert_within,
+    cases,
+    compiled,
+    device_schedule,
+    float64,
+    gamma,
+)
+
+# the table's rounding, the product's, the sum's; see docs/ops.md
+ROUNDINGS = 3
+D = device_schedule("cosine", 50)
+INPUTS = (*FLOATS, "uint8")
+outputs = st.none() | st.sampled_from(FLOATS)
+
+
+def arguments(case: Case, eps_dtype: str | None) -> tuple:
+    eps = case.noise() if eps_dtype is None else case.tensor(2, dtype=getattr(torch, eps_dtype))
+    return case.device_schedule, case.tensor(1), case.t(), eps
+
+
+@settings(max_examples=12)
+@given(cases(INPUTS), outputs, outputs, st.booleans())
+@example(Case((2, 3, 5, 7), "uint8", "channels_last", seed=2**64 - 1, stream=15, step=2**28 - 1), None, None, True)
+@example(Case((3, 2, 3, 2, 3), "bfloat16", "channels_last", in_tensors=True, sample=2**40), None, "float32", False)
+@example(Case((3, 50), "float32", "sliced", one_t=True, seed=2**33, sample=2**33, programs=3), "bfloat16", None, True)
+@example(Case((2, 37), "float64", "transposed", in_tensors=True, one_t=True, programs=2), "float16", None, True)
+@example(Case((2, 0, 3)), None, None, True)
+@example(Case((0, 3)), None, None, True)
+@example(Case((5,), "float16"), None, "float16", True)
+def test_kernel_has_the_bits_of_the_torch_path(case, dtype, eps_dtype, return_eps):
+    options = dict(dtype=dtype and getattr(torch, dtype), return_eps=return_eps)
+    expected = q_sample(*arguments(case, eps_dtype), **options)
+    actual = run_kernel(q_sample, *arguments(case, eps_dtype), programs=case.programs, **options)
+    assert_same_bits(actual=actual, expected=expected)
+
+
+@settings(max_examples=8)
+@given(cases(FLOATS))
+@example(Case((2, 3, 5), "bfloat16", seed=2**63, stream=9, step=5, sample=2**32 - 1))
+@example(Case((3, 30), "float64", in_tensors=True, programs=2))
+@example(Case((2, 0)))
+def test_the_noise_kernel_has_the_bits_of_the_torch_path(case):
+    expected = noise_op(case.noise(), case.shape, dtype=case.torch_dtype)
+    with kernels(programs=case.programs):
+        device = on_device(torch.empty(0)).device
+        actual = noise_op(on_device(case.noise()), case.shape, dtype=case.torch_dtype, device=device).cpu()
+    assert_same_bits(actual=actual, expected=expected)
+
+
+def bound(x_0: np.ndarray, eps: np.ndarray, signal: np.ndarray, sigma: np.ndarray, x: torch.Tensor) -> np.ndarray:
+    """What x_t may be off before it is rounded to its own type."""
+    # a level of uint8 is multiplied by a rounded 1/255
+    roundings = ROUNDINGS + (2 if x.dtype == torch.uint8 else 0)
+    return gamma(roundings, UNIT[compute_dtype(x)]) * (np.abs(signal * x_0) + np.abs(sigma * eps))
+
+
+@pytest.mark.parametrize(("name", "zero"), NAMED)
+@pytest.mark.parametrize("dtype", INPUTS)
+def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
+    T = 1000
+    schedule = device_schedule(name, T, zero)
+    case = Case((T + 1, 2, 9), dtype)
+    x_0, t = case.tensor(1), torch.arange(T + 1)
+    exact = (2 * float64(x_0)[0] - 255) / 255 if dtype == "uint8" else float64(x_0)[0]
+    eps = noise.normal(5, FORWARD, 3, np.arange(T + 1), (2, 9)).astype(np.float64)
+    signal = schedule.schedule.sqrt_alpha_bar[:, None, None]
+    sigma = schedule.schedule.sqrt_one_minus_alpha_bar[:, None, None]
+    error = bound(exact, eps, signal, sigma, x_0)
+    if dtype == "float64":
+        # the reference rounds as often
+        error = 2 * error
+    expected = forward.q_sample(schedule.schedule, exact, t.numpy(), eps)
+    for out in FLOATS:
+        x_t, given_eps = q_sample(schedule, x_0, t, Noise(5, FORWARD, 3), dtype=getattr(torch, out), return_eps=True)
+        assert_within(actual=x_t, expected=expected, error=error)
+        assert_within(actual=given_eps, expected=eps, error=0)
+
+
+@given(cases(INPUTS))
+def test_within_its_bound_wherever_the_noise_is(case):
+    schedule, x_0, t, address = arguments(case, None)
+    exact = (2 * float64(x_0)[0] - 255) / 255 if case.dtype == "uint8" else float64(x_0)[0]
+    rows = np.arange(case.shape[0], dtype=np.uint64) + np.uint64(case.sample)
+    steps = case.step
+    if case.in_tensors:
+        rows, steps = address.sample.numpy(), np.broadcast_to(address.step.numpy(), case.shape[:1])
+    eps = noise.normal(case.seed, case.stream, steps, rows, case.shape[1:]).astype(np.float64)
+    rows_of_t = np.broadcast_to(t.numpy(), case.shape[:1])
+    column = (-1, *(1,) * (len(case.shape) - 1))
+    signal = schedule.schedule.sqrt_alpha_bar[rows_of_t].reshape(column)
+    sigma = schedule.schedule.sqrt_one_minus_alpha_bar[rows_of_t].reshape(column)
+    assert_within(
+        actual=q_sample(schedule, x_0, t, address),
+        expected=forward.q_sample(schedule.schedule, exact, rows_of_t, eps),
+        # the reference rounds too
+        error=bound(exact, eps, signal, sigma, x_0) + gamma(3, 2.0**-53) * (np.abs(exact) + np.abs(eps)),
+    )
+
+
+@given(cases(INPUTS))
+def test_the_memory_layout_changes_no_bit(case):
+    for layout in LAYOUTS:
+        schedule, x_0, t, address = arguments(case, None)
+        other = Case(case.shape, case.dtype, layout).tensor(1)
+        x_t = q_sample(schedule, other, t, address)
+        assert_same_bits(actual=x_t, expected=q_sample(schedule, x_0, t, address), strides=False)
+        # what PyTorch itself would give it
+        assert x_t.stride() == torch.empty_like(other).stride()
+
+
+@given(cases(FLOATS), st.randoms())
+def test_a_sample_is_the_same_alone_and_in_any_batch(case, random):
+    schedule, x_0, _, _ = arguments(case, None)
+    batch = case.shape[0]
+    t = torch.randint(0, case.T + 1, (batch,), generator=torch.Generator().manual_seed(1))
+    address = Noise(case.seed, case.stream, case.step, case.sample)
+    whole = q_sample(schedule, x_0, t, address)
+    order = torch.tensor(random.sample(range(batch), batch), dtype=torch.int64)
+    shuffled = q_sample(schedule, x_0[order], t[order], Noise(case.seed, case.stream, case.step, case.sample + order))
+    assert_same_bits(actual=shuffled, expected=whole[order], strides=False)
+    for i in range(batch):
+        alone = q_sample(schedule, x_0[i : i + 1], int(t[i]), Noise(case.seed, case.stream, case.step, case.sample + i))
+        assert_same_bits(actual=alone, expected=whole[i : i + 1], strides=False)
+
+
+def test_an_address_of_tensors_is_that_of_integers():
+    x_0 = torch.randn(3, 5)
+    integers = q_sample(D, x_0, torch.tensor([1, 2, 3]), Noise(7, FORWARD, 5, 9))
+    one, rows = torch.tensor([5]), torch.tensor([5, 5, 5])
+    for seed in (7, torch.tensor(7), torch.tensor([7])):
+        for step in (5, one, rows):
+            for sample in (9, torch.tensor([9, 10, 11])):
+                x_t = q_sample(D, x_0, torch.tensor([1, 2, 3], dtype=torch.int32), Noise(seed, FORWARD, step, sample))
+                assert_same_bits(actual=x_t, expected=integers)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_nothing_is_added_at_t_0(dtype):
+    x_0 = torch.randn(4, 3).to(getattr(torch, dtype))
+    assert torch.equal(q_sample(D, x_0, 0, Noise(0, FORWARD, 0)), x_0)
+
+
+def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kernel(monkeypatch):
+    x_0, t = torch.randn(3, 5), torch.tensor([-7, 51, 2**40])
+    for bad in (t, -1, D.T + 1):
+        with pytest.raises(ValueError, match=r"t must lie in 0\.\.50, got values from"):
+            q_sample(D, x_0, bad, Noise(0, FORWARD, 0))
+    nearest = q_sample(D, x_0, t.clamp(0, D.T), Noise(0, FORWARD, 0))
+    # interpreted, t is on a CPU too: the kernel is on its own without the check
+    monkeypatch.setattr(sys.modules["noisestep.accelerated.ops.q_sample"], "check_range", lambda t, T: None)
+    assert_same_bits(actual=run_kernel(q_sample, D, x_0, t, Noise(0, FORWARD, 0)), expected=nearest)
+
+
+def test_what_is_not_a_number_stays_that():
+    x_0 = torch.tensor([[torch.nan, torch.inf, -torch.inf, 1.0, 2.0]])
+    expected = q_sample(D, x_0, 3, Noise(0, FORWARD, 0))
+    assert torch.equal(expected.isfinite(), x_0.isfinite())
+    assert_same_bits(actual=run_kernel(q_sample, D, x_0, 3, Noise(0, FORWARD, 0)), expected=expected)
+    given_eps = q_sample(D, torch.ones(1, 5), 3, x_0)
+    assert torch.equal(given_eps.isfinite(), x_0.isfinite())
+    assert_same_bits(actual=run_kernel(q_sample, D, torch.ones(1, 5), 3, x_0), expected=given_eps)
+
+
+def test_gradients():
+    t = torch.tensor([1, 50])
+    x_0, eps = (torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda x_0, eps: q_sample(D, x_0, t, eps), (x_0, eps))
+    # it is linear: the second derivative is 0, and that of a square of it is not
+    assert torch.autograd.gradgradcheck(lambda x_0, eps: q_sample(D, x_0, t, eps).square(), (x_0, eps))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gradients_are_the_coefficients(dtype):
+    t = torch.tensor([1, 50, 20])
+    x_0, eps = (torch.randn(3, 4).to(getattr(torch, dtype)).requires_grad_() for _ in range(2))
+    signal, sigma = D.forward_table(compute_dtype(x_0))[t].T[:, :, None]
+    for run in (q_sample, run_kernel):
+        x_t = run(*([q_sample] if run is run_kernel else []), D, x_0, t, eps)
+        by_x_0, by_eps = torch.autograd.grad(x_t, (x_0, eps), torch.ones_like(x_t))
+        assert_same_bits(actual=by_x_0, expected=signal.expand(3, 4).to(x_0.dtype).contiguous())
+        assert_same_bits(actual=by_eps, expected=sigma.expand(3, 4).to(x_0.dtype).contiguous())
+
+
+def test_forward_mode_is_refused():
+    with pytest.raises(NotImplementedError, match="x_0 carries a forward-mode derivative"):
+        torch.func.jvp(lambda x: q_sample(D, x, 3, Noise(0, FORWARD, 0)), (torch.ones(2, 3),), (torch.ones(2, 3),))
+    with pytest.raises(NotImplementedError, match="noise carries a forward-mode derivative"):
+        torch.func.jvp(lambda x: q_sample(D, torch.ones(2, 3), 3, x), (torch.ones(2, 3),), (torch.ones(2, 3),))
+
+
+REGISTERED = {
+    "an address": lambda: q_sample(D, torch.randn(2, 3), 4, Noise(0, FORWARD, 0), return_eps=True),
+    "tensors in it": lambda: q_sample(
+        D, torch.randn(2, 3), torch.tensor([4, 0]), Noise(torch.tensor(1), FORWARD, torch.tensor([3]), torch.arange(2))
+    ),
+    "eps given": lambda: q_sample(D, torch.randn(2, 3).requires_grad_(), 4, torch.randn(2, 3).requires_grad_()),
+    "channels_last": lambda: q_sample(
+        D,
+        torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_(),
+        4,
+        Noise(0, FORWARD, 0),
+        dtype=torch.bfloat16,
+        return_eps=True,
+    ),
+    "transposed": lambda: q_sample(D, torch.randn(3, 2).T.requires_grad_(), 4, Noise(0, FORWARD, 0), return_eps=True),
+    "uint8": lambda: q_sample(D, torch.zeros(2, 3, dtype=torch.uint8), 4, Noise(0, FORWARD, 0)),
+}
+
+
+@pytest.mark.parametrize("call", REGISTERED.values(), ids=REGISTERED)
+@pytest.mark.parametrize("path", ["torch", "kernel"])
+def test_registration(call, path):
+    if path == "torch":
+        assert_registered(call, "q_sample")
+        return
+    with kernels():
+        assert_registered(call, "q_sample")
+
+
+def test_one_graph_for_every_timestep_batch_and_address():
+    def function(x_0, t, seed, step, sample):
+        return q_sample(D, x_0, t, Noise(seed, FORWARD, step, sample), dtype=torch.bfloat16)
+
+    traced = compiled(function)
+    for i in range(3):
+        inputs = (
+            torch.randn(2, 3, 4),
+            torch.tensor([i, 50 - i]),
+            torch.tensor(i),
+            torch.tensor([i]),
+            torch.arange(2) + i,
+        )
+        assert_same_bits(actual=traced(*inputs), expected=function(*inputs))
+
+
+def test_vmap_is_a_loop():
+    x_0, t = torch.randn(4, 2, 3), torch.randint(0, 51, (4, 2))
+    together = torch.vmap(lambda x_0, t: q_sample(D, x_0, t, Noise(0, FORWARD, 0)))(x_0, t)
+    one_by_one = [q_sample(D, *both, Noise(0, FORWARD, 0)) for both in zip(x_0, t, strict=True)]
+    assert_same_bits(actual=together, expected=torch.stack(one_by_one))
+
+
+def test_autocast_changes_nothing():
+    x_0 = torch.randn(2, 3)
+    expected = q_sample(D, x_0, 7, Noise(0, FORWARD, 0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same_bits(actual=q_sample(D, x_0, 7, Noise(0, FORWARD, 0)), expected=expected)
