@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .noise import NOWHERE, Address, Noise
 from .schedule import DeviceSchedule
@@ -24,7 +25,16 @@ def check_batch(name: str, x: object, *, dtypes: tuple[torch.dtype, ...] = FLOAT
         raise TypeError(f"{name} must be one of {', '.join(map(_short, dtypes))}, got {_short(x.dtype)}")
     if x.ndim == 0:
         raise ValueError(f"{name} must have shape (B, ...), got a tensor with no axis")
+    # an op would drop it without a word
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None:
+        raise NotImplementedError(f"{name} carries a forward-mode derivative; the ops have none, only backward")
     return x
+
+
+def check_constant(name: str, x: object) -> None:
+    """x wants no gradient, because the op has none to give it."""
+    if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires a gradient, and this op gives none to it; pass {name}.detach()")
 
 
 def check_like(

@@ -11,6 +11,7 @@ from ..arithmetic import CHUNK, like_input, pairwise_sum, per_sample, rows_at, s
 from ..checks import (
     FLOATS,
     check_batch,
+    check_constant,
     check_like,
     check_noise,
     check_option,
@@ -201,25 +202,24 @@ def _(
 
 
 @torch.library.custom_op("noisestep::simple_loss_backward", mutates_args=())
-def _simple_loss_backward(grad_losses: Tensor, residual: Tensor) -> Tensor:
-    # an op without a derivative of its own: a second one is refused, not silently wrong
+def _simple_loss_backward(grad_losses: Tensor, residual: Tensor, output: Tensor) -> Tensor:
+    # an op that depends on output and has no derivative of its own: a second one is refused, not silently 0
     scale = per_sample(grad_losses * (2 / max(1, prod(residual.shape[1:]))), residual)
     return stored(scale * residual.to(grad_losses.dtype), residual, residual.dtype)
 
 
 @_simple_loss_backward.register_fake
-def _(grad_losses, residual):
+def _(grad_losses, residual, output):
     return torch.empty_like(residual)
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(output[1], inputs[0])
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx, grad_losses: Tensor, grad_residual: Tensor):
-    (residual,) = ctx.saved_tensors
-    return _simple_loss_backward(grad_losses, residual), *(None,) * 14
+    return _simple_loss_backward(grad_losses, *ctx.saved_tensors), *(None,) * 14
 
 
 _simple_loss.register_autograd(_backward, setup_context=_save)
@@ -242,7 +242,7 @@ def simple_loss(
 
     with n elements a sample: the mean that the chapter's code takes (``MSELoss``), where its formula has
     the sum. Computed in float32 (float64 where output is float64); a sample's squares are added up in a fixed
-    order. Differentiable once, in `output` alone.
+    order. Differentiable once, in `output` alone; other tensors that require a gradient are refused.
 
     Parameters
     ----------
@@ -275,6 +275,8 @@ def simple_loss(
     check_batch("output", output)
     check_option("prediction", prediction, ("eps", "x_0", "v"))
     check_option("reduction", reduction, ("mean", "none"))
+    for name, constant in (("noise", noise), ("x_0", x_0), ("weight", weight)):
+        check_constant(name, constant)
     eps, address = (None, NOWHERE) if prediction == "x_0" else check_noise(noise, output, "output")
     table = None
     if prediction == "eps":

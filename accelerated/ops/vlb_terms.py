@@ -12,6 +12,7 @@ from ..arithmetic import CHUNK, pairwise_sum, per_sample, rows_at, stored
 from ..checks import (
     check_batch,
     check_clip,
+    check_constant,
     check_like,
     check_option,
     check_range,
@@ -275,7 +276,8 @@ def vlb_terms(
 
         L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t) ),    L_0 = -log p_theta(x_0 | x_1)
 
-    Computed in float64: its parts cancel. Differentiable once, in `output` alone, as a learned variance needs it.
+    Computed in float64: its parts cancel. Differentiable once, in `output` alone, as a learned variance needs it;
+    other tensors that require a gradient are refused.
 
     Parameters
     ----------
@@ -308,6 +310,8 @@ def vlb_terms(
     """
     check_batch("x_t", x_t)
     check_like("x_0", x_0, x_t, "x_t")
+    check_constant("x_t", x_t)
+    check_constant("x_0", x_0)
     check_schedule(schedule, x_t, "x_t")
     check_option("prediction", prediction, ("eps", "x_0", "v"))
     check_option("variance", variance, ("posterior", "beta", "learned_range"))
