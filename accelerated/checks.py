@@ -130,11 +130,20 @@ def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """value is a finite number in low..high."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (low <= value <= high and abs(value) < float("inf")):
+        raise ValueError(f"{name} must be finite and lie in {low:g}..{high:g}, got {value}")
+
+
 def check_clip(clip: Sequence[float] | None) -> tuple[float, float] | None:
     """clip is None or (low, high)."""
     if clip is None:
         return None
-    if not isinstance(clip, Sequence) or len(clip) != 2 or not clip[0] < clip[1]:
+    pair = isinstance(clip, Sequence) and len(clip) == 2 and all(isinstance(end, int | float) for end in clip)
+    if not pair or not clip[0] < clip[1]:
         raise ValueError(f"clip must be (low, high) with low < high, or None, got {clip!r}")
     return float(clip[0]), float(clip[1])
 

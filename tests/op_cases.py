@@ -191,6 +191,9 @@ def assert_registered(call: Callable[[], Any], *names: str) -> None:
     calls = registered_calls(call)
     assert {str(func) for func, _ in calls} == {f"noisestep.{name}.default" for name in names}
     for func, arguments in calls:
+        if str(func).endswith("_backward.default"):
+            # has no derivative of its own, which the checks would ask for
+            arguments = tuple(part.detach() if isinstance(part, Tensor) else part for part in arguments)
         torch.library.opcheck(func, arguments)
 
 

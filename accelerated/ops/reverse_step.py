@@ -1,5 +1,6 @@
 """x_{t-1} from x_t: `noisestep.reference.reverse`. Reads x_t and the output, writes x_{t-1} (and x_0 when asked)."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, overload
 
@@ -14,6 +15,7 @@ from ..checks import (
     check_clip,
     check_like,
     check_noise,
+    check_number,
     check_option,
     check_range,
     check_schedule,
@@ -341,8 +343,11 @@ def reverse_step(
     t = check_timesteps(t, x_t, "x_t")
     learned = variance == "learned_range" and eta is None
     clip = check_clip(clip)
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    check_number("temperature", temperature, 0, math.inf)
+    if eta is not None:
+        check_number("eta", eta, 0, 1)
+    if guidance is not None:
+        check_number("guidance", guidance, -math.inf, math.inf)
     output, unconditional = _check_outputs(output, x_t, guidance, learned)
     table = schedule.reverse_table(
         prediction=prediction,
@@ -357,7 +362,9 @@ def reverse_step(
     noisy = schedule.is_noisy(variance=variance, eta=eta)
     if noise is None and noisy:
         raise ValueError(f"this update adds noise (variance={variance!r}, eta={eta}); noise must not be None")
-    eps, address = (None, NOWHERE) if not noisy else check_noise(noise, x_t, "x_t")
+    eps, address = (None, NOWHERE) if noise is None else check_noise(noise, x_t, "x_t")
+    if not noisy:
+        eps, address = None, NOWHERE
     x_s, x_0 = _reverse_step(
         x_t,
         output,

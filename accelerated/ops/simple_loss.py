@@ -277,7 +277,11 @@ def simple_loss(
     check_option("reduction", reduction, ("mean", "none"))
     for name, constant in (("noise", noise), ("x_0", x_0), ("weight", weight)):
         check_constant(name, constant)
-    eps, address = (None, NOWHERE) if prediction == "x_0" else check_noise(noise, output, "output")
+    eps, address = (None, NOWHERE)
+    if noise is not None or prediction != "x_0":
+        eps, address = check_noise(noise, output, "output")
+    if prediction == "x_0":
+        eps, address = None, NOWHERE
     table = None
     if prediction == "eps":
         x_0 = t = None

@@ -1,0 +1,441 @@
+"""reverse_step: the kernel has the bits of the PyTorch path, which keeps its distance from the float64 reference."""
+
+import sys
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from interpreter import assert_same_bits, kernels, run_kernel
+from laws import NAMED, log_alpha_bar
+from noisestep.accelerated.checks import compute_dtype
+from noisestep.accelerated.noise import REVERSE, Noise
+from noisestep.accelerated.ops import noise as noise_op
+from noisestep.accelerated.ops import reverse_step
+from noisestep.reference import reverse as reference
+from noisestep.reference.prediction import predict_x_0
+from op_cases import (
+    FLOATS,
+    LAYOUTS,
+    PREDICTIONS,
+    UNIT,
+    Case,
+    assert_registered,
+    assert_within,
+    cases,
+    compiled,
+    device_schedule,
+    float64,
+    gamma,
+)
+from torch import Tensor
+
+D = device_schedule("cosine", 50)
+FIXED = ("posterior", "beta", "zero")
+
+
+@dataclass(frozen=True)
+class Update:
+    """The options of one update."""
+
+    prediction: str = "eps"
+    clip: tuple[float, float] | None = None
+    variance: str = "posterior"
+    eta: float | None = None
+    rederive_eps: bool = True
+    guidance: float | None = None
+    temperature: float = 1.0
+    return_x_0: bool = False
+
+    @property
+    def learned(self) -> bool:
+        return self.variance == "learned_range" and self.eta is None
+
+    def fitting(self, case: Case) -> "Update":
+        """The same, but with v where eps says nothing of x_0."""
+        return self if case.sees_signal or self.prediction != "eps" else replace(self, prediction="v")
+
+
+updates = st.builds(
+    Update,
+    prediction=st.sampled_from(PREDICTIONS),
+    clip=st.sampled_from((None, (-1, 1), (-0.3, 0.7))),
+    variance=st.sampled_from(FIXED),
+    eta=st.sampled_from((None, 0.0, 0.3, 1.0)),
+    rederive_eps=st.booleans(),
+    guidance=st.sampled_from((None, 0.0, 7.5)),
+    temperature=st.sampled_from((1.0, 0.5)),
+    return_x_0=st.booleans(),
+)
+
+
+def arguments(case: Case, update: Update, eps_dtype: str | None = None, *, joined: bool = False) -> tuple:
+    """(schedule, x_t, output, t, noise) for an update."""
+    shape = case.shape
+    if update.learned:
+        shape = (shape[0], 2 * shape[1], *shape[2:])
+    output = case.tensor(2, shape=shape)
+    if update.guidance is not None:
+        output = output, case.tensor(3, shape=shape)
+        output = torch.cat(output) if joined else output
+    eps = case.noise() if eps_dtype is None else case.tensor(4, dtype=getattr(torch, eps_dtype))
+    return case.device_schedule, case.tensor(1), output, case.t(), eps
+
+
+@settings(max_examples=15)
+@given(cases(), updates, st.none() | st.sampled_from(FLOATS), st.booleans())
+@example(
+    Case((2, 3, 5, 7), "bfloat16", "channels_last", seed=2**63), Update("v", (-1, 1), return_x_0=True), None, False
+)
+@example(Case((3, 2, 3, 2, 3), "float16", "channels_last"), Update("eps", guidance=7.5), "float32", False)
+@example(Case((3, 50), "float32", "sliced", sample=2**33, programs=3), Update("x_0", (-0.3, 0.7), "beta"), None, False)
+@example(Case((2, 37), "float64", "transposed", in_tensors=True), Update("eps", (-1, 1), eta=0.3), None, False)
+@example(Case((3, 21), one_t=True), Update("v", (-1, 1), eta=1.0, rederive_eps=False, guidance=2.0), None, True)
+@example(Case((2, 9)), Update(variance="zero", return_x_0=True), None, False)
+@example(Case((2, 0, 3)), Update(guidance=1.0), None, True)
+@example(Case((0, 3)), Update(), None, False)
+@example(Case((5,)), Update(), "float64", False)
+def test_kernel_has_the_bits_of_the_torch_path(case, update, eps_dtype, joined):
+    update = update.fitting(case)
+    inputs = arguments(case, update, eps_dtype, joined=joined)
+    expected = reverse_step(*inputs, **vars(update))
+    assert_same_bits(
+        actual=run_kernel(reverse_step, *inputs, programs=case.programs, **vars(update)), expected=expected
+    )
+
+
+def wide(values: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def assert_near_the_reference(run, case: Case, update: Update, t: Tensor) -> None:
+    """x_{t-1} and x_0 are within the bounds of docs/ops.md; run(op, *arguments, **options) runs the op."""
+    schedule, x_t, output, _, address = arguments(case, update)
+    # half of all numbers have no room for x_0 as it is at the noisy end
+    update = replace(update, return_x_0=update.clip is not None or case.dtype != "float16")
+    result = run(reverse_step, schedule, x_t, output, t, address, **vars(update))
+    x_s, x_0 = result if update.return_x_0 else (result, None)
+    unit, table, steps = UNIT[compute_dtype(x_t)], schedule.schedule, t.numpy()
+    x, z = float64(x_t, update.temperature * noise_op(address, x_t.shape).double())
+    exact = UNIT[torch.float64]
+    # the difference of the two outputs, the scale and its product, and the sum
+    guided = 0 if update.guidance is None else 4
+    if update.guidance is None:
+        (out,) = float64(output)
+        size = np.abs(out)
+    else:
+        without, out = float64(*output)
+        size = np.abs(without) + abs(update.guidance) * (np.abs(out) + np.abs(without))
+        out = reference.guided(out, without, update.guidance)
+    spread, logarithm = 0.0, 0.0
+    if update.learned:
+        channels = case.shape[1]
+        share, share_size = (out[:, channels:] + 1) / 2, (1 + size[:, channels:]) / 2
+        out, size = out[:, :channels], size[:, :channels]
+        half_beta = wide(np.log(table.beta[steps]) / 2, x)
+        half_posterior = wide(table.posterior_log_variance[steps] / 2, x)
+        # the share, and what it weighs: the table, 1 - share, the product, the sum
+        spread = gamma(guided + 2, unit) * share_size * (np.abs(half_beta) + np.abs(half_posterior))
+        spread += gamma(4, unit) * (np.abs(share * half_beta) + np.abs((1 - share) * half_posterior))
+        logarithm = np.abs(share * half_beta + (1 - share) * half_posterior)
+        # a library's exponential: 4 units, and twice the rounding of an argument that it may scale first
+        spread += (8 + 2 * logarithm) * unit
+        variance = reference.learned_range_variance(table, share, steps)
+    else:
+        variance = update.variance
+    options = dict(prediction=update.prediction, clip=update.clip)
+    if update.eta is None:
+        expected = reference.reverse_step(table, x, out, steps, z, variance=variance, **options)
+    else:
+        ddim = dict(eta=update.eta, rederive_eps=update.rederive_eps)
+        expected = reference.ddim_step(table, x, out, steps, z, **ddim, **options)
+    c = reference.reverse_coefficients(
+        table,
+        prediction=update.prediction,
+        variance="posterior" if update.learned else update.variance,
+        eta=update.eta,
+        rederive_eps=update.rederive_eps,
+    )
+    c = [wide(column, x) for column in c[steps].T]
+    sigma = np.where(wide(steps, x) > 1, np.sqrt(variance), 0) if update.learned else c[5]
+    noise = np.abs(sigma * z)
+    of_x_0 = np.abs(c[0] * x) + np.abs(c[1]) * size
+    # two coefficients and products, and their sum
+    x_0_error = gamma(3 + guided, unit) * of_x_0
+    if update.clip is None:
+        terms = np.abs((c[2] * c[0] + c[3]) * x) + np.abs(c[2] * c[1] + c[4]) * size
+        error = gamma(4 + guided, unit) * terms
+    else:
+        low, high = update.clip
+        x_0_error = np.minimum(x_0_error, high - low) + unit * max(abs(low), abs(high))
+        terms = np.abs(c[2]) * max(abs(low), abs(high)) + np.abs(c[3] * x) + np.abs(c[4]) * size
+        error = np.abs(c[2]) * x_0_error + gamma(5 + guided, unit) * terms
+    error = error + noise * (np.exp(spread) * (1 + gamma(4, unit)) - 1)
+    # the reference's own rounding, and how far alpha_bar_t, a sum of T logarithms, is from alpha_t alpha_bar_{t-1}
+    own = gamma((16 + 8 * table.T) * (1 + log_alpha_bar(table).max()), exact)
+    expanded = np.abs(c[2]) * of_x_0 + np.abs(c[3] * x) + np.abs(c[4]) * size + (1 + logarithm) * noise
+    assert_within(actual=x_s, expected=expected, error=error + own * expanded)
+    if x_0 is not None:
+        expected = predict_x_0(table, x, out, steps, prediction=update.prediction, clip=update.clip)
+        assert_within(actual=x_0, expected=expected, error=x_0_error + own * of_x_0)
+
+
+EVERY = [Update(variance=variance) for variance in (*FIXED, "learned_range")]
+EVERY += [Update(variance=variance, clip=(-1, 1)) for variance in (*FIXED, "learned_range")]
+EVERY += [Update(eta=eta, clip=clip) for eta in (0.0, 0.3, 1.0) for clip in (None, (-0.3, 0.7))]
+EVERY += [Update(eta=0.3, clip=(-1, 1), rederive_eps=False), Update(guidance=7.5, variance="learned_range")]
+
+
+@pytest.mark.parametrize(("name", "zero"), NAMED)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
+    T = 1000
+    case = Case((T, 2, 3), dtype, schedule=name, zero_terminal_snr=zero, T=T)
+    for i, update in enumerate(EVERY):
+        # a third of the updates for each prediction, and another third for each type
+        prediction = PREDICTIONS[(i + FLOATS.index(dtype)) % 3]
+        update = replace(update, prediction=prediction).fitting(case)
+        assert_near_the_reference(lambda op, *a, **o: op(*a, **o), case, update, torch.arange(1, T + 1))
+
+
+def timesteps(case: Case) -> Tensor:
+    return torch.randint(1, case.T + 1, case.shape[:1], generator=torch.Generator().manual_seed(1))
+
+
+@settings(max_examples=40)
+@given(cases(), updates)
+def test_within_its_bound_of_the_reference(case, update):
+    assert_near_the_reference(lambda op, *a, **o: op(*a, **o), case, update.fitting(case), timesteps(case))
+
+
+@settings(max_examples=8)
+@given(cases(smallest_rank=2), updates)
+@example(Case((2, 3, 5, 7), "bfloat16", "channels_last"), Update("v", (-1, 1)))
+@example(Case((3, 2, 3, 2, 3), "float32", "channels_last", programs=2), Update("eps", guidance=7.5))
+@example(Case((3, 50), "float16", "sliced", in_tensors=True), Update("x_0", (-0.3, 0.7)))
+@example(Case((2, 37), "float64", "transposed"), Update())
+def test_the_kernel_with_a_learned_variance_is_within_its_bound(case, update):
+    # the exponential is a library's: bits may differ, the bound may not
+    update = replace(update.fitting(case), variance="learned_range", eta=None)
+
+    def run(op, *a, **o):
+        return run_kernel(op, *a, programs=case.programs, **o)
+
+    assert_near_the_reference(run, case, update, timesteps(case))
+
+
+@settings(max_examples=40)
+@given(cases(), updates)
+def test_the_memory_layout_changes_no_bit(case, update):
+    update = replace(update.fitting(case), return_x_0=True)
+    schedule, x_t, output, t, eps = arguments(case, update)
+    expected = reverse_step(schedule, x_t, output, t, eps, **vars(update))
+    for layout in LAYOUTS:
+        other = Case(case.shape, case.dtype, layout).tensor(1)
+        actual = reverse_step(schedule, other, output, t, eps, **vars(update))
+        assert_same_bits(actual=actual, expected=expected, strides=False)
+        for part in actual:
+            assert part.stride() == torch.empty_like(other).stride()
+
+
+@settings(max_examples=40)
+@given(cases(), updates)
+def test_a_sample_is_the_same_alone_and_in_any_batch(case, update):
+    update = replace(update.fitting(case), guidance=None, return_x_0=False)
+    schedule, x_t, output, _, _ = arguments(case, update)
+    t, row = timesteps(case), Noise(case.seed, REVERSE, case.step, case.sample)
+    whole = reverse_step(schedule, x_t, output, t, row, **vars(update))
+    for i in range(case.shape[0]):
+        row = Noise(case.seed, REVERSE, case.step, case.sample + i)
+        alone = reverse_step(schedule, x_t[i : i + 1], output[i : i + 1], int(t[i]), row, **vars(update))
+        assert_same_bits(actual=alone, expected=whole[i : i + 1], strides=False)
+
+
+def test_an_address_of_tensors_is_that_of_integers():
+    x_t, output = torch.randn(2, 3, 5)
+    t = torch.tensor([7, 7, 7])
+    expected = reverse_step(D, x_t, output, 7, Noise(3, REVERSE, 7, 9))
+    in_tensors = Noise(torch.tensor(3), REVERSE, t, torch.tensor([9, 10, 11]))
+    for timestep in (t, t.to(torch.int32), t[0]):
+        assert_same_bits(actual=reverse_step(D, x_t, output, timestep, in_tensors), expected=expected)
+
+
+def test_guidance_joined_is_guidance_in_a_pair():
+    x_t, without, out = torch.randn(3, 2, 4)
+    joined = reverse_step(D, x_t, torch.cat([without, out]), 9, Noise(0, REVERSE, 9), guidance=3.0)
+    assert_same_bits(
+        actual=reverse_step(D, x_t, (without, out), 9, Noise(0, REVERSE, 9), guidance=3.0), expected=joined
+    )
+    # 0 is the unconditional output alone
+    actual = reverse_step(D, x_t, (without, out), 9, Noise(0, REVERSE, 9), guidance=0.0)
+    assert_same_bits(actual=actual, expected=reverse_step(D, x_t, without, 9, Noise(0, REVERSE, 9)))
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta", "learned_range"])
+@pytest.mark.parametrize("run", [lambda op, *a, **o: op(*a, **o), run_kernel], ids=["torch", "kernel"])
+def test_noise_is_added_after_the_first_step_and_not_in_it(variance, run):
+    x_t, output = torch.randn(2, 2, 3), torch.randn(2, 4 if variance == "learned_range" else 2, 3)
+    one, other = (
+        run(reverse_step, D, x_t, output, torch.tensor([1, 2]), Noise(s, REVERSE, 0), variance=variance) for s in (1, 2)
+    )
+    assert torch.equal(one[0], other[0])
+    assert (one[1] != other[1]).all()
+
+
+@pytest.mark.parametrize("option", [{"variance": "zero"}, {"eta": 0.0}, {"eta": 0.0, "variance": "beta"}])
+def test_only_an_update_that_adds_no_noise_goes_without(option):
+    x_t, output = torch.randn(2, 2, 3)
+    without = reverse_step(D, x_t, output, 9, None, **option)
+    assert_same_bits(actual=reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 9), **option), expected=without)
+    with pytest.raises(ValueError, match=r"this update adds noise \(variance='posterior', eta=None\)"):
+        reverse_step(D, x_t, output, 9, None)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_t_0_leaves_x_t_alone(dtype):
+    x_t, output = torch.randn(2, 2, 4, 3).to(getattr(torch, dtype))
+    for option in ({}, {"eta": 1.0}, {"clip": (-0.1, 0.1), "prediction": "v"}):
+        assert torch.equal(reverse_step(D, x_t, output, 0, Noise(0, REVERSE, 0), **option), x_t)
+    both = output.repeat(1, 2, 1)
+    assert torch.equal(reverse_step(D, x_t, both, 0, Noise(0, REVERSE, 0), variance="learned_range"), x_t)
+
+
+def test_temperature_scales_the_noise():
+    x_t, output, z = torch.randn(3, 2, 4, dtype=torch.float64)
+    mean = reverse_step(D, x_t, output, 9, None, variance="zero")
+    actual = reverse_step(D, x_t, output, 9, z, temperature=0.25)
+    # exact in binary but for the sum
+    assert_same_bits(actual=actual, expected=mean + D.reverse_table(dtype=torch.float64)[9, 5] * 0.25 * z)
+
+
+def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kernel(monkeypatch):
+    x_t, output = torch.randn(2, 3, 5)
+    t = torch.tensor([-7, 51, 2**40])
+    for bad in (t, -1, D.T + 1):
+        with pytest.raises(ValueError, match=r"t must lie in 0\.\.50, got values from"):
+            reverse_step(D, x_t, output, bad, Noise(0, REVERSE, 0))
+    nearest = reverse_step(D, x_t, output, t.clamp(0, D.T), Noise(0, REVERSE, 0))
+    # interpreted, t is on a CPU too: the kernel is on its own without the check
+    monkeypatch.setattr(sys.modules["noisestep.accelerated.ops.reverse_step"], "check_range", lambda t, T: None)
+    assert_same_bits(actual=run_kernel(reverse_step, D, x_t, output, t, Noise(0, REVERSE, 0)), expected=nearest)
+
+
+@pytest.mark.parametrize("clip", [None, (-1, 1)])
+def test_what_is_not_a_number_stays_that(clip):
+    x_t, output = torch.randn(2, 1, 5)
+    output[0, 1] = torch.nan
+    expected = reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0), clip=clip)
+    assert expected.isnan().tolist() == [[False, True, False, False, False]]
+    actual = run_kernel(reverse_step, D, x_t, output, 9, Noise(0, REVERSE, 0), clip=clip)
+    assert_same_bits(actual=actual, expected=expected)
+
+
+def test_a_gradient_is_refused():
+    x_t, output = torch.randn(2, 3), torch.randn(2, 3, requires_grad=True)
+    x_s = reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0))
+    with pytest.raises(RuntimeError, match=r"noisestep\.reverse_step\.default but no autograd formula was registered"):
+        x_s.sum().backward()
+    with torch.no_grad():
+        assert not reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0)).requires_grad
+
+
+REGISTERED = {
+    "an address": lambda: reverse_step(D, *torch.randn(2, 2, 3), 4, Noise(0, REVERSE, 0), return_x_0=True),
+    "tensors": lambda: reverse_step(
+        D,
+        *torch.randn(2, 2, 3),
+        torch.tensor([4, 0]),
+        Noise(torch.tensor(1), REVERSE, torch.tensor([3]), torch.arange(2)),
+        clip=(-1, 1),
+        eta=1.0,
+    ),
+    "channels_last": lambda: reverse_step(
+        D,
+        torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last),
+        torch.randn(4, 6, 2, 2),
+        4,
+        torch.randn(2, 3, 2, 2),
+        variance="learned_range",
+        guidance=2.0,
+        return_x_0=True,
+    ),
+    "transposed": lambda: reverse_step(D, torch.randn(3, 2).T, torch.randn(2, 3), 4, None, variance="zero"),
+}
+
+
+@pytest.mark.parametrize("call", REGISTERED.values(), ids=REGISTERED)
+@pytest.mark.parametrize("path", ["torch", "kernel"])
+def test_registration(call, path):
+    if path == "torch":
+        assert_registered(call, "reverse_step")
+        return
+    with kernels():
+        assert_registered(call, "reverse_step")
+
+
+def test_one_graph_for_every_timestep_batch_and_address():
+    def function(x_t, output, t, seed, sample):
+        return reverse_step(D, x_t, output, t, Noise(seed, REVERSE, t, sample), clip=(-1, 1), prediction="v")
+
+    # the update's table is made by the first call, which a compiled one would notice
+    function(*torch.randn(2, 2, 3), torch.tensor([1, 2]), torch.tensor([0]), torch.arange(2))
+    traced = compiled(function)
+    for i in range(3):
+        inputs = *torch.randn(2, 2, 3), torch.tensor([i, 50 - i]), torch.tensor([i]), torch.arange(2) + i
+        assert_same_bits(actual=traced(*inputs), expected=function(*inputs))
+
+
+def test_vmap_is_a_loop():
+    x_t, output = torch.randn(2, 4, 2, 3)
+    together = torch.vmap(lambda x_t, output: reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0)))(x_t, output)
+    one_by_one = [reverse_step(D, *both, 9, Noise(0, REVERSE, 0)) for both in zip(x_t, output, strict=True)]
+    assert_same_bits(actual=together, expected=torch.stack(one_by_one))
+
+
+def test_autocast_changes_nothing():
+    x_t, output = torch.randn(2, 2, 3)
+    expected = reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same_bits(actual=reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0)), expected=expected)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("option", [{}, {"variance": "beta"}, {"eta": 0.0}, {"eta": 0.5}], ids=str)
+def test_gaussian_data_is_sampled_with_the_mean_and_variance_of_the_recursion(prediction, option):
+    # for x_0 ~ N(m, s^2) the best prediction is linear in x_t, so that so is every step, and the moments follow
+    m, s, T, count = 0.4, 0.3, 12, 20_000
+    schedule = device_schedule("cosine", T)
+    table = schedule.schedule
+    x = noise_op(Noise(0, REVERSE, T + 1), (count, 4))
+    mean, variance = 0.0, 1.0
+    for t in range(T, 0, -1):
+        signal, sigma = table.sqrt_alpha_bar[t], table.sqrt_one_minus_alpha_bar[t]
+        # E[x_0 | x_t] = m + gain (x_t - signal m)
+        gain = signal * s**2 / (signal**2 * s**2 + sigma**2)
+
+        def best(x_t, signal=signal, sigma=sigma, gain=gain):
+            x_0 = m + gain * (x_t - signal * m)
+            eps = (x_t - signal * x_0) / sigma
+            return {"x_0": x_0, "eps": eps, "v": signal * eps - sigma * x_0}[prediction]
+
+        x = reverse_step(schedule, x, best(x), t, Noise(0, REVERSE, t), prediction=prediction, **option)
+        # x_{t-1} = slope x_t + offset + deviation z, by the papers' formulas
+        eps_slope, eps_offset = (1 - signal * gain) / sigma, -signal * (m - gain * signal * m) / sigma
+        if "eta" in option:
+            before = table.alpha_bar[t - 1]
+            deviation = option["eta"] * np.sqrt((1 - before) / (1 - signal**2) * (1 - signal**2 / before))
+            along = np.sqrt(1 - before - deviation**2)
+            slope = np.sqrt(before) * gain + along * eps_slope
+            offset = np.sqrt(before) * (m - gain * signal * m) + along * eps_offset
+        else:
+            beta = table.beta[t]
+            slope = (1 - beta / sigma * eps_slope) / np.sqrt(1 - beta)
+            offset = -beta / sigma * eps_offset / np.sqrt(1 - beta)
+            deviation = np.sqrt(beta if option else table.posterior_variance[t]) if t > 1 else 0.0
+        mean, variance = slope * mean + offset, slope**2 * variance + deviation**2
+    # five standard errors of n draws; rounding is far below
+    n = x.numel()
+    assert abs(x.double().mean().item() - mean) < 5 * np.sqrt(variance / n)
+    assert abs(x.double().var().item() - variance) < 5 * variance * np.sqrt(2 / (n - 1))
