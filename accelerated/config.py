@@ -80,7 +80,7 @@ class SampleConfig(Checked):
         1.0, Range(float, 0, 100), "weight of classifier-free guidance; 1 is none, and needs no label dropout"
     )
     temperature: float = setting(
-        1.05, Range(float, 0, 2), "what all noise is multiplied by; above 1 for more variety, below for less"
+        1.07, Range(float, 0, 2), "what all noise is multiplied by; above 1 for more variety, below for less"
     )
     count: int = setting(900, Range(int, 1, 10_000_000), "number of images")
     seed: int = setting(1, _SEED, "seed of the images")
