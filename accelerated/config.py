@@ -127,8 +127,8 @@ class TrainConfig(Checked):
     compile: bool = setting(False, Switch(), "run the network through torch.compile")
     seed: int = setting(0, _SEED, "seed of every random choice in training")
     log_every: int = setting(20, Range(int, 1, 2**28 - 1), "steps between two lines of the log")
-    sample_every: int = setting(500, Range(int, 0, 2**28 - 1), "steps between two sample grids; 0: none")
-    checkpoint_every: int = setting(500, Range(int, 1, 2**28 - 1), "steps between two checkpoints")
+    sample_every: int = setting(300, Range(int, 0, 2**28 - 1), "steps between two sample grids; 0: none")
+    checkpoint_every: int = setting(300, Range(int, 1, 2**28 - 1), "steps between two checkpoints")
     keep: int = setting(2, Range(int, 1, 1000), "number of checkpoints kept")
     sample: SampleConfig = field(default_factory=SampleConfig)
 

@@ -25,7 +25,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"sampler": "ddpm", "variance": "zero"},
     {"sampler": "ddim", "eta": 0.0},
     {"sampler": "ddim", "eta": 0.5},
-    {"sampler": "ddim", "eta": 1.0},
+    {"sampler": "ddim", "eta": 1.0, "temperature": 1.25},
 ]
 
 
@@ -99,6 +99,7 @@ def test_it_is_the_reference_loop(options: dict[str, Any], prediction: str) -> N
         clip=clip,
         variance=options.get("variance", "posterior"),
         eta=options.get("eta"),
+        temperature=options.get("temperature", 1.0),
         trajectory=True,
     )[::-1]
     # a step makes about 10 float32 roundings of numbers no larger than |x| / sqrt(alpha_bar), and no later step

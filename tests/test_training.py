@@ -165,6 +165,7 @@ def test_the_same_configuration_gives_the_same_weights_and_another_seed_others(d
         config = tiny_config(**changes)
         state = State.begin(config, CPU)
         step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+        assert state.model.config.dropout > 0, "dropout draws from torch's generator"
         # a caller's own random numbers have no part in it
         torch.rand(int(time.time()) % 7)
         for _ in range(3):

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from noisestep.accelerated.checkpoint import DataRecord
 from noisestep.accelerated.config import TrainConfig, merge, train_config
+from noisestep.accelerated.runs import complete
 
 SETTINGS: dict[str, Any] = {
     "model": {
@@ -35,8 +37,9 @@ SETTINGS: dict[str, Any] = {
 
 
 def tiny_config(**changes: Any) -> TrainConfig:
-    """`SETTINGS` with changes on top."""
-    return train_config(merge(SETTINGS, {"steps": 10, **changes}))
+    """`SETTINGS` with changes on top, complete for images like the digits."""
+    config = train_config(merge(SETTINGS, {"steps": 10, **changes}))
+    return complete(config, DataRecord("", (1, 8, 8), tuple("0123456789")))
 
 
 def run(
