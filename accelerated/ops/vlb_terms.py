@@ -26,8 +26,8 @@ from ..launch import Layout, as_rows, launch, use_kernels
 from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
 from .pairwise_sum import fixed_sum
 
-# the outermost levels reach to infinity; from here on nothing is left of a normal distribution in float64
-_INFINITY = 1e3
+# the outermost levels reach to infinity: further than any mean is off, with a square that float64 still holds
+_INFINITY = 1e9
 _INFINITE_EDGE = tl.constexpr(_INFINITY)
 
 
