@@ -100,6 +100,8 @@ def noise(
     >>> noise(Noise(seed=0, stream=FORWARD, step=0), (2, 1, 8, 8)).shape
     torch.Size([2, 1, 8, 8])
     """
+    if not isinstance(shape, Sequence) or not all(isinstance(n, int | torch.SymInt) for n in shape):
+        raise TypeError(f"shape must be a sequence of int, got {shape!r}")
     shape, device = tuple(shape), torch.device(device)
     if not shape or min(shape) < 0:
         raise ValueError(f"shape must be (B, ...), none of it negative, got {shape}")

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..arithmetic import chunk_size, pairwise_sum
+from ..checks import check_batch
 from ..kernels import pairwise_sum as pairwise_sum_kernel
 from ..launch import launch, use_kernels
 
@@ -73,8 +74,7 @@ def fixed_sum(values: Tensor) -> Tensor:
     TypeError, ValueError
         For another dtype or rank.
     """
-    if values.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"values must be float32 or float64, got {values.dtype}")
+    check_batch("values", values, dtypes=(torch.float32, torch.float64))
     if values.ndim != 2:
         raise ValueError(f"values must have shape (B, n), got {tuple(values.shape)}")
     return _pairwise_sum(values)
