@@ -13,6 +13,7 @@ import torch
 from noisestep.reference import noise as reference
 from noisestep.reference.noise import (
     AUGMENTATION,
+    DROPOUT,
     FORWARD,
     INITIAL,
     LABEL_DROPOUT,
@@ -27,6 +28,7 @@ from torch import Tensor
 
 __all__ = [
     "AUGMENTATION",
+    "DROPOUT",
     "FORWARD",
     "INITIAL",
     "LABEL_DROPOUT",
@@ -62,7 +64,7 @@ class Noise:
         64 bits are the seed.
     stream : int
         In [0, 16): `FORWARD`, `TIMESTEP`, `INITIAL`, `REVERSE`, `LABEL_DROPOUT`, `AUGMENTATION`,
-        `PERMUTATION`, or one of the free ones from 7.
+        `PERMUTATION`, `DROPOUT`, or one of the free ones from 9.
     step : int or Tensor
         In [0, 2^28): the optimizer step in training, the timestep in sampling. A tensor is int64, with
         one element or one for each sample. The values of a tensor are not read: only their low 28 bits count.

@@ -18,7 +18,7 @@ from .config import TrainConfig
 from .data import ImageSet
 from .errors import Interrupted, TrainingError
 from .feed import Feed
-from .noise import FORWARD, TIMESTEP, Noise, uniform_integers, words
+from .noise import DROPOUT, FORWARD, TIMESTEP, Noise, uniform_integers, words
 from .ops import q_sample, simple_loss
 from .optimizer import learning_rate, update_average
 from .runlog import RunLog
@@ -43,10 +43,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else None
     return torch.bfloat16 if precision == "bf16" else None
-
-
-# the first free stream of the noise address: what torch's own generator is seeded with for dropout
-DROPOUT = 7
 
 
 class Step:

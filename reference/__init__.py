@@ -41,8 +41,10 @@ from .loss import (
 )
 from .noise import (
     AUGMENTATION,
+    DROPOUT,
     FORWARD,
     INITIAL,
+    INITIAL_WEIGHTS,
     LABEL_DROPOUT,
     PERMUTATION,
     REVERSE,
@@ -85,8 +87,10 @@ from .schedule import Schedule
 __all__ = [
     "AUGMENTATION",
     "BETA_SCHEDULES",
+    "DROPOUT",
     "FORWARD",
     "INITIAL",
+    "INITIAL_WEIGHTS",
     "LABEL_DROPOUT",
     "LOSS_WEIGHTINGS",
     "PERMUTATION",

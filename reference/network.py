@@ -20,10 +20,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .noise import normal
-
-# the first stream that the noise address leaves free
-INITIAL_WEIGHTS = 7
+from .noise import INITIAL_WEIGHTS, normal
 
 Array = NDArray[np.floating[Any]]
 Parameters = dict[str, Array]

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# what a random number is for; 7 to 15 are free
+# what a random number is for; 9 to 15 are free
 FORWARD = 0
 TIMESTEP = 1
 INITIAL = 2
@@ -20,6 +20,8 @@ REVERSE = 3
 LABEL_DROPOUT = 4
 AUGMENTATION = 5
 PERMUTATION = 6
+DROPOUT = 7
+INITIAL_WEIGHTS = 8
 
 STREAMS = 1 << 4
 STEPS = 1 << 28

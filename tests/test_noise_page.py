@@ -13,7 +13,17 @@ from noisestep.reference import noise
 HERE = Path(__file__).parent
 PAGE = (HERE.parent / "docs" / "noise.md").read_text()
 GOLDEN = json.loads((HERE / "golden" / "noise.json").read_text())
-NAMES = ("FORWARD", "TIMESTEP", "INITIAL", "REVERSE", "LABEL_DROPOUT", "AUGMENTATION", "PERMUTATION")
+NAMES = (
+    "FORWARD",
+    "TIMESTEP",
+    "INITIAL",
+    "REVERSE",
+    "LABEL_DROPOUT",
+    "AUGMENTATION",
+    "PERMUTATION",
+    "DROPOUT",
+    "INITIAL_WEIGHTS",
+)
 # what the program is given for an entry of each group, by the entry's names
 ARGUMENTS = {
     "philox": ("counter", "key"),
