@@ -75,9 +75,7 @@ def evaluate(
     index, distances = nearest(pixels["samples"], pixels["train"])
     held_out_distances = nearest(pixels["held_out"], pixels["train"])[1]
     if not held_out_distances.any():
-        raise ValueError(
-            "every image of held_out is also in train: there is nothing that the model has not seen"
-        )
+        raise ValueError("every image of held_out is also in train: there is nothing that the model has not seen")
     rng = np.random.default_rng(seed)
     gaussian = draw_gaussian(_few(rng, pixels["train"]), len(samples), rng)
     too_near = np.quantile(held_out_distances, COPY_SHARE)

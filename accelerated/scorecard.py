@@ -81,8 +81,7 @@ _MEANINGS = {
         "Label accuracy",
         "{:.3f}",
         "higher",
-        "Share of the samples that a classifier, trained on real images only, takes for what they were "
-        "asked to be.",
+        "Share of the samples that a classifier, trained on real images only, takes for what they were asked to be.",
     ),
     "copies": (
         "Copies",
