@@ -45,7 +45,7 @@ def import_ops() -> None:
     original_fma = interpreter.InterpreterBuilder.create_fma
 
     def convert(data: np.ndarray, source: Any, target: Any, rounding: Any) -> np.ndarray:
-        if source == tl.float32 and target == tl.bfloat16:
+        if source == tl.float32 and target == tl.bfloat16 and rounding != interpreter._ir.ROUNDING_MODE.RTZ:
             return bfloat16_bits(data.view(np.float32))
         return original_convert(data, source, target, rounding)
 

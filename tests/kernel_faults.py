@@ -1,0 +1,394 @@
+"""Plant faults in the kernels, one at a time, and see that the tests turn red.
+
+    python tests/kernel_faults.py [--op q_sample] [--list]
+
+Each fault replaces a text that stands exactly once in a file, in a temporary copy of the package, and runs there
+the tests of the kernel that it is in. The exit status is 1 if the tests stay green under any of them.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# the tests of a kernel: the file, and which of its tests
+TESTS = {
+    "noise": ("test_q_sample.py", "noise_kernel"),
+    "q_sample": ("test_q_sample.py", "kernel and not noise_kernel and not registration"),
+    "pairwise_sum": ("test_pairwise_sum.py", "kernel"),
+    "simple_loss": ("test_simple_loss.py", "kernel and not registration"),
+    "reverse_step": ("test_reverse_step.py", "kernel and not registration"),
+    "vlb_terms": ("test_vlb_terms.py", "kernel or far_from"),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A change to a file of the package under which the tests of an op must fail."""
+
+    op: str
+    name: str
+    file: str
+    old: str
+    new: str
+
+    def planted(self, text: str) -> str:
+        """The file's text with the fault in it."""
+        found = text.count(self.old)
+        if found != 1:
+            raise ValueError(
+                f"{self.op}: {self.name}: the text to replace stands {found} times in {self.file}, not once"
+            )
+        return text.replace(self.old, self.new)
+
+
+def _faults(op: str, file: str, changes: dict[str, tuple[str, str]]) -> list[Fault]:
+    return [Fault(op, name, f"accelerated/{file}", *change) for name, change in changes.items()]
+
+
+FAULTS = [
+    *_faults(
+        "noise",
+        "kernels.py",
+        {
+            "9 rounds of Philox": ("tl.static_range(10)", "tl.static_range(9)"),
+            "another Weyl constant": ("k0 + 0x9E3779B9", "k0 + 0x9E3779B8"),
+            "one Weyl constant for both": ("k1 + 0xBB67AE85", "k1 + 0x9E3779B9"),
+            "another multiplier": ("c2.to(tl.uint64) * 0xCD9E8D57", "c2.to(tl.uint64) * 0xCD9E8D55"),
+            "low half for high half": ("(p1 >> 32).to(tl.uint32) ^ c1", "p1.to(tl.uint32) ^ c1"),
+            "swapped products": (
+                "(p0 >> 32).to(tl.uint32) ^ c3 ^ k1,\n            p0",
+                "(p0 >> 32).to(tl.uint32) ^ c3 ^ k1,\n            p1",
+            ),
+            "swapped words of a pair": ("normal_pair(w0, w1)", "normal_pair(w1, w0)"),
+            "swapped normals": (
+                "tl.join(tl.join(z0, z2), tl.join(z1, z3))",
+                "tl.join(tl.join(z0, z1), tl.join(z2, z3))",
+            ),
+            "sign from another bit": ("(v << 1) & 0x80000000", "(v << 2) & 0x80000000"),
+            "no sign": ("z_0.to(tl.uint32, bitcast=True) ^ (v & 0x80000000)", "z_0.to(tl.uint32, bitcast=True)"),
+            "an angle of 22 bits": ("v & 0x7FFFFF", "v & 0x7FFFFE"),
+            "a square root not corrected": ("return tl.fma(tl.fma(-root, root, x), half, root)", "return root"),
+            "the exponent of another binade": ("bits - 0x3F2AAAAB", "bits - 0x3F000000"),
+            "an fma in two roundings": ("tl.fma(-x, odd, even)", "(even - x * odd)"),
+            "a coefficient short": ("_horner(m, _LOG, 7)", "_horner(m, _LOG, 6)"),
+            "no stream": ("(at_step & 0xFFFFFFF) | (STREAM << 28)", "at_step & 0xFFFFFFF"),
+            "no high word of the sample": ("(number >> 32) & 0xFFFFFFFF", "number & 0"),
+            "no high word of the seed": ("(key >> 32) & 0xFFFFFFFF", "key & 0"),
+            "one sample for all rows": ("        number += row\n", "        number += 0\n"),
+            "one step for all rows": (
+                "at_step = _part(step_ptr, step, row, STEP_ROWS)",
+                "at_step = _part(step_ptr, step, row, False)",
+            ),
+            "every program the first block": ("first + tl.arange(0, BLOCKS)", "tl.arange(0, BLOCKS)"),
+        },
+    ),
+    *_faults(
+        "noise",
+        "ops/noise.py",
+        {
+            "the last partial block left out": ("mask=element < n)", "mask=element < n // 4 * 4)"),
+            "rows on top of each other": ("row * n + offsets", "offsets"),
+        },
+    ),
+    *_faults(
+        "q_sample",
+        "ops/q_sample.py",
+        {
+            "the last element masked": ("mask = element < n\n", "mask = element < n - 1\n"),
+            "t off by one": (
+                "row_of_table(t_ptr, row, rows, T_ROWS, 2)",
+                "row_of_table(t_ptr, row, rows, T_ROWS, 2) - 2",
+            ),
+            "one t for all": ("row_of_table(t_ptr, row, rows, T_ROWS, 2)", "row_of_table(t_ptr, row, rows, False, 2)"),
+            "swapped coefficients": (
+                "signal, noise = tl.load(coefficients), tl.load(coefficients + 1)",
+                "noise, signal = tl.load(coefficients), tl.load(coefficients + 1)",
+            ),
+            "a missing square root": ("noise * eps.to(compute)", "noise * noise * eps.to(compute)"),
+            "noise lost": ("x_t = signal * x_0 + noise * eps.to(compute)", "x_t = signal * x_0"),
+            "subtracted": ("signal * x_0 + noise", "signal * x_0 - noise"),
+            "fused": (
+                "x_t = signal * x_0 + noise * eps.to(compute)",
+                "x_t = tl.fma(signal + 0 * x_0, x_0, noise * eps.to(compute))",
+            ),
+            "the given eps not read": ("eps = tl.load(eps_ptr + offset, mask=mask, other=0)", "eps = 0 * x_0"),
+            "eps of another place": ("tl.store(eps_out_ptr + offset", "tl.store(eps_out_ptr + row * n + element"),
+            "eps not returned": (
+                "        tl.store(eps_out_ptr + offset, stored_kernel(eps, eps_out_ptr), mask=mask)",
+                "        pass",
+            ),
+            "x_t for eps": ("stored_kernel(eps, eps_out_ptr)", "stored_kernel(x_t, eps_out_ptr)"),
+            "rows on top of each other": ("offset = row * n + offsets", "offset = offsets"),
+            "float32 throughout": (
+                "compute: tl.constexpr = table_ptr.dtype.element_ty",
+                "compute: tl.constexpr = tl.float32",
+            ),
+        },
+    ),
+    *_faults(
+        "q_sample",
+        "kernels.py",
+        {
+            "truncation": (
+                "    return value.to(pointer.dtype.element_ty)",
+                "    if pointer.dtype.element_ty == tl.bfloat16:\n"
+                '        value = value.to(tl.bfloat16, fp_downcast_rounding="rtz")\n'
+                "    return value.to(pointer.dtype.element_ty)",
+            ),
+            "levels in [0, 2]": ("2.0 * x_0.to(tl.float32) - 255.0", "2.0 * x_0.to(tl.float32)"),
+            "256 levels for 255": ("0.00392156862745098", "0.00390625"),
+            "channels_last by pixel": ("(element - channel * inner) * channels + channel", "element"),
+            "channels_last the other way": (
+                "(element - channel * inner) * channels + channel",
+                "(element - channel * inner) + channel * channels",
+            ),
+            "t beyond the table": ("tl.minimum(tl.maximum(t, 0), rows - 1)", "tl.minimum(tl.maximum(t, 0), rows - 2)"),
+            "t before the table": ("tl.minimum(tl.maximum(t, 0), rows - 1)", "tl.minimum(tl.maximum(t, 1), rows - 1)"),
+            "every program the first": ("(program - row * programs_a_row).to", "(program * 0).to"),
+        },
+    ),
+    *_faults(
+        "q_sample", "launch.py", {"noise of the layout's order": ("CHANNELS_LAST=channels_last", "CHANNELS_LAST=False")}
+    ),
+    *_faults(
+        "pairwise_sum",
+        "ops/pairwise_sum.py",
+        {
+            "the last element masked": ("mask=element < n,", "mask=element < n - 1,"),
+            "no mask": ("mask=element < n,", "mask=element < n + 1,"),
+            "rows on top of each other": ("values_ptr + row * n + element", "values_ptr + element"),
+            "the first chunk alone": ("(program - row * chunks) * SIZE", "(program - row * chunks) * 0"),
+            "chunks half read": ("* SIZE + tl.arange(0, SIZE)", "* SIZE + tl.arange(0, SIZE) // 2"),
+            "sums in one place": ("tl.store(sums_ptr + program", "tl.store(sums_ptr + row"),
+            "the row of the program": ("row = program // chunks", "row = program % chunks"),
+            "the last round left out": ("        if chunks == 1:\n", "        if True:\n"),
+            "strides ignored": ("    values = values.contiguous()\n", ""),
+            "a mean": ("return sums[:, 0].clone()", "return sums[:, 0] / n"),
+        },
+    ),
+    *_faults(
+        "pairwise_sum",
+        "kernels.py",
+        {
+            "another order": ("values.reshape((SIZE // 2, 2)), axis=1", "values.reshape((2, SIZE // 2)), axis=0"),
+            "the order of the library": ("    if SIZE > 1:\n        total", "    if SIZE > 2048:\n        total"),
+        },
+    ),
+    *_faults(
+        "simple_loss",
+        "ops/simple_loss.py",
+        {
+            "the last element masked": ("mask = element < n\n", "mask = element < n - 1\n"),
+            "padding in the sum": ("tl.where(mask, residual * residual, 0.0)", "residual * residual"),
+            "not squared": ("tl.where(mask, residual * residual, 0.0)", "tl.where(mask, tl.abs(residual), 0.0)"),
+            "sums in one place": ("tl.store(sums_ptr + tl.program_id(0)", "tl.store(sums_ptr + row"),
+            "the weight dropped": ("residual = tl.load(weight_ptr + row) * residual", "residual = residual"),
+            "the first sample's weight": ("tl.load(weight_ptr + row)", "tl.load(weight_ptr)"),
+            "the gradient's sign": (".to(compute) - target\n", ".to(compute) * -1 + target\n"),
+            "t off by one": (
+                "row_of_table(t_ptr, row, rows, T_ROWS, 2)",
+                "row_of_table(t_ptr, row, rows, T_ROWS, 2) - 2",
+            ),
+            "swapped coefficients": (
+                "signal, noise = tl.load(coefficients), tl.load(coefficients + 1)",
+                "noise, signal = tl.load(coefficients), tl.load(coefficients + 1)",
+            ),
+            "v with a plus": ("target = signal * target - noise * x_0", "target = signal * target + noise * x_0"),
+            "v of eps alone": ("target = signal * target - noise * x_0", "target = signal * target"),
+            "eps for x_0": ('if PREDICTION == "x_0":', 'if PREDICTION == "x0":'),
+            "the given eps not read": (
+                "eps = tl.load(eps_ptr + offset, mask=mask, other=0)",
+                "eps = tl.load(output_ptr + offset, mask=mask, other=0)",
+            ),
+            "levels of uint8 not scaled": (
+                "        target = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask, other=0), compute)",
+                "        target = tl.load(x_0_ptr + offset, mask=mask, other=0).to(compute)",
+            ),
+            "float32 throughout": (
+                "compute: tl.constexpr = sums_ptr.dtype.element_ty",
+                "compute: tl.constexpr = tl.float32",
+            ),
+            "larger chunks": ("blocks=CHUNK // 4)", "blocks=CHUNK // 2)"),
+            "rows on top of each other": ("offset = row * n + offsets", "offset = offsets"),
+        },
+    ),
+    *_faults(
+        "reverse_step",
+        "ops/reverse_step.py",
+        {
+            "the last element masked": ("mask = element < n\n", "mask = element < n - 1\n"),
+            "t off by one": (
+                "row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)",
+                "row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS) - COLUMNS",
+            ),
+            "one t for all": (
+                "row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)",
+                "row_of_table(t_ptr, row, rows, False, COLUMNS)",
+            ),
+            "swapped coefficients": (
+                "tl.load(c + 6) * x + tl.load(c + 7) * out",
+                "tl.load(c + 7) * x + tl.load(c + 6) * out",
+            ),
+            "noise lost": ("            x_s += sigma * eps.to(compute)", "            x_s += 0 * eps.to(compute)"),
+            "noise at t = 1": ("        sigma = tl.load(c + 5)", "        sigma = tl.maximum(tl.load(c + 5), 0.01)"),
+            "a missing square root": (
+                "            x_s += sigma * eps.to(compute)",
+                "            x_s += sigma * sigma * eps.to(compute)",
+            ),
+            "not clipped": (
+                "x_0 = tl.clamp(x_0, tl.load(c + 11), tl.load(c + 12), propagate_nan=tl.PropagateNan.ALL)",
+                "x_0 = x_0",
+            ),
+            "clipped to the wrong end": ("tl.load(c + 11), tl.load(c + 12)", "-tl.load(c + 12), tl.load(c + 12)"),
+            "NaN clipped away": (", propagate_nan=tl.PropagateNan.ALL)", ")"),
+            "DDIM's own eps lost": (" + tl.load(c + 4) * out", " + tl.load(c + 4) * 0 * out"),
+            "another order of the sum": (
+                "(tl.load(c + 2) * x_0 + tl.load(c + 3) * x) + tl.load(c + 4) * out",
+                "tl.load(c + 2) * x_0 + (tl.load(c + 3) * x + tl.load(c + 4) * out)",
+            ),
+            "guidance the other way": (
+                "out = without + guidance * (out - without)",
+                "out = out + guidance * (without - out)",
+            ),
+            "guidance ignored": ("out = without + guidance * (out - without)", "out = without + (out - without)"),
+            "x_0 of another place": ("tl.store(x_0_ptr + offset", "tl.store(x_0_ptr + row * n + element"),
+            "x_{t-1} for x_0": ("stored_kernel(x_0, x_0_ptr)", "stored_kernel(x_s, x_0_ptr)"),
+            "the given eps not read": ("eps = tl.load(eps_ptr + offset, mask=mask, other=0)", "eps = x * 0"),
+            "learned channels of the prediction": ("output_ptr + out_offset + behind", "output_ptr + out_offset"),
+            "learned channels of the sample before": (
+                "out_offset = row * n + offset if LEARNED else offset",
+                "out_offset = offset",
+            ),
+            "learned channels_last": ("within // channels * channels", "within // channels"),
+            "learned share reversed": (
+                "share * tl.load(c + 8) + (1 - share) * tl.load(c + 9)",
+                "share * tl.load(c + 9) + (1 - share) * tl.load(c + 8)",
+            ),
+            "learned share of [0, 1]": ("share = (place_between + 1) * 0.5", "share = place_between"),
+            "learned and guided by the prediction": (
+                "unconditional_ptr + out_offset + behind",
+                "unconditional_ptr + out_offset",
+            ),
+        },
+    ),
+    *_faults(
+        "vlb_terms",
+        "ops/vlb_terms.py",
+        {
+            "the last element masked": ("mask = element < n\n    begin", "mask = element < n - 1\n    begin"),
+            "padding in the sum": ("tl.where(mask, nats, 0.0)", "nats"),
+            "sums in one place": ("tl.store(sums_ptr + tl.program_id(0)", "tl.store(sums_ptr + row"),
+            "the decoder at t = 2": ("if begin == COLUMNS:", "if begin == 2 * COLUMNS:"),
+            "t off by one": (
+                "begin = row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)",
+                "begin = row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS) - COLUMNS",
+            ),
+            "half a log variance": (
+                "log_ratio = 2 * half_log_posterior - log_variance",
+                "log_ratio = half_log_posterior - log_variance",
+            ),
+            "beta for the posterior": (
+                'half_log_beta if VARIANCE == "beta" else half_log_posterior',
+                'half_log_posterior if VARIANCE == "beta" else half_log_beta',
+            ),
+            "no square": ("difference * difference * tl.exp(-log_variance)", "difference * tl.exp(-log_variance)"),
+            "not halved": ("- 1 - log_ratio + square) * 0.5", "- 1 - log_ratio + square)"),
+            "the mean without x_t": (
+                "tl.load(c + 2) * predicted + tl.load(c + 3) * x\n",
+                "tl.load(c + 2) * predicted\n",
+            ),
+            "not clipped": (
+                "tl.clamp(predicted, tl.load(c + 11), tl.load(c + 12), propagate_nan=tl.PropagateNan.ALL)",
+                "predicted",
+            ),
+            "likelihood's sign": ("nats = -_log_likelihood_kernel(", "nats = _log_likelihood_kernel("),
+            "no lowest level": (
+                "low = tl.where(x_0 < half_bin - 1, -_INFINITE_EDGE, ",
+                "low = tl.where(x_0 < -2, -_INFINITE_EDGE, ",
+            ),
+            "no highest level": (
+                "high = tl.where(x_0 > 1 - half_bin, _INFINITE_EDGE, ",
+                "high = tl.where(x_0 > 2, _INFINITE_EDGE, ",
+            ),
+            "levels half as wide": (
+                "half_bin_ptr=table.new_full((1,), 1 / (levels - 1))",
+                "half_bin_ptr=table.new_full((1,), 0.5 / (levels - 1))",
+            ),
+            "the half level in float32": (
+                "half_bin_ptr=table.new_full((1,), 1 / (levels - 1))",
+                "half_bin_ptr=table.new_full((1,), 1 / (levels - 1), dtype=torch.float32)",
+            ),
+            "not mirrored": ("mirrored = low + high < 0", "mirrored = low + high < -1e300"),
+            "a short fraction in the tail": ("tl.static_range(40)", "tl.static_range(20)"),
+            "a tail without its square": (" - 0.5 * tail_near * tail_near", " - 0.5 * tail_near"),
+            "learned channels of the prediction": ("output_ptr + out_offset + behind", "output_ptr + out_offset"),
+            "learned channels_last": (
+                "out_offset += within // channels * channels",
+                "out_offset += within // channels",
+            ),
+            "learned share reversed": (
+                "2 * (share * half_log_beta + (1 - share) * half_log_posterior)\n    predicted",
+                "2 * (share * half_log_posterior + (1 - share) * half_log_beta)\n    predicted",
+            ),
+        },
+    ),
+]
+
+
+def stays_green(fault: Fault, folder: Path) -> bool:
+    """Whether the tests of the fault's op pass in spite of it; `folder` is an empty one to work in."""
+    package = folder / "noisestep"
+    for part in ("reference", "accelerated"):
+        shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
+    path = package / fault.file
+    path.write_text(fault.planted(path.read_text()))
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    where = "import noisestep.accelerated as package; print(package.__file__)"
+    imported = subprocess.run(
+        [sys.executable, "-c", where], env=environment, capture_output=True, text=True, cwd=folder
+    )
+    if str(folder) not in imported.stdout:
+        raise RuntimeError(
+            f"the copy in {folder} is not the package that is imported: {imported.stdout}{imported.stderr}"
+        )
+    file, chosen = TESTS[fault.op]
+    pytest = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "--hypothesis-profile=written"]
+    result = subprocess.run([*pytest, str(ROOT / "tests" / file), "-k", chosen], env=environment, capture_output=True)
+    # 0: passed, 1: failed; anything else says nothing of the fault
+    if result.returncode not in (0, 1):
+        raise RuntimeError(f"pytest ended with {result.returncode}:\n{result.stdout.decode()}{result.stderr.decode()}")
+    return result.returncode == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Plant faults in the kernels and see that the tests turn red.")
+    parser.add_argument("--op", choices=TESTS, help="only the faults of one op")
+    parser.add_argument("--list", action="store_true", help="name the faults and plant none")
+    arguments = parser.parse_args()
+    faults = [fault for fault in FAULTS if arguments.op in (None, fault.op)]
+    width = max(len(fault.name) for fault in faults)
+    green = 0
+    for fault in faults:
+        line = f"{fault.op:<13} {fault.name:<{width}}"
+        if arguments.list:
+            print(line.rstrip())
+            continue
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            missed = stays_green(fault, Path(folder))
+        green += missed
+        print(f"{line} {'GREEN' if missed else 'red':<5} {time.monotonic() - started:5.1f} s", flush=True)
+    if not arguments.list:
+        print(f"{len(faults) - green} of {len(faults)} faults were seen")
+    return int(green > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""Every planted fault still has its place in the kernels. `python tests/kernel_faults.py` plants them, in minutes."""
+
+from collections import Counter
+
+import pytest
+from kernel_faults import FAULTS, ROOT, TESTS
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.op}: {fault.name}")
+def test_the_text_to_replace_stands_exactly_once(fault):
+    text = (ROOT / fault.file).read_text()
+    compile(fault.planted(text), fault.file, "exec")
+    assert fault.planted(text) != text
+
+
+def test_every_kernel_has_ten_faults_or_more():
+    count = Counter(fault.op for fault in FAULTS)
+    assert set(count) == set(TESTS)
+    assert min(count.values()) >= 10
+
+
+def test_a_text_that_is_gone_is_reported():
+    with pytest.raises(ValueError, match=r"stands 0 times in accelerated/kernels\.py, not once"):
+        FAULTS[0].planted("")
