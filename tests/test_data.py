@@ -654,23 +654,22 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
 sides = st.integers(1, 12)
 
 
-@given(pixels=hnp.arrays(np.uint8, st.tuples(st.just(1), sides, sides)), height=sides, width=sides)
-def test_fitting_keeps_pixels_at_their_scale(pixels: np.ndarray, height: int, width: int) -> None:
-    _, h, w = pixels.shape
+@given(inner=st.tuples(sides, sides), excess=st.integers(0, 5), axis=st.integers(0, 1), seed=st.integers(0, 99))
+def test_fitting_keeps_pixels_at_their_scale(inner: tuple[int, int], excess: int, axis: int, seed: int) -> None:
+    # longer on one axis alone, so that the scale is 1 both ways
+    outer = tuple(side + excess * (place == axis) for place, side in enumerate(inner))
+    large = np.random.default_rng(seed).integers(1, 256, outer, np.uint8)
+    before = [(big - small) // 2 for big, small in zip(outer, inner, strict=True)]
+    middle = tuple(slice(start, start + side) for start, side in zip(before, inner, strict=True))
+    padded = np.zeros_like(large)
+    padded[middle] = large[middle]
     with tempfile.TemporaryDirectory() as name:
-        np.save(Path(name) / "x.npy", pixels)
-        crop = load_images(Path(name) / "x.npy", size=(height, width)).images
-        pad = load_images(Path(name) / "x.npy", size=(height, width), fit="pad").images
-    assert crop.shape == pad.shape == (1, 1, height, width)
-    covers = (h == height and w >= width) or (w == width and h >= height)
-    if covers:
-        top, left = (h - height) // 2, (w - width) // 2
-        np.testing.assert_array_equal(actual=crop[0, 0], desired=pixels[0, top : top + height, left : left + width])
-    inside = (h == height and w <= width) or (w == width and h <= height)
-    if inside:
-        top, left = (height - h) // 2, (width - w) // 2
-        expected = np.pad(pixels[0], ((top, height - h - top), (left, width - w - left)))
-        np.testing.assert_array_equal(actual=pad[0, 0], desired=expected)
+        np.save(Path(name) / "large.npy", large[np.newaxis])
+        np.save(Path(name) / "small.npy", large[middle][np.newaxis])
+        crop = load_images(Path(name) / "large.npy", size=inner).images
+        pad = load_images(Path(name) / "small.npy", size=outer, fit="pad").images
+    np.testing.assert_array_equal(actual=crop[0, 0], desired=large[middle])
+    np.testing.assert_array_equal(actual=pad[0, 0], desired=padded)
 
 
 @given(grey=st.integers(0, 255), shape=st.tuples(sides, sides), size=st.tuples(sides, sides))
