@@ -213,6 +213,11 @@ def test_forward_mode_is_refused():
         torch.func.jvp(lambda x: q_sample(D, torch.ones(2, 3), 3, x), (torch.ones(2, 3),), (torch.ones(2, 3),))
 
 
+def test_functional_transforms_are_refused():
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda x: q_sample(D, x, 3, Noise(0, FORWARD, 0)).sum())(torch.ones(2, 3))
+
+
 REGISTERED = {
     "an address": lambda: q_sample(D, torch.randn(2, 3), 4, Noise(0, FORWARD, 0), return_eps=True),
     "tensors in it": lambda: q_sample(
