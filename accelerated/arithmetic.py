@@ -18,11 +18,11 @@ def rows_at(table: Tensor, t: Tensor, x: Tensor) -> list[Tensor]:
     return [per_sample(column, x) for column in rows.unbind(-1)]
 
 
-def unit_range(x_0: Tensor) -> Tensor:
-    """uint8 levels 0..255 as float32 in [-1, 1], (2 k - 255) / 255; other dtypes as they are."""
+def unit_range(x_0: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images in the type that an op computes in; uint8 levels 0..255 become [-1, 1], (2 k - 255) / 255."""
     if x_0.dtype != torch.uint8:
-        return x_0
-    return (2.0 * x_0.float() - 255.0) * (1 / 255)
+        return x_0.to(dtype)
+    return (2.0 * x_0.to(dtype) - 255.0) * (1 / 255)
 
 
 def stored(value: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -143,10 +143,11 @@ def row_of_table(t_ptr, row, rows, T_ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def unit_range(x_0, compute: tl.constexpr):
-    """uint8 levels 0..255 as [-1, 1], `noisestep.accelerated.arithmetic.unit_range`; other dtypes as they are."""
+    """Images in the type that an op computes in, `noisestep.accelerated.arithmetic.unit_range`."""
+    value = x_0.to(compute)
     if x_0.dtype == tl.uint8:
-        x_0 = (2.0 * x_0.to(tl.float32) - 255.0) * 0.00392156862745098
-    return x_0.to(compute)
+        value = (2.0 * value - 255.0) * 0.00392156862745098
+    return value
 
 
 @triton.jit

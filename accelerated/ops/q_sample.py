@@ -123,7 +123,7 @@ def _q_sample(
     if eps is None:
         eps = normal_at(address, x_0.shape, x_0.device)
     signal, noise = rows_at(table, t, x_0)
-    x_t = signal * unit_range(x_0).to(table.dtype) + noise * eps.to(table.dtype)
+    x_t = signal * unit_range(x_0, table.dtype) + noise * eps.to(table.dtype)
     return stored(x_t, x_0, dtype), stored(eps, x_0, dtype) if return_eps else x_0.new_empty(0, dtype=dtype)
 
 

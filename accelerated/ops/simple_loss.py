@@ -134,12 +134,12 @@ def _in_torch(
     """The same on the PyTorch path."""
     dtype = compute_dtype(output)
     if prediction == "x_0" and x_0 is not None:
-        target = unit_range(x_0).to(dtype)
+        target = unit_range(x_0, dtype)
     else:
         target = (normal_at(address, output.shape, output.device) if eps is None else eps).to(dtype)
     if prediction == "v" and x_0 is not None and t is not None and table is not None:
         signal, noise = rows_at(table, t, output)
-        target = signal * target - noise * unit_range(x_0).to(dtype)
+        target = signal * target - noise * unit_range(x_0, dtype)
     residual = output.to(dtype) - target
     sums = pairwise_sum((residual * residual).reshape(len(residual), prod(residual.shape[1:])))
     if not with_residual:
