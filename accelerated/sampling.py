@@ -131,7 +131,8 @@ def sample(
         x = temperature * noise(Noise(seed, INITIAL, 0, number), (batch, *shape), device=device)
         label = None if labels is None else labels[start : start + batch].to(device)
         watched = max(0, min(trajectory - start, batch))
-        history = [x[:watched].cpu()]
+        # left on the device until the last step: to copy is to wait
+        history = [x[:watched].clone()]
         for t in range(chain.T, 0, -1):
             told = torch.full((batch,), names[t], device=device)
             x = reverse_step(
@@ -147,9 +148,9 @@ def sample(
                 guidance=None if unguided else guidance,
                 temperature=temperature,
             )
-            history.append(x[:watched].cpu())
+            history.append(x[:watched].clone())
         images.append(x.cpu())
-        histories.append(torch.stack(history))
+        histories.append(torch.stack(history).cpu())
         progress(start + batch)
     return Samples(torch.cat(images), labels, torch.cat(histories, dim=1))
 
