@@ -230,8 +230,10 @@ def train(
             if saving:
                 _save(run, config, record, state)
             if stopping is not None:
+                name = signal.Signals(stopping).name
                 raise Interrupted(
-                    f"stopped after step {state.step} of {config.steps}; go on with: noisestep train --resume {run}",
+                    f"stopped by {name} after step {state.step} of {config.steps}; "
+                    f"go on with: noisestep train --resume {run}",
                     stopping,
                 )
             if drawing:

@@ -310,7 +310,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(
 
     monkeypatch.setattr(training, "update_average", interrupt)
     with pytest.raises(
-        Interrupted, match=r"stopped after step 3 of 10; go on with: noisestep train --resume"
+        Interrupted, match=r"stopped by SIGINT after step 3 of 10; go on with: noisestep train --resume"
     ) as caught:
         train(config, digits, record(digits), tmp_path, device=CPU)
     assert caught.value.signal == signal.SIGINT
@@ -379,7 +379,7 @@ def test_killed_and_resumed_is_bit_identical_to_uninterrupted(tmp_path: Path) ->
     # then asked to stop while it goes on, which it does with a checkpoint
     said = struck(signal.SIGTERM, 22, "--resume", "cut", status=128 + signal.SIGTERM)
     assert "going on after step 15 of 40" in said
-    assert "stopped after step 23 of 40; go on with: noisestep train --resume cut" in said
+    assert "stopped by SIGTERM after step 23 of 40; go on with: noisestep train --resume cut" in said
     run("train", "--resume", "cut", cwd=tmp_path)
 
     whole, cut = (
