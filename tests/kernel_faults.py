@@ -142,7 +142,7 @@ FAULTS = [
                 '        value = value.to(tl.bfloat16, fp_downcast_rounding="rtz")\n'
                 "    return value.to(pointer.dtype.element_ty)",
             ),
-            "levels in [0, 2]": ("2.0 * x_0.to(tl.float32) - 255.0", "2.0 * x_0.to(tl.float32)"),
+            "levels in [0, 2]": ("2.0 * value - 255.0", "2.0 * value"),
             "256 levels for 255": ("0.00392156862745098", "0.00390625"),
             "channels_last by pixel": ("(element - channel * inner) * channels + channel", "element"),
             "channels_last the other way": (
