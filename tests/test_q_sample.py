@@ -46,6 +46,7 @@ def arguments(case: Case, eps_dtype: str | None) -> tuple:
 @example(Case((3, 2, 3, 2, 3), "bfloat16", "channels_last", in_tensors=True, sample=2**40), None, "float32", False)
 @example(Case((3, 50), "float32", "sliced", one_t=True, seed=2**33, sample=2**33, programs=3), "bfloat16", None, True)
 @example(Case((2, 37), "float64", "transposed", in_tensors=True, one_t=True, programs=2), "float16", None, True)
+@example(Case((2, 5), "float64"), None, "float64", True)
 @example(Case((2, 0, 3)), None, None, True)
 @example(Case((0, 3)), None, None, True)
 @example(Case((5,), "float16"), None, "float16", True)
@@ -59,6 +60,9 @@ def test_kernel_has_the_bits_of_the_torch_path(case, dtype, eps_dtype, return_ep
 @settings(max_examples=8)
 @given(cases(FLOATS))
 @example(Case((2, 3, 5), "bfloat16", seed=2**63, stream=9, step=5, sample=2**32 - 1))
+@example(Case((2, 0)))
+@example(Case((1, 8), seed=2**31, sample=2**32 - 1))
+@example(Case((1, 5), seed=2**31))
 @example(Case((3, 30), "float64", in_tensors=True, programs=2))
 @example(Case((2, 0)))
 def test_the_noise_kernel_has_the_bits_of_the_torch_path(case):
