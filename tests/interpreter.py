@@ -4,11 +4,10 @@ Triton decides when a kernel is defined whether it will be interpreted, noiseste
 `import_ops` defines the kernels with TRITON_INTERPRET=1 and takes the variable away again: everything but what
 stands in `kernels()` runs the PyTorch path, subprocesses too.
 
-Three things in the interpreter differ from what a GPU computes, and are corrected here, in the test process:
+Two conversions of the interpreter differ from what a GPU computes, and are corrected here, in the test process:
 
 - float32 to bfloat16 truncates, where compiled code rounds to nearest even;
-- ``tl.fma`` rounds the product and the sum before Triton 3.9, where the instruction rounds once;
-- an integer argument from 2^31 to 2^32 - 1 is an int64 whose number is kept in 32 bits, and shifts by 32 go wrong.
+- ``tl.fma`` rounds the product and the sum before Triton 3.9, where the instruction rounds once.
 """
 
 import os
@@ -55,14 +54,6 @@ def import_ops() -> None:
             return original_fma(self, x, y, z)
         return interpreter.TensorHandle(fma(x.data, y.data, z.data), z.dtype.scalar)
 
-    original_argument = interpreter._implicit_cvt
-
-    def argument(value: Any) -> Any:
-        if type(value) is int and 2**31 <= value < 2**32:
-            return tl.tensor(interpreter.TensorHandle(np.array([value], np.int64), tl.int64), tl.int64)
-        return original_argument(value)
-
-    interpreter._implicit_cvt = argument
     interpreter._convert_float = convert
     interpreter.InterpreterBuilder.create_fma = create_fma
 

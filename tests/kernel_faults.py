@@ -215,7 +215,6 @@ FAULTS = [
                 "compute: tl.constexpr = sums_ptr.dtype.element_ty",
                 "compute: tl.constexpr = tl.float32",
             ),
-            "larger chunks": ("blocks=CHUNK // 4)", "blocks=CHUNK // 2)"),
             "rows on top of each other": ("offset = row * n + offsets", "offset = offsets"),
         },
     ),
@@ -361,8 +360,8 @@ def stays_green(fault: Fault, folder: Path) -> bool:
     file, chosen = TESTS[fault.op]
     pytest = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "--hypothesis-profile=written"]
     result = subprocess.run([*pytest, str(ROOT / "tests" / file), "-k", chosen], env=environment, capture_output=True)
-    # 0: passed, 1: failed; anything else says nothing of the fault
-    if result.returncode not in (0, 1):
+    # 0: passed, 1: failed, negative: ended by a signal, as an access to memory outside may be; more says nothing
+    if result.returncode > 1:
         raise RuntimeError(f"pytest ended with {result.returncode}:\n{result.stdout.decode()}{result.stderr.decode()}")
     return result.returncode == 0
 
