@@ -75,7 +75,8 @@ def normal_pair(u, v):
 def _part(part_ptr, part, row, ROWS: tl.constexpr):
     # a part of the address: from a tensor with one element, or one a row, or from the launch
     if part_ptr is None:
-        value = part.to(tl.int64)
+        # a sum: Triton's interpreter hands over 2^31 to 2^32 - 1 as 32 bits that pass for 64, which a cast leaves alone
+        value = part + tl.full((), 0, tl.int64)
     else:
         value = tl.load(part_ptr + (row if ROWS else 0)).to(tl.int64)
     return value
