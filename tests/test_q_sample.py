@@ -62,7 +62,9 @@ def test_kernel_has_the_bits_of_the_torch_path(case, dtype, eps_dtype, return_ep
 @example(Case((2, 3, 5), "bfloat16", seed=2**63, stream=9, step=5, sample=2**32 - 1))
 @example(Case((1, 5), seed=2**31, sample=2**32 - 1))
 @example(Case((3, 30), "float64", in_tensors=True, programs=2))
+@example(Case((2, 0)))
 def test_the_noise_kernel_has_the_bits_of_the_torch_path(case):
+    expected = noise_op(case.noise(), case.shape, dtype=case.torch_dtype)
     with kernels(programs=case.programs):
         device = on_device(torch.empty(0)).device
         actual = noise_op(on_device(case.noise()), case.shape, dtype=case.torch_dtype, device=device).cpu()
