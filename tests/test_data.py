@@ -691,6 +691,16 @@ def test_crop_of_a_long_thin_image_takes_no_memory(tmp_path: Path) -> None:
     np.testing.assert_array_equal(actual=load_images(tmp_path, size=64).images, desired=np.full((1, 1, 64, 64), 5))
 
 
+@pytest.mark.parametrize("shape", [(1, 1000), (1000, 1)])
+def test_pad_of_a_long_thin_image_leaves_a_line(shape: tuple[int, int], tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": image_bytes(np.full(shape, 5, np.uint8))})
+    loaded = load_images(tmp_path, size=9, fit="pad").images[0, 0]
+    expected = np.zeros((9, 9))
+    # the long side fills 9 pixels, the short one would be 0.009 of one
+    expected[(4, slice(None)) if shape[0] == 1 else (slice(None), 4)] = 5
+    np.testing.assert_array_equal(actual=loaded, desired=expected)
+
+
 def test_digits() -> None:
     digits, real = load_images("digits"), load_digits()
     assert len(digits) == 1797
