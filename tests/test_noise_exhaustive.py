@@ -124,13 +124,28 @@ def test_direction_has_been_seen_at_every_input(directions):
     assert directions.inputs == 2**23
 
 
+def rounded_once(survey: Survey) -> bool:
+    return all(
+        exact_fma(Fraction(float(product)), Fraction(1), Fraction(float(c))) == Fraction(float(result))
+        for product, c, result in survey.suspects
+    )
+
+
+def test_a_sum_that_is_rounded_twice_is_noticed():
+    # 1 + 2^-23 + 2^-24 (1 - 2^-30): just below halfway, which float64 cannot tell from halfway
+    a, b, c = (np.array([x], np.float32) for x in ((1 + 2**-15) / 2**12, (1 - 2**-15) / 2**12, 1 + 2**-23))
+    survey = Survey()
+    assert survey.watch(noise.fma)(a, b, c) == np.float32(1 + 2**-22)
+    assert len(survey.suspects) == 1
+    assert not rounded_once(survey)
+
+
 @pytest.mark.parametrize("name", ["radii", "directions"])
 def test_every_fma_is_rounded_once(name, request):
     survey = request.getfixturevalue(name)
     # by element: 1 for w, 7 + 1 for the logarithm, 1 for the exponent; 2 polynomials of 3, 1 for each of cos and sin
     assert survey.fmas == survey.inputs * (10 if name == "radii" else 8)
-    for product, c, result in survey.suspects:
-        assert exact_fma(Fraction(product), Fraction(1), Fraction(c)) == Fraction(float(result))
+    assert rounded_once(survey)
 
 
 @pytest.mark.parametrize("name", ["radii", "directions"])
