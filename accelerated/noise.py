@@ -1,8 +1,7 @@
 """The noise address on a device: the bits of `noisestep.reference.noise` from PyTorch operations.
 
-32-bit words travel in int64, since PyTorch has little arithmetic on uint32. A product c m of Philox may
-need 64 bits and a sign; c (m - 2^32) does not, has the same low word, and a high word that is c less.
-Integers in compiled C++ must not overflow.
+32-bit words travel in int64, since PyTorch has little arithmetic on uint32. The products of Philox
+wrap around in int64, which leaves both of their halves intact.
 """
 
 from collections.abc import Sequence
@@ -154,9 +153,9 @@ def words_at(address: Address, batch: int, count: int, device: torch.device) -> 
     c2, c3 = samples & _LOW, (samples >> 32) & _LOW
     k0, k1 = key & _LOW, (key >> 32) & _LOW
     for _ in range(10):
-        p0 = c0 * (0xD2511F53 - (1 << 32))
-        p1 = c2 * (0xCD9E8D57 - (1 << 32))
-        c0, c1, c2, c3 = ((p1 >> 32) + c2) ^ c1 ^ k0, p1 & _LOW, ((p0 >> 32) + c0) ^ c3 ^ k1, p0 & _LOW
+        p0 = c0 * 0xD2511F53
+        p1 = c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = ((p1 >> 32) & _LOW) ^ c1 ^ k0, p1 & _LOW, ((p0 >> 32) & _LOW) ^ c3 ^ k1, p0 & _LOW
         k0 = (k0 + 0x9E3779B9) & _LOW
         k1 = (k1 + 0xBB67AE85) & _LOW
     block = torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)  # (B or 1, blocks, 4)

@@ -107,15 +107,12 @@ def test_golden_noise_of_every_path(entry):
 
 
 def test_golden_noise_compiled(inductor):
-    # one element a tensor makes Inductor compute parts of Philox in C++'s own integers, which must not overflow
     @torch.compile(fullgraph=True)
     def both(seed, step, sample):
-        place = Noise(seed, 15, step, sample)
+        place = Noise(seed, entry["stream"], step, sample)
         return device.normal(place, (1, 8)), noise_op(place, (1, 8))
 
-    extreme = [entry for entry in entries("normal", start=True) if entry["stream"] == 15]
-    assert len(extreme) == 3
-    for entry in extreme:
+    for entry in entries("normal", start=True):
         place = device_address(entry)
         for z in both(place.seed, place.step, place.sample):
             np.testing.assert_array_equal(bits(z)[0], hexadecimal(entry["normals"]), strict=True)
