@@ -203,10 +203,51 @@ def normal_pair(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def normal_at(address: Address, shape: Sequence[int], device: torch.device) -> Tensor:
     """`normal` with the address as `Noise.arguments` spells it."""
-    batch, count = shape[0], prod(shape[1:])
-    pairs = words_at(address, batch, count + count % 2, device)
+    return _normal_from(words_at(address, shape[0], _even(shape), device), shape)
+
+
+def _even(shape: Sequence[int]) -> int:
+    count = prod(shape[1:])
+    return count + count % 2
+
+
+def _normal_from(pairs: Tensor, shape: Sequence[int]) -> Tensor:
     z = torch.stack(normal_pair(pairs[:, 0::2], pairs[:, 1::2]), dim=-1)
-    return z.reshape(batch, count + count % 2)[:, :count].reshape(shape)
+    return z.reshape(shape[0], _even(shape))[:, : prod(shape[1:])].reshape(shape)
+
+
+# one node of a compiled graph: in Inductor's C++ the product of Philox would overflow, which C++ leaves undefined
+@torch.library.custom_op("noisestep::words", mutates_args=())
+def _words(
+    seed: int,
+    seed_tensor: Tensor | None,
+    stream: int,
+    step: int,
+    step_tensor: Tensor | None,
+    sample: int,
+    sample_tensor: Tensor | None,
+    batch: int,
+    count: int,
+    device: torch.device,
+) -> Tensor:
+    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
+    return words_at(address, batch, count, device).contiguous()
+
+
+@_words.register_fake
+def _(
+    seed: int,
+    seed_tensor: Tensor | None,
+    stream: int,
+    step: int,
+    step_tensor: Tensor | None,
+    sample: int,
+    sample_tensor: Tensor | None,
+    batch: int,
+    count: int,
+    device: torch.device,
+) -> Tensor:
+    return torch.empty((batch, count), dtype=torch.int64, device=device)
 
 
 def words(address: Noise, batch: int, count: int, device: torch.device | str = "cpu") -> Tensor:
@@ -226,7 +267,7 @@ def words(address: Noise, batch: int, count: int, device: torch.device | str = "
     Tensor of int64, shape (B, count)
         In [0, 2^32).
     """
-    return words_at(address.arguments(), batch, count, torch.device(device))
+    return _words(*address.arguments(), batch, count, torch.device(device))
 
 
 def normal(address: Noise, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -243,7 +284,7 @@ def normal(address: Noise, shape: Sequence[int], device: torch.device | str = "c
     -------
     Tensor of float32, shape `shape`
     """
-    return normal_at(address.arguments(), tuple(shape), torch.device(device))
+    return _normal_from(words(address, shape[0], _even(shape), device), tuple(shape))
 
 
 def uniform(address: Noise, batch: int, device: torch.device | str = "cpu") -> Tensor:
