@@ -26,6 +26,8 @@ from noisestep.reference.noise import (
 )
 from torch import Tensor
 
+from .native import calls as native
+
 __all__ = [
     "AUGMENTATION",
     "DROPOUT",
@@ -202,7 +204,9 @@ def normal_pair(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normal_at(address: Address, shape: Sequence[int], device: torch.device) -> Tensor:
-    """`normal` with the address as `Noise.arguments` spells it."""
+    """`normal` with the address as `Noise.arguments` spells it, from native code where there is some."""
+    if device.type == "cpu" and native.takes():
+        return native.noise(address, shape)
     return _normal_from(words_at(address, shape[0], _even(shape), device), shape)
 
 

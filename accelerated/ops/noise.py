@@ -54,7 +54,7 @@ def _noise(
     address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
     eps = torch.empty(shape, dtype=dtype, device=device)
     if not use_kernels(eps):
-        return eps.copy_(normal_at(address, shape, device))
+        return normal_at(address, shape, device).to(dtype).contiguous()
     layout = Layout(eps)
     launch(_kernel, layout.programs, eps_ptr=eps, **layout.arguments(), **address_arguments(address))
     return eps

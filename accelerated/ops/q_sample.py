@@ -22,6 +22,7 @@ from ..kernels import normals, offsets, place, row_of_table
 from ..kernels import stored as stored_kernel
 from ..kernels import unit_range as unit_range_kernel
 from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..native import calls as native
 from ..noise import Address, Noise, normal_at
 from ..schedule import DeviceSchedule
 
@@ -120,6 +121,9 @@ def _q_sample(
     address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
     if use_kernels(x_0):
         return _launch(x_0, t, table, eps, address, dtype, return_eps)
+    if dtype == table.dtype and native.takes(x_0, eps):
+        x_t, eps_out = native.q_sample(x_0, t, table, eps, address, return_eps)
+        return x_t, x_0.new_empty(0, dtype=dtype) if eps_out is None else eps_out
     if eps is None:
         eps = normal_at(address, x_0.shape, x_0.device)
     signal, noise = rows_at(table, t, x_0)

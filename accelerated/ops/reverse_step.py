@@ -26,6 +26,7 @@ from ..checks import (
 from ..kernels import normals, offsets, place, row_of_table
 from ..kernels import stored as stored_kernel
 from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..native import calls as native
 from ..noise import NOWHERE, Address, Noise, normal_at
 from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
 
@@ -160,6 +161,10 @@ def _in_torch(
     return_x_0: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The same on the PyTorch path."""
+    if not learned and native.takes(x_t, output, unconditional, eps):
+        x_s = torch.empty_like(x_t)
+        options = dict(noisy=noisy, clip=clip, own_eps=True, return_x_0=return_x_0)
+        return x_s, native.reverse_step(x_t, output, unconditional, t, table, eps, address, x_s, **options)
     c = rows_at(table, t, x_t)
     x, out = x_t.to(table.dtype), output.to(table.dtype)
     if unconditional is not None:

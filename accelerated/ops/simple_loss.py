@@ -26,6 +26,7 @@ from ..kernels import pairwise_sum as pairwise_sum_kernel
 from ..kernels import stored as stored_kernel
 from ..kernels import unit_range as unit_range_kernel
 from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..native import calls as native
 from ..noise import NOWHERE, Address, Noise, normal_at
 from ..schedule import DeviceSchedule, Prediction
 from .pairwise_sum import fixed_sum
@@ -132,6 +133,9 @@ def _in_torch(
     with_residual: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The same on the PyTorch path."""
+    if native.takes(output, x_0, eps):
+        sums, residual = native.simple_loss(output, x_0, t, table, weight, eps, address, prediction, with_residual)
+        return pairwise_sum(sums), residual
     dtype = compute_dtype(output)
     if prediction == "x_0" and x_0 is not None:
         target = unit_range(x_0, dtype)

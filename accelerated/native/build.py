@@ -1,0 +1,185 @@
+"""`ops.cpp`: compiled by the machine's own C++ compiler when it is first wanted, kept, and called.
+
+With no compiler the ops run on PyTorch's eager operations: the same bits, at a small part of the speed, and a warning.
+`NOISESTEP_NATIVE=0` asks for that, without the warning. The library is kept in `NOISESTEP_CACHE`, or in `noisestep`
+below `XDG_CACHE_HOME` or `~/.cache`; to compile it takes a second or two.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from noisestep.reference import noise as reference
+
+from ..arithmetic import CHUNK
+
+_SOURCE = Path(__file__).with_name("ops.cpp")
+# no contraction: an fma stands only where one is written. The others let square roots and comparisons be vectors
+_FLAGS = (
+    "-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC -shared -pthread "
+    + ("-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native")
+).split()
+
+
+class Address(ctypes.Structure):
+    """The place of a batch's noise, as `ops.cpp` declares it."""
+
+    _fields_ = (
+        ("seed", ctypes.c_uint64),
+        ("stream", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+        ("steps", ctypes.c_void_p),
+        ("sample", ctypes.c_int64),
+        ("samples", ctypes.c_void_p),
+    )
+
+
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_ADDRESS = ctypes.POINTER(Address)
+_SIGNATURES = {
+    "noise": (_ADDRESS, _POINTER, _LONG, _LONG, _INT),
+    "q_sample": (_POINTER, _INT, _POINTER, _ADDRESS, *(_POINTER,) * 2, _LONG, *(_POINTER,) * 2, _LONG, _LONG, _INT),
+    "simple_loss": (
+        *(_POINTER, _INT) * 2,
+        *(_POINTER, _ADDRESS, _POINTER, _POINTER, _LONG),
+        *(_POINTER,) * 3,
+        *(_LONG, _LONG, _INT),
+    ),
+    "reverse_step": (
+        *(_POINTER,) * 4,
+        *(_ADDRESS, _POINTER, _POINTER, _LONG, _LONG),
+        *(_INT,) * 3,
+        *(_POINTER,) * 2,
+        *(_LONG, _LONG, _INT),
+    ),
+}
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled library, compiled now if it never was; None where it cannot be had or is not wanted."""
+    return None if os.environ.get("NOISESTEP_NATIVE") == "0" else _library()
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Within it, the ops on a CPU run on PyTorch's eager operations."""
+    before = os.environ.get("NOISESTEP_NATIVE")
+    os.environ["NOISESTEP_NATIVE"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["NOISESTEP_NATIVE"]
+        if before is not None:
+            os.environ["NOISESTEP_NATIVE"] = before
+
+
+class NativeUnavailable(RuntimeWarning):
+    """The ops on a CPU run without native code; the message says why, and what to do about it."""
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        code = _load(_compiled())
+        _check(code)
+    except (OSError, RuntimeError) as problem:
+        warnings.warn(
+            f"the ops on a CPU run eagerly, with the same bits and many times slower: {problem}. A C++ compiler (g++, "
+            "clang++, or the one that CXX names) makes them fast; NOISESTEP_NATIVE=0 is for doing without",
+            NativeUnavailable,
+            stacklevel=2,
+        )
+        return None
+    return code
+
+
+def _compiled() -> Path:
+    """The library's file, compiled if it is not there for this source, compiler and processor."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        raise RuntimeError("no C++ compiler was found")
+    command = [*compiler.split(), *_FLAGS, *_constants()]
+    identity = "\n".join((_SOURCE.read_text(), *command, _said_by(compiler), _processor()))
+    path = _folder() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.so"
+    if not path.exists():
+        # under a name of its own until it is whole: other processes may compile it, too
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            done = subprocess.run(
+                [*command, str(_SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+            made.replace(path)
+    return path
+
+
+def _folder() -> Path:
+    """Where libraries are kept; one that goes with the process where nothing can be."""
+    given = os.environ.get("NOISESTEP_CACHE")
+    folder = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "noisestep"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    folder = Path(tempfile.mkdtemp(prefix="noisestep-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _said_by(compiler: str) -> str:
+    done = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def _processor() -> str:
+    """What tells processors with other instructions apart: a home folder may be shared between machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    kept = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
+
+
+def _constants() -> list[str]:
+    """What the source takes from the Python code; the noise's in hexadecimal, which loses nothing."""
+
+    def text(values: Any) -> str:
+        return ",".join(f"{value.hex()}f" for value in np.atleast_1d(values).astype(np.float64).tolist())
+
+    names = ("LOG", "EVEN", "ODD", "EXPONENT", "TINY")
+    return [f"-DNOISESTEP_CHUNK={CHUNK}", *(f"-DNOISESTEP_{name}={text(getattr(reference, name))}" for name in names)]
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    code = ctypes.CDLL(str(path))
+    for name, types in _SIGNATURES.items():
+        function = getattr(code, f"noisestep_{name}")
+        function.argtypes, function.restype = types, None
+    return code
+
+
+def _check(code: ctypes.CDLL) -> None:
+    """The first thing that is computed is compared with the reference: a compiler may be wrong."""
+    rows, n = 2, 5 * 64 + 3
+    eps = np.full((rows, n), np.nan, np.float32)
+    place = Address(2**64 - 59, reference.FORWARD, 7, None, 2**32 - 1, None)
+    code.noisestep_noise(place, eps.ctypes.data, rows, n, 1)
+    expected = reference.normal(2**64 - 59, reference.FORWARD, 7, [2**32 - 1, 2**32], (n,))
+    if not np.array_equal(eps.view(np.uint32), expected.view(np.uint32)):
+        raise RuntimeError("what the C++ compiler made gives wrong bits")

@@ -1,0 +1,230 @@
+"""Native code on a CPU: the bits of the eager path, on any number of threads, and what happens where it cannot be had."""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from interpreter import assert_same_bits
+from noisestep.accelerated import native
+from noisestep.accelerated.native import build, calls
+from noisestep.accelerated.noise import FORWARD, REVERSE, Noise
+from noisestep.accelerated.ops import noise, q_sample, reverse_step, simple_loss
+from noisestep.reference import noise as reference
+from op_cases import PREDICTIONS, Case, cases, device_schedule
+
+VARIANCES = ("posterior", "beta", "zero")
+D = device_schedule("cosine", 50)
+LARGE = (3, 100_003)
+
+
+@pytest.fixture(autouse=True)
+def compiler() -> None:
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("native code needs a C++ compiler, and there is none")
+    assert build.library() is not None
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the native functions that run."""
+    names: list[str] = []
+    run = calls._run
+    monkeypatch.setattr(calls, "_run", lambda name, *rest: (names.append(name), run(name, *rest)))
+    return names
+
+
+def assert_native_is_eager(op: Any, *arguments: Any, **options: Any) -> None:
+    with native.eager():
+        expected = op(*arguments, **options)
+    assert_same_bits(actual=op(*arguments, **options), expected=expected)
+
+
+@settings(max_examples=30)
+@given(cases(("float32",)))
+@example(Case((2, 3 * 64), seed=2**64 - 1, stream=15, step=2**28 - 1, sample=2**63 - 2))
+@example(Case((3, 1025), seed=2**32, sample=2**32 - 2))
+@example(Case((2, 4, 16, 17), in_tensors=True, sample=2**40))
+@example(Case((0, 5)))
+@example(Case((5, 0)))
+@example(Case((7,)))
+def test_noise(case):
+    assert_native_is_eager(noise, case.noise(), case.shape)
+
+
+@settings(max_examples=30)
+@given(cases(("float32", "uint8")), st.booleans(), st.booleans())
+@example(Case((3, 1025)), False, True)
+@example(Case((2, 5, 64), "uint8", in_tensors=True), True, False)
+@example(Case((0, 5)), False, True)
+def test_q_sample(case, given_eps, return_eps):
+    eps = case.tensor(2, dtype=torch.float32) if given_eps else case.noise()
+    assert_native_is_eager(q_sample, case.device_schedule, case.tensor(1), case.t(), eps, return_eps=return_eps)
+
+
+@settings(max_examples=30)
+@given(cases(("float32",)), st.sampled_from(PREDICTIONS), st.booleans(), st.booleans(), st.booleans())
+@example(Case((3, 1025)), "eps", False, True, False)
+@example(Case((2, 3000), in_tensors=True), "v", False, True, True)
+@example(Case((2, 1, 64)), "x_0", False, True, True)
+@example(Case((2, 0)), "eps", False, False, False)
+def test_simple_loss(case, prediction, given_eps, weighted, levels):
+    eps = case.tensor(2) if given_eps else case.noise()
+    x_0 = case.tensor(3, dtype=torch.uint8 if levels else torch.float32)
+    weight = torch.linspace(0.5, 3, case.shape[0]) if weighted else None
+    schedule, t = case.device_schedule, case.t()
+
+    def losses_and_gradient():
+        output = case.tensor(1).requires_grad_()
+        options = dict(schedule=schedule, t=t, x_0=x_0, weight=weight, reduction="none")
+        losses = simple_loss(output, eps, prediction=prediction, **options)
+        losses.sum().backward()
+        return losses.detach(), output.grad
+
+    assert_native_is_eager(losses_and_gradient)
+
+
+@st.composite
+def options(draw) -> dict:
+    eta = draw(st.sampled_from((None, 0.0, 0.5, 1.0)))
+    return dict(
+        prediction=draw(st.sampled_from(PREDICTIONS)),
+        clip=draw(st.sampled_from((None, (-1, 1), (-0.3, 2.5), (0, 1), (-1, 0)))),
+        variance=draw(st.sampled_from(VARIANCES)),
+        eta=eta,
+        rederive_eps=draw(st.booleans()),
+        guidance=draw(st.sampled_from((None, 0.0, 7.5))),
+        temperature=draw(st.sampled_from((1.0, 0.9))),
+        return_x_0=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=80)
+@given(cases(("float32",)).filter(lambda case: case.sees_signal), options(), st.booleans())
+@example(Case((3, 1025)), dict(clip=(-1, 1)), False)
+@example(Case((2, 200), in_tensors=True), dict(guidance=3.0, return_x_0=True, clip=(-1, 1)), False)
+@example(Case((2, 200)), dict(eta=0.5, rederive_eps=False, clip=(-1, 1)), True)
+def test_reverse_step(case, chosen, given_z):
+    z = case.tensor(2) if given_z else case.noise()
+    output = case.tensor(3)
+    if chosen.get("guidance") is not None:
+        output = (case.tensor(4), output)
+    assert_native_is_eager(reverse_step, case.device_schedule, case.tensor(1), output, case.t(), z, **chosen)
+
+
+@pytest.mark.parametrize("clip", [None, (-1.0, 1.0), (0.0, 1.0), (-1.0, 0.0)])
+def test_what_is_no_number_and_both_zeros(clip):
+    special = torch.tensor([0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1e-45, -3.0])
+    x, output = (part.reshape(1, -1).contiguous() for part in torch.meshgrid(special, special, indexing="ij"))
+    for prediction in PREDICTIONS:
+        arguments = D, x, output, 3, Noise(0, REVERSE, 3)
+        assert_native_is_eager(reverse_step, *arguments, prediction=prediction, clip=clip, return_x_0=True)
+    assert_native_is_eager(q_sample, D, x, 3, output)
+    assert_native_is_eager(simple_loss, x, output, reduction="none")
+
+
+def test_it_runs_for_contiguous_float32(called):
+    x, address = torch.randn(2, 70), Noise(0, FORWARD, 0)
+    q_sample(D, x, 3, address)
+    q_sample(D, torch.zeros(2, 70, dtype=torch.uint8), 3, x)
+    simple_loss(x, address)
+    reverse_step(D, x, x, 3, address)
+    noise(address, (2, 70))
+    assert called == ["q_sample", "q_sample", "simple_loss", "reverse_step", "noise"]
+    # for everything else, the noise alone
+    del called[:]
+    q_sample(D, x.bfloat16(), 3, address)
+    simple_loss(x.T.contiguous().T, address)
+    reverse_step(D, torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(2, 3, 4, 5), 3, address)
+    assert called == ["noise"] * 3
+    with native.eager():
+        q_sample(D, x, 3, address)
+    assert called == ["noise"] * 3
+
+
+@pytest.fixture
+def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    # a small share each, and a remainder
+    monkeypatch.setattr(calls, "_GRAIN", 1000)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_change_no_bit(many_threads):
+    expected = reference.normal(5, FORWARD, 9, range(3), LARGE[1:])
+    np.testing.assert_array_equal(noise(Noise(5, FORWARD, 9), LARGE).numpy(), expected, strict=True)
+    x, output = torch.randn(LARGE), torch.randn(LARGE)
+    assert_native_is_eager(q_sample, D, x, 7, Noise(5, FORWARD, 9))
+    assert_native_is_eager(simple_loss, output, Noise(5, FORWARD, 9), reduction="none")
+    assert_native_is_eager(reverse_step, D, x, output, 7, Noise(5, REVERSE, 9), clip=(-1, 1))
+
+
+def run(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The noise of an address in a process of its own."""
+    program = (
+        "import torch\n"
+        "from noisestep.accelerated.noise import Noise\n"
+        "from noisestep.accelerated.ops import noise\n"
+        "print(noise(Noise(3, 0, 1), (1, 5)).view(torch.int32).tolist())"
+    )
+    given = {**os.environ, "NOISESTEP_CACHE": str(tmp_path), **environment}
+    return subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True)
+
+
+BITS = str(reference.normal(3, 0, 1, 0, (5,)).view(np.int32).tolist())
+CANNOT = {
+    "no compiler": (dict(PATH="", CXX=""), "no C++ compiler was found"),
+    "no such compiler": (dict(CXX="no-such-compiler"), "no-such-compiler"),
+    "one that fails": (dict(CXX="false"), "false failed: no message"),
+}
+
+
+@pytest.mark.parametrize(("environment", "reason"), CANNOT.values(), ids=CANNOT)
+def test_without_it_the_bits_are_the_same_and_the_reason_is_said_once(environment, reason, tmp_path):
+    done = run(tmp_path, **environment)
+    assert done.stdout.strip() == BITS
+    assert done.stderr.count("NativeUnavailable: the ops on a CPU run eagerly") == 1
+    assert reason in done.stderr
+
+
+def test_whoever_wants_none_is_not_warned(tmp_path):
+    done = run(tmp_path, NOISESTEP_NATIVE="0", CXX="false")
+    assert (done.stdout.strip(), done.stderr) == (BITS, "")
+
+
+def test_it_is_compiled_once(tmp_path):
+    assert run(tmp_path).stdout.strip() == BITS
+    (kept,) = tmp_path.iterdir()
+    made = kept.stat().st_mtime_ns
+    assert run(tmp_path).stdout.strip() == BITS
+    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made]
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(tmp_path):
+    (tmp_path / "file").touch()
+    done = run(tmp_path, NOISESTEP_CACHE=str(tmp_path / "file"))
+    assert (done.stdout.strip(), done.stderr) == (BITS, "")
+
+
+def test_wrong_bits_are_noticed_when_it_is_loaded(tmp_path, monkeypatch):
+    text = build._SOURCE.read_text()
+    assert text.count("0xD2511F53u") == 1
+    (tmp_path / "ops.cpp").write_text(text.replace("0xD2511F53u", "0xD2511F51u"))
+    monkeypatch.setattr(build, "_SOURCE", tmp_path / "ops.cpp")
+    monkeypatch.setenv("NOISESTEP_CACHE", str(tmp_path))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        # what the cache wraps: the library that the other tests use stays
+        assert build._library.__wrapped__() is None
+    assert ["gives wrong bits" in str(warning.message) for warning in seen] == [True]
