@@ -240,7 +240,7 @@ FAULTS = [
                 "(sums[0] + sums[2]) + (sums[1] + sums[3])",
             ),
             "half of the pieces": ("total = sums[0] + sums[1]", "total = sums[0]"),
-            "the weight dropped": ("residual = tl.load(weight_ptr + row) * residual", "residual = residual"),
+            "the weight dropped": ("residual = weight * residual", "residual = residual"),
             "the first sample's weight": ("tl.load(weight_ptr + row)", "tl.load(weight_ptr)"),
             "the gradient's sign": ("compute) - target\n", "compute) * -1 + target\n"),
             "t off by one": (

@@ -72,6 +72,8 @@ def _kernel(
     if PREDICTION == "v":
         coefficients = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, 2)
         signal, noise = tl.load(coefficients), tl.load(coefficients + 1)
+    if weight_ptr is not None:
+        weight = tl.load(weight_ptr + row)
     sums = ()
     for i in tl.static_range(pieces(WALK, VECTOR)):
         offset, place = piece(i, row, program, n, inner, WALK, CHANNELS, VECTOR, BLOCKS)
@@ -89,10 +91,10 @@ def _kernel(
         if not WHOLE:
             squares = tl.where(mask, squares, 0.0)
         # a sum over two elements has one order
-        sums = sums + (squares if VECTOR >= 4 else tl.sum(squares, axis=1),)
+        sums += (squares if VECTOR >= 4 else tl.sum(squares, axis=1),)
         if residual_ptr is not None:
             if weight_ptr is not None:
-                residual = tl.load(weight_ptr + row) * residual
+                residual = weight * residual
             tl.store(residual_ptr + offset, stored_kernel(residual, residual_ptr), mask=mask)
     total = sums[0]
     if VECTOR == 1:
