@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from .noise import EVEN, EXPONENT, LOG, ODD, TINY
+from .walk import blocks_of_unit, units
 
 _LOG = tl.constexpr(LOG)
 _EVEN = tl.constexpr(EVEN)
@@ -72,67 +73,70 @@ def normal_pair(u, v):
 
 
 @triton.jit
-def _part(part_ptr, part, row, ROWS: tl.constexpr):
-    # a part of the address: from a tensor with one element, or one a row, or from the launch
-    if part_ptr is None:
-        # a sum: Triton's interpreter hands over 2^31 to 2^32 - 1 as 32 bits that pass for 64, which a cast leaves alone
-        value = part + tl.full((), 0, tl.int64)
+def _word(pointer, word, at):
+    # a word of the address, from a tensor or from the launch
+    if pointer is not None:
+        word = tl.load(pointer + at)
+    return word.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _in_turn(even, odd):
+    # the columns of two tensors (rows, columns), one after the other
+    return tl.join(even, odd).reshape((even.shape[0], 2 * even.shape[1]))
+
+
+@triton.jit
+def _normals_of_blocks(block, stride, c1, c2, c3, k0, k1, COUNT: tl.constexpr):
+    """Normals 0, 1, 2 and 3 of COUNT blocks, a stride apart, that begin with these (units,): each (units, COUNT)."""
+    if COUNT == 1:
+        w0, w1, w2, w3 = philox4x32(block.to(tl.uint32), c1, c2, c3, k0, k1)
+        z0, z1 = normal_pair(w0, w1)
+        z2, z3 = normal_pair(w2, w3)
+        z0, z1, z2, z3 = z0[:, None], z1[:, None], z2[:, None], z3[:, None]
     else:
-        value = tl.load(part_ptr + (row if ROWS else 0)).to(tl.int64)
-    return value
+        a0, a1, a2, a3 = _normals_of_blocks(block, 2 * stride, c1, c2, c3, k0, k1, COUNT // 2)
+        b0, b1, b2, b3 = _normals_of_blocks(block + stride, 2 * stride, c1, c2, c3, k0, k1, COUNT // 2)
+        z0, z1, z2, z3 = _in_turn(a0, b0), _in_turn(a1, b1), _in_turn(a2, b2), _in_turn(a3, b3)
+    return z0, z1, z2, z3
 
 
 @triton.jit
 def normals(
-    first,
+    address,
     row,
-    seed_ptr,
-    seed,
+    program,
+    inner,
     STREAM: tl.constexpr,
-    step_ptr,
-    step,
-    sample_ptr,
-    sample,
     STEP_ROWS: tl.constexpr,
+    WALK: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    VECTOR: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """Elements 4 first .. 4 (first + BLOCKS) - 1 of the noise of a row, float32 (4 BLOCKS,)."""
-    key = _part(seed_ptr, seed, row, False)
-    at_step = _part(step_ptr, step, row, STEP_ROWS)
-    number = _part(sample_ptr, sample, row, True)
+    """The noise of a program's units, float32, as a tuple of their pieces; the terms are those of `walk`.
+
+    address is (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high).
+    """
+    seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high = address
+    # one for the whole program, these words stay scalars: the keys and half of the first two rounds are computed once.
+    # 32 bits from the start: LLVM would carry words of 64-bit numbers on at 64 bits, two instructions for one
+    k0, k1 = _word(seed_ptr, seed_low, 0), _word(seed_ptr, seed_high, 1)
+    c1 = (_word(step_ptr, step, 2 * row if STEP_ROWS else 0) & 0xFFFFFFF) | (STREAM << 28)
+    c2, c3 = _word(sample_ptr, sample_low, 2 * row), _word(sample_ptr, sample_high, 2 * row + 1)
     if sample_ptr is None:
-        number += row
-    zero = tl.zeros((BLOCKS,), tl.uint32)
-    c0 = (first + tl.arange(0, BLOCKS)).to(tl.uint32)
-    c1 = zero + ((at_step & 0xFFFFFFF) | (STREAM << 28)).to(tl.uint32)
-    c2 = zero + (number & 0xFFFFFFFF).to(tl.uint32)
-    c3 = zero + ((number >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    k0 = zero + (key & 0xFFFFFFFF).to(tl.uint32)
-    k1 = zero + ((key >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    w0, w1, w2, w3 = philox4x32(c0, c1, c2, c3, k0, k1)
-    z0, z1 = normal_pair(w0, w1)
-    z2, z3 = normal_pair(w2, w3)
-    return tl.join(tl.join(z0, z2), tl.join(z1, z3)).reshape((4 * BLOCKS,))
-
-
-@triton.jit
-def place(programs_a_row, BLOCKS: tl.constexpr, WIDE: tl.constexpr):
-    """The row of this program, its first block of four elements, and the elements (4 BLOCKS,) that it computes."""
-    program = tl.program_id(0)
-    row = program // programs_a_row
-    first = (program - row * programs_a_row).to(tl.int64 if WIDE else tl.int32) * BLOCKS
-    return row.to(tl.int64), first, first * 4 + tl.arange(0, 4 * BLOCKS)
-
-
-@triton.jit
-def offsets(element, channels, inner, CHANNELS_LAST: tl.constexpr):
-    """Where an element, counted in C order, stands in the memory of its sample."""
-    if CHANNELS_LAST:
-        channel = element // inner
-        offset = (element - channel * inner) * channels + channel
+        low = c2
+        c2 = low + row.to(tl.uint32)
+        c3 = c3 + (c2 < low).to(tl.uint32)
+    block, stride = units(program, inner, WALK, CHANNELS, VECTOR, BLOCKS)
+    z0, z1, z2, z3 = _normals_of_blocks(block, stride, c1, c2, c3, k0, k1, blocks_of_unit(WALK, VECTOR))
+    if WALK == "pixels" or VECTOR == 1:
+        in_pieces = (z0, z1, z2, z3)
+    elif VECTOR == 2:
+        in_pieces = (_in_turn(z0, z1), _in_turn(z2, z3))
     else:
-        offset = element
-    return offset
+        in_pieces = (tl.join(tl.join(z0, z2), tl.join(z1, z3)).reshape((4 * BLOCKS,)),)
+    return in_pieces
 
 
 @triton.jit
@@ -143,9 +147,17 @@ def row_of_table(t_ptr, row, rows, T_ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def widened(value, compute: tl.constexpr):
+    """value in the type that an op computes in."""
+    if value.dtype == tl.bfloat16:
+        value = (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return value.to(compute)
+
+
+@triton.jit
 def unit_range(x_0, compute: tl.constexpr):
     """Images in the type that an op computes in, `noisestep.accelerated.arithmetic.unit_range`."""
-    value = x_0.to(compute)
+    value = widened(x_0, compute)
     if x_0.dtype == tl.uint8:
         value = (2.0 * value - 255.0) * 0.00392156862745098
     return value

@@ -89,11 +89,12 @@ def kernels(*, programs: int | None = None) -> Iterator[None]:
     make = launch.Layout.__init__
     deterministic = torch.are_deterministic_algorithms_enabled()
 
-    def spread(self: Any, x: Tensor, blocks: int | None = None) -> None:
-        if programs is not None and blocks is None:
+    def spread(self: Any, x: Tensor, stores: torch.dtype, *, sums: bool = False) -> None:
+        blocks = launch.BLOCKS
+        if programs is not None and not sums:
             n = x[0].numel() if len(x) else 1
             blocks = 1 << (max(1, n // (4 * programs)).bit_length() - 1)
-        make(self, x, blocks)
+        make(self, x, stores, sums=sums, blocks=blocks)
 
     # what fills torch.empty and its relatives
     torch.use_deterministic_algorithms(True)

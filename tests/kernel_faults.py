@@ -78,30 +78,47 @@ FAULTS = [
             "the exponent of another binade": ("bits - 0x3F2AAAAB", "bits - 0x3F000000"),
             "an fma in two roundings": ("tl.fma(-x, odd, even)", "(even - x * odd)"),
             "a coefficient short": ("_horner(m, _LOG, 7)", "_horner(m, _LOG, 6)"),
-            "no stream": ("(at_step & 0xFFFFFFF) | (STREAM << 28)", "at_step & 0xFFFFFFF"),
-            "no high word of the sample": ("(number >> 32) & 0xFFFFFFFF", "number & 0"),
-            "no high word of the seed": ("(key >> 32) & 0xFFFFFFFF", "key & 0"),
-            "one sample for all rows": ("        number += row\n", "        number += 0\n"),
-            "one step for all rows": (
-                "at_step = _part(step_ptr, step, row, STEP_ROWS)",
-                "at_step = _part(step_ptr, step, row, False)",
+            "no stream": ("& 0xFFFFFFF) | (STREAM << 28)", "& 0xFFFFFFF)"),
+            "no high word of the sample": ("sample_high, 2 * row + 1)", "sample_high, 2 * row + 1) & 0"),
+            "no high word of the seed": ("seed_high, 1)", "seed_high, 1) & 0"),
+            "one sample for all rows": ("low + row.to(tl.uint32)", "low"),
+            "no carry into the sample's high word": ("c3 + (c2 < low).to(tl.uint32)", "c3"),
+            "one step for all rows": ("2 * row if STEP_ROWS", "0 * row if STEP_ROWS"),
+            "blocks of a unit one after the other": ("tl.join(even, odd)", "tl.join(odd, even)"),
+            "elements of a unit in the blocks' order": (
+                "(_in_turn(z0, z1), _in_turn(z2, z3))",
+                "(_in_turn(z0, z2), _in_turn(z1, z3))",
             ),
-            "every program the first block": ("first + tl.arange(0, BLOCKS)", "tl.arange(0, BLOCKS)"),
+        },
+    ),
+    *_faults(
+        "noise",
+        "walk.py",
+        {
+            "every program the first units": (
+                "return program * UNITS + tl.arange(0, UNITS)",
+                "return program * 0 + tl.arange(0, UNITS)",
+            ),
+            "one block for a unit of two": ("unit * blocks_of_unit(WALK, VECTOR)", "unit"),
+            "a sample's third axis left out": (
+                "+ tl.program_id(2).to(tl.int64) * tl.num_programs(1)",
+                "+ tl.program_id(2).to(tl.int64) * 0",
+            ),
         },
     ),
     *_faults(
         "noise",
         "ops/noise.py",
         {
-            "the last partial block left out": ("mask=element < n)", "mask=element < n // 4 * 4)"),
-            "rows on top of each other": ("row * n + offsets", "offsets"),
+            "the last partial block left out": ("place < n", "place < n // 4 * 4"),
+            "no mask": ("None if WHOLE else place < n", "None"),
         },
     ),
     *_faults(
         "q_sample",
         "ops/q_sample.py",
         {
-            "the last element masked": ("mask = element < n\n", "mask = element < n - 1\n"),
+            "the last element masked": ("place < n\n", "place < n - 1\n"),
             "t off by one": (
                 "row_of_table(t_ptr, row, rows, T_ROWS, 2)",
                 "row_of_table(t_ptr, row, rows, T_ROWS, 2) - 2",
@@ -118,14 +135,14 @@ FAULTS = [
                 "x_t = signal * x_0 + noise * eps.to(compute)",
                 "x_t = tl.fma(signal + 0 * x_0, x_0, noise * eps.to(compute))",
             ),
-            "the given eps not read": ("eps = tl.load(eps_ptr + offset, mask=mask, other=0)", "eps = 0 * x_0"),
-            "eps of another place": ("tl.store(eps_out_ptr + offset", "tl.store(eps_out_ptr + row * n + element"),
+            "the given eps not read": ("else tl.load(eps_ptr + offset, mask=mask)", "else 0 * x_0"),
+            "eps of another place": ("tl.store(eps_out_ptr + offset", "tl.store(eps_out_ptr + row * n + place"),
             "eps not returned": (
-                "        tl.store(eps_out_ptr + offset, stored_kernel(eps, eps_out_ptr), mask=mask)",
-                "        pass",
+                "            tl.store(eps_out_ptr + offset, stored_kernel(eps, eps_out_ptr), mask=mask)",
+                "            pass",
             ),
             "x_t for eps": ("stored_kernel(eps, eps_out_ptr)", "stored_kernel(x_t, eps_out_ptr)"),
-            "rows on top of each other": ("offset = row * n + offsets", "offset = offsets"),
+            "the piece of another": ("made[i]", "made[0]"),
             "float32 throughout": (
                 "compute: tl.constexpr = table_ptr.dtype.element_ty",
                 "compute: tl.constexpr = tl.float32",
@@ -144,18 +161,47 @@ FAULTS = [
             ),
             "levels in [0, 2]": ("2.0 * value - 255.0", "2.0 * value"),
             "256 levels for 255": ("0.00392156862745098", "0.00390625"),
-            "channels_last by pixel": ("(element - channel * inner) * channels + channel", "element"),
-            "channels_last the other way": (
-                "(element - channel * inner) * channels + channel",
-                "(element - channel * inner) + channel * channels",
-            ),
+            "bfloat16 widened to another place": ("to(tl.uint32) << 16", "to(tl.uint32) << 15"),
             "t beyond the table": ("tl.minimum(tl.maximum(t, 0), rows - 1)", "tl.minimum(tl.maximum(t, 0), rows - 2)"),
             "t before the table": ("tl.minimum(tl.maximum(t, 0), rows - 1)", "tl.minimum(tl.maximum(t, 1), rows - 1)"),
-            "every program the first": ("(program - row * programs_a_row).to", "(program * 0).to"),
         },
     ),
     *_faults(
-        "q_sample", "launch.py", {"noise of the layout's order": ("CHANNELS_LAST=channels_last", "CHANNELS_LAST=False")}
+        "q_sample",
+        "walk.py",
+        {
+            "channels_last by pixel": ("(element - channel * inner) * CHANNELS + channel", "element"),
+            "channels_last the other way": (
+                "(element - channel * inner) * CHANNELS + channel",
+                "(element - channel * inner) + channel * CHANNELS",
+            ),
+            "pixels in the order of the channels": ("block = channel * stride + pixels", "block = unit"),
+            "channels of a unit next to each other in the noise": ("stride = inner // 4", "stride = 1"),
+            "pixels of a unit apart": (
+                "begin = pixels * (4 * CHANNELS) + channel",
+                "begin = pixels * CHANNELS + channel",
+            ),
+            "pixels of a unit in one place": ("i * CHANNELS + tl.arange", "0 * CHANNELS + tl.arange"),
+            "rows on top of each other": (
+                "offset = (row * n + program * (4 * BLOCKS)) + local",
+                "offset = program * (4 * BLOCKS) + local",
+            ),
+            "every program the first": (
+                "offset = (row * n + program * (4 * BLOCKS)) + local",
+                "offset = row * n + local",
+            ),
+        },
+    ),
+    *_faults(
+        "q_sample",
+        "launch.py",
+        {
+            "noise of the layout's order": ("CHANNELS=self.channels", "CHANNELS=1"),
+            "a part of a program for the whole": (
+                "WHOLE=self.n == 4 * self.blocks * self.programs_a_row",
+                "WHOLE=True",
+            ),
+        },
     ),
     *_faults(
         "pairwise_sum",
@@ -185,13 +231,18 @@ FAULTS = [
         "simple_loss",
         "ops/simple_loss.py",
         {
-            "the last element masked": ("mask = element < n\n", "mask = element < n - 1\n"),
-            "padding in the sum": ("tl.where(mask, residual * residual, 0.0)", "residual * residual"),
-            "not squared": ("tl.where(mask, residual * residual, 0.0)", "tl.where(mask, tl.abs(residual), 0.0)"),
-            "sums in one place": ("tl.store(sums_ptr + tl.program_id(0)", "tl.store(sums_ptr + row"),
-            "the weight dropped": ("residual = tl.load(weight_ptr + row) * residual", "residual = residual"),
+            "the last element masked": ("place < n\n", "place < n - 1\n"),
+            "padding in the sum": ("tl.where(mask, squares, 0.0)", "squares"),
+            "not squared": ("squares = residual * residual", "squares = tl.abs(residual)"),
+            "sums in one place": ("store_sum(sums_ptr, row, program,", "store_sum(sums_ptr, row, 0,"),
+            "pieces in another order": (
+                "(sums[0] + sums[1]) + (sums[2] + sums[3])",
+                "(sums[0] + sums[2]) + (sums[1] + sums[3])",
+            ),
+            "half of the pieces": ("total = sums[0] + sums[1]", "total = sums[0]"),
+            "the weight dropped": ("residual = weight * residual", "residual = residual"),
             "the first sample's weight": ("tl.load(weight_ptr + row)", "tl.load(weight_ptr)"),
-            "the gradient's sign": (".to(compute) - target\n", ".to(compute) * -1 + target\n"),
+            "the gradient's sign": ("compute) - target\n", "compute) * -1 + target\n"),
             "t off by one": (
                 "row_of_table(t_ptr, row, rows, T_ROWS, 2)",
                 "row_of_table(t_ptr, row, rows, T_ROWS, 2) - 2",
@@ -204,25 +255,36 @@ FAULTS = [
             "v of eps alone": ("target = signal * target - noise * x_0", "target = signal * target"),
             "eps for x_0": ('if PREDICTION == "x_0":', 'if PREDICTION == "x0":'),
             "the given eps not read": (
-                "eps = tl.load(eps_ptr + offset, mask=mask, other=0)",
-                "eps = tl.load(output_ptr + offset, mask=mask, other=0)",
+                "else tl.load(eps_ptr + offset, mask=mask)",
+                "else tl.load(output_ptr + offset, mask=mask)",
             ),
             "levels of uint8 not scaled": (
-                "        target = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask, other=0), compute)",
-                "        target = tl.load(x_0_ptr + offset, mask=mask, other=0).to(compute)",
+                "            target = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask), compute)",
+                "            target = tl.load(x_0_ptr + offset, mask=mask).to(compute)",
             ),
             "float32 throughout": (
                 "compute: tl.constexpr = sums_ptr.dtype.element_ty",
                 "compute: tl.constexpr = tl.float32",
             ),
-            "rows on top of each other": ("offset = row * n + offsets", "offset = offsets"),
+        },
+    ),
+    *_faults(
+        "simple_loss",
+        "walk.py",
+        {
+            "rows on top of each other": (
+                "offset = (row * n + program * (4 * BLOCKS)) + local",
+                "offset = program * (4 * BLOCKS) + local",
+            ),
+            "a channel for the next": ("offsets(begin, inner, CHANNELS)", "offsets(begin + 4, inner, CHANNELS)"),
+            "sums of the rows in one": ("row * programs + program", "program"),
         },
     ),
     *_faults(
         "reverse_step",
         "ops/reverse_step.py",
         {
-            "the last element masked": ("mask = element < n\n", "mask = element < n - 1\n"),
+            "the last element masked": ("place < n\n", "place < n - 1\n"),
             "t off by one": (
                 "row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)",
                 "row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS) - COLUMNS",
@@ -232,45 +294,45 @@ FAULTS = [
                 "row_of_table(t_ptr, row, rows, False, COLUMNS)",
             ),
             "swapped coefficients": (
-                "tl.load(c + 6) * x + tl.load(c + 7) * out",
-                "tl.load(c + 7) * x + tl.load(c + 6) * out",
+                "of_x * x + of_out * out",
+                "of_out * x + of_x * out",
             ),
-            "noise lost": ("            x_s += sigma * eps.to(compute)", "            x_s += 0 * eps.to(compute)"),
-            "noise at t = 1": ("        sigma = tl.load(c + 5)", "        sigma = tl.maximum(tl.load(c + 5), 0.01)"),
+            "noise lost": ("x_s += scale * widened(eps, compute)", "x_s += 0 * widened(eps, compute)"),
+            "noise at t = 1": ("            scale = sigma\n", "            scale = tl.maximum(sigma, 0.01)\n"),
             "a missing square root": (
-                "            x_s += sigma * eps.to(compute)",
-                "            x_s += sigma * sigma * eps.to(compute)",
+                "x_s += scale * widened(eps, compute)",
+                "x_s += scale * scale * widened(eps, compute)",
             ),
             "not clipped": (
-                "x_0 = tl.clamp(x_0, tl.load(c + 11), tl.load(c + 12), propagate_nan=tl.PropagateNan.ALL)",
+                "x_0 = tl.clamp(x_0, low, high, propagate_nan=tl.PropagateNan.ALL)",
                 "x_0 = x_0",
             ),
-            "clipped to the wrong end": ("tl.load(c + 11), tl.load(c + 12)", "-tl.load(c + 12), tl.load(c + 12)"),
+            "clipped to the wrong end": ("tl.clamp(x_0, low, high", "tl.clamp(x_0, -high, high"),
             "NaN clipped away": (", propagate_nan=tl.PropagateNan.ALL)", ")"),
-            "DDIM's own eps lost": (" + tl.load(c + 4) * out", " + tl.load(c + 4) * 0 * out"),
+            "DDIM's own eps lost": ("x_s += c_4 * out", "x_s += c_4 * 0 * out"),
             "another order of the sum": (
-                "(tl.load(c + 2) * x_0 + tl.load(c + 3) * x) + tl.load(c + 4) * out",
-                "tl.load(c + 2) * x_0 + (tl.load(c + 3) * x + tl.load(c + 4) * out)",
+                "x_s = c_2 * x_0 + c_3 * x\n            if OWN_EPS:\n                x_s += c_4 * out",
+                "x_s = c_2 * x_0 + (c_3 * x + c_4 * out)",
             ),
             "guidance the other way": (
                 "out = without + guidance * (out - without)",
                 "out = out + guidance * (without - out)",
             ),
             "guidance ignored": ("out = without + guidance * (out - without)", "out = without + (out - without)"),
-            "x_0 of another place": ("tl.store(x_0_ptr + offset", "tl.store(x_0_ptr + row * n + element"),
+            "x_0 of another place": ("tl.store(x_0_ptr + offset", "tl.store(x_0_ptr + row * n + place"),
             "x_{t-1} for x_0": ("stored_kernel(x_0, x_0_ptr)", "stored_kernel(x_s, x_0_ptr)"),
-            "the given eps not read": ("eps = tl.load(eps_ptr + offset, mask=mask, other=0)", "eps = x * 0"),
+            "the given eps not read": ("else tl.load(eps_ptr + offset, mask=mask)", "else x * 0"),
             "learned channels of the prediction": ("output_ptr + out_offset + behind", "output_ptr + out_offset"),
             "learned channels of the sample before": (
-                "out_offset = row * n + offset if LEARNED else offset",
-                "out_offset = offset",
+                "            out_offset += row * n\n",
+                "            out_offset += 0\n",
             ),
-            "learned channels_last": ("within // channels * channels", "within // channels"),
+            "learned channels_last": ("to(program.dtype) % CHANNELS", "to(program.dtype)"),
             "learned share reversed": (
-                "share * tl.load(c + 8) + (1 - share) * tl.load(c + 9)",
-                "share * tl.load(c + 9) + (1 - share) * tl.load(c + 8)",
+                "share * half_log_beta + (1 - share) * half_log_posterior",
+                "share * half_log_posterior + (1 - share) * half_log_beta",
             ),
-            "learned share of [0, 1]": ("share = (place_between + 1) * 0.5", "share = place_between"),
+            "learned share of [0, 1]": ("share = (between + 1) * 0.5", "share = between"),
             "learned and guided by the prediction": (
                 "unconditional_ptr + out_offset + behind",
                 "unconditional_ptr + out_offset",
@@ -283,7 +345,7 @@ FAULTS = [
         {
             "the last element masked": ("mask = element < n\n    begin", "mask = element < n - 1\n    begin"),
             "padding in the sum": ("tl.where(mask, nats, 0.0)", "nats"),
-            "sums in one place": ("tl.store(sums_ptr + tl.program_id(0)", "tl.store(sums_ptr + row"),
+            "sums in one place": ("store_sum(sums_ptr, row, program,", "store_sum(sums_ptr, row, 0,"),
             "the decoder at t = 2": ("if begin == COLUMNS:", "if begin == 2 * COLUMNS:"),
             "t off by one": (
                 "begin = row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)",
@@ -329,8 +391,8 @@ FAULTS = [
             "a tail without its square": (" - 0.5 * tail_near * tail_near", " - 0.5 * tail_near"),
             "learned channels of the prediction": ("output_ptr + out_offset + behind", "output_ptr + out_offset"),
             "learned channels_last": (
-                "out_offset += within // channels * channels",
-                "out_offset += within // channels",
+                "out_offset += within // CHANNELS * CHANNELS",
+                "out_offset += within // CHANNELS",
             ),
             "learned share reversed": (
                 "2 * (share * half_log_beta + (1 - share) * half_log_posterior)\n    predicted",

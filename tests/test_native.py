@@ -1,4 +1,4 @@
-"""Native code on a CPU: the bits of the eager path, on any number of threads, and what happens where it cannot be had."""
+"""Native code on a CPU: the bits of the eager path on any number of threads, and what happens where there is none."""
 
 import os
 import shutil

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits, kernels, on_device, run_kernel
 from laws import NAMED
+from noisestep.accelerated import launch
 from noisestep.accelerated.checks import compute_dtype
 from noisestep.accelerated.noise import FORWARD, Noise
 from noisestep.accelerated.ops import noise as noise_op
@@ -50,6 +51,11 @@ def arguments(case: Case, eps_dtype: str | None) -> tuple:
 @example(Case((2, 0, 3)), None, None, True)
 @example(Case((0, 3)), None, None, True)
 @example(Case((5,), "float16"), None, "float16", True)
+@example(Case((2, 40), "bfloat16", programs=2), None, None, True)
+@example(Case((2, 22), "float64"), None, None, True)
+@example(Case((2, 8, 2, 6), "bfloat16", "channels_last", programs=2), None, None, True)
+@example(Case((2, 4, 4, 4), "float32", "channels_last", in_tensors=True), None, None, True)
+@example(Case((2, 3, 4, 5), "uint8", "channels_last", programs=3), "float16", None, True)
 def test_kernel_has_the_bits_of_the_torch_path(case, dtype, eps_dtype, return_eps):
     options = dict(dtype=dtype and getattr(torch, dtype), return_eps=return_eps)
     expected = q_sample(*arguments(case, eps_dtype), **options)
@@ -62,6 +68,8 @@ def test_kernel_has_the_bits_of_the_torch_path(case, dtype, eps_dtype, return_ep
 @example(Case((2, 3, 5), "bfloat16", seed=2**63, stream=9, step=5, sample=2**32 - 1))
 @example(Case((1, 5), seed=2**31, sample=2**32 - 1))
 @example(Case((3, 30), "float64", in_tensors=True, programs=2))
+@example(Case((2, 24), "bfloat16", programs=2))
+@example(Case((2, 6), "float64"))
 @example(Case((2, 0)))
 def test_the_noise_kernel_has_the_bits_of_the_torch_path(case):
     expected = noise_op(case.noise(), case.shape, dtype=case.torch_dtype)
@@ -69,6 +77,19 @@ def test_the_noise_kernel_has_the_bits_of_the_torch_path(case):
         device = on_device(torch.empty(0)).device
         actual = noise_op(on_device(case.noise()), case.shape, dtype=case.torch_dtype, device=device).cpu()
     assert_same_bits(actual=actual, expected=expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 90), (2, 4, 6, 6)], ids=["noise_kernel", "channels_last"])
+def test_kernel_has_the_bits_of_the_torch_path_where_a_row_takes_two_axes_of_the_grid(shape, monkeypatch):
+    monkeypatch.setattr(launch, "_AXIS", 3)
+    case = Case(shape, layout="channels_last", seed=1)
+    expected = q_sample(*arguments(case, None), return_eps=True)
+    # at least 7 programs a row: 3 rows of the grid with one that is idle, or more
+    actual = run_kernel(q_sample, *arguments(case, None), programs=7, return_eps=True)
+    assert_same_bits(actual=actual, expected=expected)
+    with kernels(programs=7):
+        eps = noise_op(on_device(case.noise()), shape, device=on_device(torch.empty(0)).device).cpu()
+    assert_same_bits(actual=eps, expected=expected[1], strides=False)
 
 
 def bound(x_0: np.ndarray, eps: np.ndarray, signal: np.ndarray, sigma: np.ndarray, x: torch.Tensor) -> np.ndarray:

@@ -97,6 +97,8 @@ def arguments(case: Case, update: Update, eps_dtype: str | None = None, *, joine
 @example(Case((2, 0, 3)), Update(guidance=1.0), None, True)
 @example(Case((0, 3)), Update(), None, False)
 @example(Case((5,)), Update(), "float64", False)
+@example(Case((2, 40), "bfloat16", programs=2), Update("v", (-1, 1), return_x_0=True), None, False)
+@example(Case((2, 8, 2, 6), "bfloat16", "channels_last"), Update(guidance=2.0), None, True)
 def test_kernel_has_the_bits_of_the_torch_path(case, update, eps_dtype, joined):
     update = update.fitting(case)
     inputs = arguments(case, update, eps_dtype, joined=joined)

@@ -66,6 +66,9 @@ def losses_and_gradient(output: Tensor, *rest, **options) -> tuple[Tensor, Tenso
 @example(Case((2, 0, 3)), "eps", "float32", True, None)
 @example(Case((0, 3)), "v", "float32", True, None)
 @example(Case((5,), "float16"), "x_0", "float64", True, None)
+@example(Case((2, 1400), "bfloat16"), "eps", "float32", True, None)
+@example(Case((2, 22), "float64"), "eps", "float32", True, None)
+@example(Case((2, 3, 20, 20), "float32", "channels_last"), "v", "uint8", True, None)
 def test_kernel_has_the_bits_of_the_torch_path(case, prediction, x_0_dtype, weighted, eps_dtype):
     output, eps, options = arguments(case, prediction, x_0_dtype, weighted=weighted, eps_dtype=eps_dtype)
     assert_same_bits(

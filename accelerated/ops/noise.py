@@ -8,34 +8,41 @@ import triton.language as tl
 from torch import Tensor
 
 from ..checks import check_address, check_dtype
-from ..kernels import normals, offsets, place, stored
+from ..kernels import normals, stored
 from ..launch import Layout, address_arguments, launch, use_kernels
 from ..noise import Noise, normal_at
+from ..walk import piece, pieces, program_of_row
 
 
-@triton.jit(do_not_specialize=["seed", "step", "sample"])
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
 def _kernel(
     eps_ptr,
     n,
-    programs_a_row,
-    channels,
     inner,
     seed_ptr,
-    seed,
+    seed_low,
+    seed_high,
     step_ptr,
     step,
     sample_ptr,
-    sample,
+    sample_low,
+    sample_high,
     STREAM: tl.constexpr,
     STEP_ROWS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    WALK: tl.constexpr,
+    CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    VECTOR: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    row, first, element = place(programs_a_row, BLOCKS, WIDE)
-    eps = normals(first, row, seed_ptr, seed, STREAM, step_ptr, step, sample_ptr, sample, STEP_ROWS, BLOCKS)
-    offset = row * n + offsets(element, channels, inner, CHANNELS_LAST)
-    tl.store(eps_ptr + offset, stored(eps, eps_ptr), mask=element < n)
+    row, program = program_of_row(WIDE)
+    address = (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high)
+    made = normals(address, row, program, inner, STREAM, STEP_ROWS, WALK, CHANNELS, VECTOR, BLOCKS)
+    for i in tl.static_range(pieces(WALK, VECTOR)):
+        offset, place = piece(i, row, program, n, inner, WALK, CHANNELS, VECTOR, BLOCKS)
+        mask = None if WHOLE else place < n
+        tl.store(eps_ptr + offset, stored(made[i], eps_ptr), mask=mask)
 
 
 @torch.library.custom_op("noisestep::noise", mutates_args=())
@@ -55,8 +62,8 @@ def _noise(
     eps = torch.empty(shape, dtype=dtype, device=device)
     if not use_kernels(eps):
         return normal_at(address, shape, device).to(dtype).contiguous()
-    layout = Layout(eps)
-    launch(_kernel, layout.programs, eps_ptr=eps, **layout.arguments(), **address_arguments(address))
+    layout = Layout(eps, dtype)
+    launch(_kernel, layout.grid, eps_ptr=eps, **layout.arguments(), **address_arguments(address))
     return eps
 
 

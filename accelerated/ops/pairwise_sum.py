@@ -31,7 +31,7 @@ def _pairwise_sum(values: Tensor) -> Tensor:
         size = chunk_size(n)
         chunks = max(1, -(-n // size))
         sums = values.new_empty((batch, chunks))
-        launch(_kernel, batch * chunks, values_ptr=values, sums_ptr=sums, n=n, chunks=chunks, SIZE=size)
+        launch(_kernel, (batch * chunks,), values_ptr=values, sums_ptr=sums, n=n, chunks=chunks, SIZE=size)
         if chunks == 1:
             return sums[:, 0].clone()
         values = sums

@@ -18,16 +18,17 @@ from ..checks import (
     check_timesteps,
     compute_dtype,
 )
-from ..kernels import normals, offsets, place, row_of_table
+from ..kernels import normals, row_of_table
 from ..kernels import stored as stored_kernel
 from ..kernels import unit_range as unit_range_kernel
 from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
 from ..native import calls as native
 from ..noise import Address, Noise, normal_at
 from ..schedule import DeviceSchedule
+from ..walk import piece, pieces, program_of_row
 
 
-@triton.jit(do_not_specialize=["seed", "step", "sample"])
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
 def _kernel(
     x_0_ptr,
     eps_ptr,
@@ -37,37 +38,41 @@ def _kernel(
     table_ptr,
     rows,
     n,
-    programs_a_row,
-    channels,
     inner,
     seed_ptr,
-    seed,
+    seed_low,
+    seed_high,
     step_ptr,
     step,
     sample_ptr,
-    sample,
+    sample_low,
+    sample_high,
     T_ROWS: tl.constexpr,
     STREAM: tl.constexpr,
     STEP_ROWS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    WALK: tl.constexpr,
+    CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    VECTOR: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    row, first, element = place(programs_a_row, BLOCKS, WIDE)
-    offset = row * n + offsets(element, channels, inner, CHANNELS_LAST)
-    mask = element < n
+    row, program = program_of_row(WIDE)
     compute: tl.constexpr = table_ptr.dtype.element_ty
     coefficients = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, 2)
     signal, noise = tl.load(coefficients), tl.load(coefficients + 1)
-    x_0 = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask, other=0), compute)
     if eps_ptr is None:
-        eps = normals(first, row, seed_ptr, seed, STREAM, step_ptr, step, sample_ptr, sample, STEP_ROWS, BLOCKS)
-    else:
-        eps = tl.load(eps_ptr + offset, mask=mask, other=0)
-    x_t = signal * x_0 + noise * eps.to(compute)
-    tl.store(x_t_ptr + offset, stored_kernel(x_t, x_t_ptr), mask=mask)
-    if eps_out_ptr is not None:
-        tl.store(eps_out_ptr + offset, stored_kernel(eps, eps_out_ptr), mask=mask)
+        address = (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high)
+        made = normals(address, row, program, inner, STREAM, STEP_ROWS, WALK, CHANNELS, VECTOR, BLOCKS)
+    for i in tl.static_range(pieces(WALK, VECTOR)):
+        offset, place = piece(i, row, program, n, inner, WALK, CHANNELS, VECTOR, BLOCKS)
+        mask = None if WHOLE else place < n
+        x_0 = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask), compute)
+        eps = made[i] if eps_ptr is None else tl.load(eps_ptr + offset, mask=mask)
+        x_t = signal * x_0 + noise * eps.to(compute)
+        tl.store(x_t_ptr + offset, stored_kernel(x_t, x_t_ptr), mask=mask)
+        if eps_out_ptr is not None:
+            tl.store(eps_out_ptr + offset, stored_kernel(eps, eps_out_ptr), mask=mask)
 
 
 def _launch(
@@ -79,12 +84,12 @@ def _launch(
     dtype: torch.dtype,
     return_eps: bool,
 ) -> tuple[Tensor, Tensor]:
-    layout = Layout(x_0)
+    layout = Layout(x_0, dtype)
     x_t = layout.write(x_0, dtype)
     eps_out = layout.write(x_0, dtype) if return_eps else None
     launch(
         _kernel,
-        layout.programs,
+        layout.grid,
         x_0_ptr=layout.read(x_0),
         eps_ptr=layout.read(eps),
         x_t_ptr=x_t,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 import triton
@@ -23,15 +23,16 @@ from ..checks import (
     compute_dtype,
     output_shape,
 )
-from ..kernels import normals, offsets, place, row_of_table
+from ..kernels import normals, row_of_table, widened
 from ..kernels import stored as stored_kernel
 from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
 from ..native import calls as native
 from ..noise import NOWHERE, Address, Noise, normal_at
 from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
+from ..walk import piece, pieces, program_of_row
 
 
-@triton.jit(do_not_specialize=["seed", "step", "sample"])
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
 def _kernel(
     x_t_ptr,
     output_ptr,
@@ -43,70 +44,85 @@ def _kernel(
     table_ptr,
     rows,
     n,
-    programs_a_row,
-    channels,
     inner,
     seed_ptr,
-    seed,
+    seed_low,
+    seed_high,
     step_ptr,
     step,
     sample_ptr,
-    sample,
+    sample_low,
+    sample_high,
     NOISY: tl.constexpr,
     CLIP: tl.constexpr,
+    OWN_EPS: tl.constexpr,
     LEARNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     T_ROWS: tl.constexpr,
     STREAM: tl.constexpr,
     STEP_ROWS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    WALK: tl.constexpr,
+    CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    VECTOR: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    row, first, element = place(programs_a_row, BLOCKS, WIDE)
-    within = offsets(element, channels, inner, CHANNELS_LAST)
-    offset = row * n + within
-    mask = element < n
+    row, program = program_of_row(WIDE)
     compute: tl.constexpr = table_ptr.dtype.element_ty
     c = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)
-    # a learned variance has its own channels behind those of the prediction
-    out_offset = row * n + offset if LEARNED else offset
-    behind = n
-    if LEARNED and CHANNELS_LAST:
-        # pixel by pixel: the channels of the prediction, then those of the variance
-        out_offset = 2 * row * n + within + within // channels * channels
-        behind = channels
-    x = tl.load(x_t_ptr + offset, mask=mask, other=0).to(compute)
-    out = tl.load(output_ptr + out_offset, mask=mask, other=0).to(compute)
-    if unconditional_ptr is not None:
-        guidance = tl.load(c + 10)
-        without = tl.load(unconditional_ptr + out_offset, mask=mask, other=0).to(compute)
-        out = without + guidance * (out - without)
-    if CLIP or x_0_ptr is not None:
-        x_0 = tl.load(c) * x + tl.load(c + 1) * out
-    if CLIP:
-        x_0 = tl.clamp(x_0, tl.load(c + 11), tl.load(c + 12), propagate_nan=tl.PropagateNan.ALL)
-        x_s = (tl.load(c + 2) * x_0 + tl.load(c + 3) * x) + tl.load(c + 4) * out
-    else:
-        x_s = tl.load(c + 6) * x + tl.load(c + 7) * out
-    if NOISY:
-        if eps_ptr is None:
-            eps = normals(first, row, seed_ptr, seed, STREAM, step_ptr, step, sample_ptr, sample, STEP_ROWS, BLOCKS)
+    c_0, c_1, c_2, c_3, c_4, sigma = (
+        tl.load(c),
+        tl.load(c + 1),
+        tl.load(c + 2),
+        tl.load(c + 3),
+        tl.load(c + 4),
+        tl.load(c + 5),
+    )
+    of_x, of_out = tl.load(c + 6), tl.load(c + 7)
+    half_log_beta, half_log_posterior = tl.load(c + 8), tl.load(c + 9)
+    guidance, low, high = tl.load(c + 10), tl.load(c + 11), tl.load(c + 12)
+    # a learned variance has its own channels behind those of the prediction: pixel by pixel, or behind them all
+    behind = n if WALK == "contiguous" else CHANNELS
+    if NOISY and eps_ptr is None:
+        address = (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high)
+        made = normals(address, row, program, inner, STREAM, STEP_ROWS, WALK, CHANNELS, VECTOR, BLOCKS)
+    for i in tl.static_range(pieces(WALK, VECTOR)):
+        offset, place = piece(i, row, program, n, inner, WALK, CHANNELS, VECTOR, BLOCKS)
+        mask = None if WHOLE else place < n
+        out_offset = offset
+        if LEARNED and WALK == "contiguous":
+            out_offset += row * n
+        elif LEARNED:
+            out_offset += offset - (offset - row * n).to(program.dtype) % CHANNELS
+        x = widened(tl.load(x_t_ptr + offset, mask=mask), compute)
+        out = widened(tl.load(output_ptr + out_offset, mask=mask), compute)
+        if unconditional_ptr is not None:
+            without = widened(tl.load(unconditional_ptr + out_offset, mask=mask), compute)
+            out = without + guidance * (out - without)
+        if CLIP or x_0_ptr is not None:
+            x_0 = c_0 * x + c_1 * out
+        if CLIP:
+            x_0 = tl.clamp(x_0, low, high, propagate_nan=tl.PropagateNan.ALL)
+            x_s = c_2 * x_0 + c_3 * x
+            if OWN_EPS:
+                x_s += c_4 * out
         else:
-            eps = tl.load(eps_ptr + offset, mask=mask, other=0)
-        sigma = tl.load(c + 5)
-        if LEARNED:
-            place_between = tl.load(output_ptr + out_offset + behind, mask=mask, other=0).to(compute)
-            if unconditional_ptr is not None:
-                other_place = tl.load(unconditional_ptr + out_offset + behind, mask=mask, other=0).to(compute)
-                place_between = other_place + guidance * (place_between - other_place)
-            share = (place_between + 1) * 0.5
-            x_s += sigma * tl.exp(share * tl.load(c + 8) + (1 - share) * tl.load(c + 9)) * eps.to(compute)
-        else:
-            x_s += sigma * eps.to(compute)
-    tl.store(x_s_ptr + offset, stored_kernel(x_s, x_s_ptr), mask=mask)
-    if x_0_ptr is not None:
-        tl.store(x_0_ptr + offset, stored_kernel(x_0, x_0_ptr), mask=mask)
+            x_s = of_x * x + of_out * out
+        if NOISY:
+            scale = sigma
+            if LEARNED:
+                between = widened(tl.load(output_ptr + out_offset + behind, mask=mask), compute)
+                if unconditional_ptr is not None:
+                    other = widened(tl.load(unconditional_ptr + out_offset + behind, mask=mask), compute)
+                    between = other + guidance * (between - other)
+                share = (between + 1) * 0.5
+                scale = sigma * tl.exp(share * half_log_beta + (1 - share) * half_log_posterior)
+            eps = made[i] if eps_ptr is None else tl.load(eps_ptr + offset, mask=mask)
+            x_s += scale * widened(eps, compute)
+        tl.store(x_s_ptr + offset, stored_kernel(x_s, x_s_ptr), mask=mask)
+        if x_0_ptr is not None:
+            tl.store(x_0_ptr + offset, stored_kernel(x_0, x_0_ptr), mask=mask)
 
 
 def _launch(
@@ -119,16 +135,20 @@ def _launch(
     address: Address,
     noisy: bool,
     clip: bool,
+    own_eps: bool,
     learned: bool,
     return_x_0: bool,
+    in_place: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    layout = Layout(x_t)
-    x_s = layout.write(x_t, x_t.dtype)
+    layout = Layout(x_t, x_t.dtype)
+    x = layout.read(x_t)
+    # an element is read by the thread that writes it, and before it does
+    x_s = x if in_place else layout.write(x_t, x_t.dtype)
     x_0 = layout.write(x_t, x_t.dtype) if return_x_0 else None
     launch(
         _kernel,
-        layout.programs,
-        x_t_ptr=layout.read(x_t),
+        layout.grid,
+        x_t_ptr=x,
         output_ptr=layout.read(output),
         unconditional_ptr=layout.read(unconditional),
         eps_ptr=layout.read(eps),
@@ -138,13 +158,16 @@ def _launch(
         rows=len(table),
         NOISY=noisy,
         CLIP=clip,
+        OWN_EPS=own_eps,
         LEARNED=learned,
         COLUMNS=COLUMNS,
         **as_rows(t),
         **layout.arguments(),
         **address_arguments(address),
     )
-    return like_input(x_s, x_t), None if x_0 is None else like_input(x_0, x_t)
+    if in_place and x is not x_t:
+        x_t.copy_(x)
+    return x_t if in_place else like_input(x_s, x_t), None if x_0 is None else like_input(x_0, x_t)
 
 
 def _in_torch(
@@ -157,13 +180,15 @@ def _in_torch(
     address: Address,
     noisy: bool,
     clip: bool,
+    own_eps: bool,
     learned: bool,
     return_x_0: bool,
+    in_place: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The same on the PyTorch path."""
     if not learned and native.takes(x_t, output, unconditional, eps):
-        x_s = torch.empty_like(x_t)
-        options = dict(noisy=noisy, clip=clip, own_eps=True, return_x_0=return_x_0)
+        x_s = x_t if in_place else torch.empty_like(x_t)
+        options = dict(noisy=noisy, clip=clip, own_eps=own_eps, return_x_0=return_x_0)
         return x_s, native.reverse_step(x_t, output, unconditional, t, table, eps, address, x_s, **options)
     c = rows_at(table, t, x_t)
     x, out = x_t.to(table.dtype), output.to(table.dtype)
@@ -178,14 +203,18 @@ def _in_torch(
     x_0 = c[0] * x + c[1] * out
     if clip:
         x_0 = torch.clamp(x_0, c[11], c[12])
-        x_s = (c[2] * x_0 + c[3] * x) + c[4] * out
+        x_s = c[2] * x_0 + c[3] * x
+        if own_eps:
+            x_s = x_s + c[4] * out
     else:
         x_s = c[6] * x + c[7] * out
     if noisy:
         if eps is None:
             eps = normal_at(address, x_t.shape, x_t.device)
         x_s = x_s + sigma * eps.to(table.dtype)
-    return stored(x_s, x_t, x_t.dtype), stored(x_0, x_t, x_t.dtype) if return_x_0 else None
+    # x_0 first: in place, x_s may be written over what it is made of
+    predicted = stored(x_0, x_t, x_t.dtype) if return_x_0 else None
+    return x_t.copy_(x_s) if in_place else stored(x_s, x_t, x_t.dtype), predicted
 
 
 @torch.library.custom_op("noisestep::reverse_step", mutates_args=())
@@ -205,14 +234,22 @@ def _reverse_step(
     sample_tensor: Tensor | None,
     noisy: bool,
     clip: bool,
+    own_eps: bool,
     learned: bool,
     return_x_0: bool,
 ) -> tuple[Tensor, Tensor]:
     address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
+    options = (noisy, clip, own_eps, learned, return_x_0)
+    return _run(x_t, output, unconditional, t, table, eps, address, *options, in_place=False)
+
+
+def _run(
+    x_t: Tensor, output: Tensor, unconditional: Tensor | None, t: Tensor, table: Tensor, *rest: Any, in_place: bool
+):
     if not t.is_cuda:
         check_range(t, len(table) - 1)
     run = _launch if use_kernels(x_t) else _in_torch
-    x_s, x_0 = run(x_t, output, unconditional, t, table, eps, address, noisy, clip, learned, return_x_0)
+    x_s, x_0 = run(x_t, output, unconditional, t, table, *rest, in_place)
     return x_s, x_t.new_empty(0) if x_0 is None else x_0
 
 
@@ -233,10 +270,61 @@ def _(
     sample_tensor,
     noisy,
     clip,
+    own_eps,
     learned,
     return_x_0,
 ):
     return torch.empty_like(x_t), torch.empty_like(x_t) if return_x_0 else x_t.new_empty(0)
+
+
+@torch.library.custom_op("noisestep::reverse_step_", mutates_args=("x_t",))
+def _reverse_step_in_place(
+    x_t: Tensor,
+    output: Tensor,
+    unconditional: Tensor | None,
+    t: Tensor,
+    table: Tensor,
+    eps: Tensor | None,
+    seed: int,
+    seed_tensor: Tensor | None,
+    stream: int,
+    step: int,
+    step_tensor: Tensor | None,
+    sample: int,
+    sample_tensor: Tensor | None,
+    noisy: bool,
+    clip: bool,
+    own_eps: bool,
+    learned: bool,
+    return_x_0: bool,
+) -> Tensor:
+    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
+    options = (noisy, clip, own_eps, learned, return_x_0)
+    return _run(x_t, output, unconditional, t, table, eps, address, *options, in_place=True)[1]
+
+
+@_reverse_step_in_place.register_fake
+def _(
+    x_t,
+    output,
+    unconditional,
+    t,
+    table,
+    eps,
+    seed,
+    seed_tensor,
+    stream,
+    step,
+    step_tensor,
+    sample,
+    sample_tensor,
+    noisy,
+    clip,
+    own_eps,
+    learned,
+    return_x_0,
+):
+    return torch.empty_like(x_t) if return_x_0 else x_t.new_empty(0)
 
 
 @overload
@@ -254,6 +342,7 @@ def reverse_step(
     rederive_eps: bool = True,
     guidance: float | None = None,
     temperature: float = 1.0,
+    in_place: bool = False,
     return_x_0: Literal[False] = False,
 ) -> Tensor: ...
 @overload
@@ -271,6 +360,7 @@ def reverse_step(
     rederive_eps: bool = True,
     guidance: float | None = None,
     temperature: float = 1.0,
+    in_place: bool = False,
     return_x_0: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 def reverse_step(
@@ -287,6 +377,7 @@ def reverse_step(
     rederive_eps: bool = True,
     guidance: float | None = None,
     temperature: float = 1.0,
+    in_place: bool = False,
     return_x_0: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """One step of the reverse process, x_t to x_{t-1} (the chapter's "The Reverse Sampling Process").
@@ -326,6 +417,8 @@ def reverse_step(
         Classifier-free guidance: unconditional + guidance (conditional - unconditional).
     temperature : float
         What z is multiplied by, at least 0: above 1 for more variety, below for less.
+    in_place : bool
+        Write x_{t-1} over x_t, and return x_t.
     return_x_0 : bool
         Also return the predicted x_0, clipped where asked.
 
@@ -370,20 +463,25 @@ def reverse_step(
     eps, address = (None, NOWHERE) if noise is None else check_noise(noise, x_t, "x_t")
     if not noisy:
         eps, address = None, NOWHERE
-    x_s, x_0 = _reverse_step(
-        x_t,
-        output,
-        unconditional,
-        t,
-        table,
-        eps,
-        *address,
-        noisy,
-        clip is not None,
-        learned,
-        return_x_0,
-    )
+    own_eps = eta is not None and not rederive_eps
+    options = (noisy, clip is not None, own_eps, learned, return_x_0)
+    if in_place:
+        _check_in_place(x_t)
+        x_s, x_0 = x_t, _reverse_step_in_place(x_t, output, unconditional, t, table, eps, *address, *options)
+    else:
+        x_s, x_0 = _reverse_step(x_t, output, unconditional, t, table, eps, *address, *options)
     return (x_s, x_0) if return_x_0 else x_s
+
+
+def _check_in_place(x_t: Tensor) -> None:
+    """x_t can be written to: it is nobody's leaf, and each of its elements has a place of its own."""
+    if x_t.requires_grad and torch.is_grad_enabled():
+        raise ValueError("in_place=True would overwrite an x_t that requires a gradient; pass x_t.detach()")
+    if any(stride == 0 and n > 1 for stride, n in zip(x_t.stride(), x_t.shape, strict=True)):
+        raise ValueError(
+            f"in_place=True needs an x_t with memory of its own for each element, got an expanded one "
+            f"(shape {tuple(x_t.shape)}, strides {x_t.stride()})"
+        )
 
 
 def _check_outputs(output: object, x_t: Tensor, guidance: float | None, learned: bool) -> tuple[Tensor, Tensor | None]:

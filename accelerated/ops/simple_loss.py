@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import CHUNK, like_input, pairwise_sum, per_sample, rows_at, stored, unit_range
+from ..arithmetic import like_input, pairwise_sum, per_sample, rows_at, stored, unit_range
 from ..checks import (
     FLOATS,
     check_batch,
@@ -21,7 +21,7 @@ from ..checks import (
     check_weight,
     compute_dtype,
 )
-from ..kernels import normals, offsets, place, row_of_table
+from ..kernels import normals, row_of_table, widened
 from ..kernels import pairwise_sum as pairwise_sum_kernel
 from ..kernels import stored as stored_kernel
 from ..kernels import unit_range as unit_range_kernel
@@ -29,10 +29,11 @@ from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
 from ..native import calls as native
 from ..noise import NOWHERE, Address, Noise, normal_at
 from ..schedule import DeviceSchedule, Prediction
+from ..walk import piece, pieces, program_of_row, store_sum
 from .pairwise_sum import fixed_sum
 
 
-@triton.jit(do_not_specialize=["seed", "step", "sample"])
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
 def _kernel(
     output_ptr,
     x_0_ptr,
@@ -44,47 +45,64 @@ def _kernel(
     residual_ptr,
     sums_ptr,
     n,
-    programs_a_row,
-    channels,
     inner,
     seed_ptr,
-    seed,
+    seed_low,
+    seed_high,
     step_ptr,
     step,
     sample_ptr,
-    sample,
+    sample_low,
+    sample_high,
     PREDICTION: tl.constexpr,
     T_ROWS: tl.constexpr,
     STREAM: tl.constexpr,
     STEP_ROWS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    WALK: tl.constexpr,
+    CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    VECTOR: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    row, first, element = place(programs_a_row, BLOCKS, WIDE)
-    offset = row * n + offsets(element, channels, inner, CHANNELS_LAST)
-    mask = element < n
+    row, program = program_of_row(WIDE)
     compute: tl.constexpr = sums_ptr.dtype.element_ty
-    if PREDICTION == "x_0":
-        target = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask, other=0), compute)
-    else:
-        if eps_ptr is None:
-            eps = normals(first, row, seed_ptr, seed, STREAM, step_ptr, step, sample_ptr, sample, STEP_ROWS, BLOCKS)
-        else:
-            eps = tl.load(eps_ptr + offset, mask=mask, other=0)
-        target = eps.to(compute)
+    if PREDICTION != "x_0" and eps_ptr is None:
+        address = (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high)
+        made = normals(address, row, program, inner, STREAM, STEP_ROWS, WALK, CHANNELS, VECTOR, BLOCKS)
     if PREDICTION == "v":
         coefficients = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, 2)
         signal, noise = tl.load(coefficients), tl.load(coefficients + 1)
-        x_0 = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask, other=0), compute)
-        target = signal * target - noise * x_0
-    residual = tl.load(output_ptr + offset, mask=mask, other=0).to(compute) - target
-    squares = tl.where(mask, residual * residual, 0.0)
-    tl.store(sums_ptr + tl.program_id(0), pairwise_sum_kernel(squares, 4 * BLOCKS))
-    if residual_ptr is not None:
-        if weight_ptr is not None:
-            residual = tl.load(weight_ptr + row) * residual
-        tl.store(residual_ptr + offset, stored_kernel(residual, residual_ptr), mask=mask)
+    if weight_ptr is not None:
+        weight = tl.load(weight_ptr + row)
+    sums = ()
+    for i in tl.static_range(pieces(WALK, VECTOR)):
+        offset, place = piece(i, row, program, n, inner, WALK, CHANNELS, VECTOR, BLOCKS)
+        mask = None if WHOLE else place < n
+        if PREDICTION == "x_0":
+            target = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask), compute)
+        else:
+            eps = made[i] if eps_ptr is None else tl.load(eps_ptr + offset, mask=mask)
+            target = eps.to(compute)
+        if PREDICTION == "v":
+            x_0 = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask), compute)
+            target = signal * target - noise * x_0
+        residual = widened(tl.load(output_ptr + offset, mask=mask), compute) - target
+        squares = residual * residual
+        if not WHOLE:
+            squares = tl.where(mask, squares, 0.0)
+        # a sum over two elements has one order
+        sums += (squares if VECTOR >= 4 else tl.sum(squares, axis=1),)
+        if residual_ptr is not None:
+            if weight_ptr is not None:
+                residual = weight * residual
+            tl.store(residual_ptr + offset, stored_kernel(residual, residual_ptr), mask=mask)
+    total = sums[0]
+    if VECTOR == 1:
+        total = (sums[0] + sums[1]) + (sums[2] + sums[3])
+    elif VECTOR == 2:
+        total = sums[0] + sums[1]
+    store_sum(sums_ptr, row, program, pairwise_sum_kernel(total, total.shape[0]))
 
 
 def _launch(
@@ -99,12 +117,12 @@ def _launch(
     with_residual: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The sums of squares (B,) and the weighted residual."""
-    layout = Layout(output, blocks=CHUNK // 4)
+    layout = Layout(output, output.dtype, sums=True)
     residual = layout.write(output, output.dtype) if with_residual else None
     sums = output.new_empty((layout.shape[0], layout.programs_a_row), dtype=compute_dtype(output))
     launch(
         _kernel,
-        layout.programs,
+        layout.grid,
         output_ptr=layout.read(output),
         x_0_ptr=layout.read(x_0),
         table_ptr=table,

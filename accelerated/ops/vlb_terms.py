@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import CHUNK, pairwise_sum, per_sample, rows_at, stored
+from ..arithmetic import pairwise_sum, per_sample, rows_at, stored
 from ..checks import (
     check_batch,
     check_clip,
@@ -20,10 +20,11 @@ from ..checks import (
     check_timesteps,
     output_shape,
 )
-from ..kernels import offsets, place, row_of_table
 from ..kernels import pairwise_sum as pairwise_sum_kernel
+from ..kernels import row_of_table
 from ..launch import Layout, as_rows, launch, use_kernels
 from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
+from ..walk import offsets, program_of_row, store_sum
 from .pairwise_sum import fixed_sum
 
 # the outermost levels reach to infinity: further than any mean is off, with a square that float64 still holds
@@ -67,19 +68,18 @@ def _kernel(
     half_bin_ptr,
     sums_ptr,
     n,
-    programs_a_row,
-    channels,
     inner,
     VARIANCE: tl.constexpr,
     CLIP: tl.constexpr,
     COLUMNS: tl.constexpr,
     T_ROWS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    row, _, element = place(programs_a_row, BLOCKS, WIDE)
-    within = offsets(element, channels, inner, CHANNELS_LAST)
+    row, program = program_of_row(WIDE)
+    element = program * (4 * BLOCKS) + tl.arange(0, 4 * BLOCKS)
+    within = offsets(element, inner, CHANNELS)
     mask = element < n
     begin = row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)
     c = table_ptr + begin
@@ -91,9 +91,9 @@ def _kernel(
     if VARIANCE == "learned_range":
         # the variance's channels stand behind those of the prediction
         out_offset = 2 * row * n + within
-        if CHANNELS_LAST:
-            out_offset += within // channels * channels
-            behind = channels
+        if CHANNELS > 1:
+            out_offset += within // CHANNELS * CHANNELS
+            behind = CHANNELS
         share = (tl.load(output_ptr + out_offset + behind, mask=mask, other=0).to(tl.float64) + 1) * 0.5
         log_variance = 2 * (share * half_log_beta + (1 - share) * half_log_posterior)
     predicted = tl.load(c) * x + tl.load(c + 1) * tl.load(output_ptr + out_offset, mask=mask, other=0).to(tl.float64)
@@ -107,18 +107,18 @@ def _kernel(
         log_ratio = 2 * half_log_posterior - log_variance
         square = difference * difference * tl.exp(-log_variance)
         nats = (tl.exp(log_ratio) - 1 - log_ratio + square) * 0.5
-    tl.store(sums_ptr + tl.program_id(0), pairwise_sum_kernel(tl.where(mask, nats, 0.0), 4 * BLOCKS))
+    store_sum(sums_ptr, row, program, pairwise_sum_kernel(tl.where(mask, nats, 0.0), 4 * BLOCKS))
 
 
 def _launch(
     x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, variance: str, clip: bool, levels: int
 ) -> Tensor:
     """The sums of nats (B,)."""
-    layout = Layout(x_t, blocks=CHUNK // 4)
+    layout = Layout(x_t, x_t.dtype, sums=True)
     sums = table.new_empty((layout.shape[0], layout.programs_a_row))
     launch(
         _kernel,
-        layout.programs,
+        layout.grid,
         x_0_ptr=layout.read(x_0),
         x_t_ptr=layout.read(x_t),
         output_ptr=layout.read(output),
@@ -130,8 +130,12 @@ def _launch(
         VARIANCE=variance,
         CLIP=clip,
         COLUMNS=COLUMNS,
+        n=layout.n,
+        inner=layout.inner,
+        CHANNELS=layout.channels,
+        WIDE=layout.wide,
+        BLOCKS=layout.blocks,
         **as_rows(t),
-        **layout.arguments(),
     )
     return fixed_sum(sums)
 
