@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from noisestep.accelerated.noise import FORWARD, Noise
-from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.ops import advance, fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
 from op_cases import device_schedule
@@ -237,6 +237,18 @@ BAD_REVERSE_STEP = {
         "noise must have shape (2, 3, 4) to fit x_t, got (1, 3, 4)",
     ),
     "t above": ((D, X, X, 51, NO), {}, ValueError, "t must lie in 0..50, got values from 51 to 51"),
+    "in place of what wants a gradient": (
+        (D, X.clone().requires_grad_(), X, 1, NO),
+        {"in_place": True},
+        ValueError,
+        "in_place=True would overwrite an x_t that requires a gradient",
+    ),
+    "in place of what has no memory of its own": (
+        (D, X[:1].expand(2, 3, 4), X, 1, NO),
+        {"in_place": True},
+        ValueError,
+        "in_place=True needs an x_t with memory of its own for each element, got an expanded one",
+    ),
 }
 BAD_VLB_TERMS = {
     "x_0 uint8": ((D, X.to(torch.uint8), X, X, 1), {}, TypeError, "x_0 must be one of float32"),
@@ -274,6 +286,13 @@ BAD_FIXED_SUM = {
     "a list": (([1.0],), {}, TypeError, "values must be a tensor, got list"),
     "rank 3": ((X,), {}, ValueError, "values must have shape (B, n), got (2, 3, 4)"),
 }
+BAD_ADVANCE = {
+    "counter 3": ((3,), {}, TypeError, "counter must be an int64 tensor, got int"),
+    "counter int32": ((X.int(),), {}, TypeError, "counter must be an int64 tensor, got torch.int32"),
+    "two counters": ((torch.tensor([1, 2]),), {}, ValueError, "counter must have one element, got shape (2,)"),
+    "by 1.0": ((torch.tensor(1), 1.0), {}, TypeError, "by must be an int, got 1.0"),
+    "by 2^31": ((torch.tensor(1), 2**31), {}, ValueError, "by must lie in [-2147483648, 2147483648), got 2147483648"),
+}
 BAD_NOISE = {
     "no batch": ((NO, ()), {}, ValueError, "shape must be (B, ...), none of it negative, got ()"),
     "a number": ((NO, 5), {}, TypeError, "shape must be a sequence of int, got 5"),
@@ -285,6 +304,7 @@ TABLES = [
     (reverse_step, BAD_REVERSE_STEP),
     (vlb_terms, BAD_VLB_TERMS),
     (fixed_sum, BAD_FIXED_SUM),
+    (advance, BAD_ADVANCE),
     (noise, BAD_NOISE),
 ]
 BAD = {f"{op.__name__}: {name}": (op, *call) for op, table in TABLES for name, call in table.items()}

@@ -1,14 +1,16 @@
 """reverse_step: the kernel has the bits of the PyTorch path, which keeps its distance from the float64 reference."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from interpreter import assert_same_bits, kernels, run_kernel
+from interpreter import GPU, assert_same_bits, kernels, run_kernel
 from laws import NAMED, log_alpha_bar
 from noisestep.accelerated.checks import compute_dtype
 from noisestep.accelerated.noise import REVERSE, Noise
@@ -106,6 +108,38 @@ def test_kernel_has_the_bits_of_the_torch_path(case, update, eps_dtype, joined):
     assert_same_bits(
         actual=run_kernel(reverse_step, *inputs, programs=case.programs, **vars(update)), expected=expected
     )
+
+
+@settings(max_examples=30)
+@given(cases(), updates.filter(lambda update: not update.learned))
+@example(Case((2, 3, 5, 7), "bfloat16", "channels_last"), Update("v", (-1, 1), return_x_0=True))
+@example(Case((3, 50), "float32", "sliced"), Update("x_0", (-0.3, 0.7), "beta", return_x_0=True))
+@example(Case((2, 37), "float64", "transposed", in_tensors=True), Update("eps", (-1, 1), eta=0.3))
+@example(Case((2, 300)), Update("v", (-1, 1), eta=1.0, rederive_eps=False, guidance=2.0, return_x_0=True))
+@example(Case((0, 3)), Update())
+def test_in_place_gives_the_same_and_writes_to_x_t_alone(case, update):
+    update = update.fitting(case)
+    expected = reverse_step(*arguments(case, update), **vars(update))
+    for run in (reverse_step, partial(run_kernel, reverse_step)):
+        schedule, x_t, *rest = arguments(case, update)
+        result = run(schedule, x_t, *rest, in_place=True, **vars(update))
+        assert_same_bits(actual=result, expected=expected, strides=False)
+        if not GPU or run is reverse_step:
+            assert (result[0] if update.return_x_0 else result) is x_t
+            if case.layout == "sliced":
+                # what lies between its elements
+                assert not x_t._base[..., 0::2].any()
+
+
+def test_one_graph_in_place():
+    def function(x_t, output, t):
+        y = x_t * 1
+        x_0 = reverse_step(D, y, output, t, Noise(0, REVERSE, t), clip=(-1, 1), in_place=True, return_x_0=True)[1]
+        return y, x_0
+
+    inputs = *torch.randn(2, 2, 3), torch.tensor(5)
+    expected = function(*inputs)
+    assert_same_bits(actual=compiled(function)(*inputs), expected=expected)
 
 
 def wide(values: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -363,18 +397,16 @@ REGISTERED = {
         guidance=2.0,
         return_x_0=True,
     ),
+    "in place": lambda: reverse_step(D, *torch.randn(2, 2, 3), 4, Noise(0, REVERSE, 0), in_place=True, return_x_0=True),
     "transposed": lambda: reverse_step(D, torch.randn(3, 2).T, torch.randn(2, 3), 4, None, variance="zero"),
 }
 
 
-@pytest.mark.parametrize("call", REGISTERED.values(), ids=REGISTERED)
+@pytest.mark.parametrize("name", REGISTERED)
 @pytest.mark.parametrize("path", ["torch", "kernel"])
-def test_registration(call, path):
-    if path == "torch":
-        assert_registered(call, "reverse_step")
-        return
-    with kernels():
-        assert_registered(call, "reverse_step")
+def test_registration(name, path):
+    with kernels() if path == "kernel" else nullcontext():
+        assert_registered(REGISTERED[name], "reverse_step_" if name == "in place" else "reverse_step")
 
 
 def test_one_graph_for_every_timestep_batch_and_address():

@@ -1,0 +1,65 @@
+"""A counter moves on where it lies, so that a captured graph takes its own steps. Reads and writes one number."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..launch import launch, use_kernels
+
+
+@triton.jit
+def _kernel(counter_ptr, by):
+    tl.store(counter_ptr, tl.load(counter_ptr) + by)
+
+
+@torch.library.custom_op("noisestep::advance", mutates_args=("counter",))
+def _advance(counter: Tensor, by: int) -> None:
+    if use_kernels(counter):
+        launch(_kernel, (1,), counter_ptr=counter, by=by)
+    else:
+        counter.add_(by)
+
+
+@_advance.register_fake
+def _(counter, by):
+    return None
+
+
+def advance(counter: Tensor, by: int = 1) -> Tensor:
+    """Add to a counter on its device: the optimizer step of training, or with ``by=-1`` the timestep of sampling.
+
+    A step in a tensor is read by the kernels themselves (`Noise`), and t as well. A captured CUDA graph that
+    ends with this draws fresh noise at each replay and takes the current step, with nothing from the host:
+
+        x_s = reverse_step(schedule, x, model(x, t), t, Noise(seed, REVERSE, t), in_place=True)
+        advance(t, -1)
+
+    Parameters
+    ----------
+    counter : Tensor of int64, one element
+        Changed in place.
+    by : int
+        In [-2^31, 2^31).
+
+    Returns
+    -------
+    Tensor
+        `counter`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a counter of another type or size, or a `by` that is no integer or out of range.
+    """
+    if not isinstance(counter, Tensor) or counter.dtype != torch.int64:
+        got = counter.dtype if isinstance(counter, Tensor) else type(counter).__name__
+        raise TypeError(f"counter must be an int64 tensor, got {got}")
+    if counter.numel() != 1:
+        raise ValueError(f"counter must have one element, got shape {tuple(counter.shape)}")
+    if isinstance(by, bool) or not isinstance(by, int):
+        raise TypeError(f"by must be an int, got {by!r}")
+    if not -(1 << 31) <= by < 1 << 31:
+        raise ValueError(f"by must lie in [-2147483648, 2147483648), got {by}")
+    _advance(counter, by)
+    return counter

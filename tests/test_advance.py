@@ -1,0 +1,59 @@
+"""advance: a counter moves on, and a chain that steps itself is the chain that the host steps."""
+
+import pytest
+import torch
+from interpreter import assert_same_bits, kernels, run_kernel
+from noisestep.accelerated.noise import REVERSE, Noise
+from noisestep.accelerated.ops import advance, reverse_step
+from op_cases import assert_registered, compiled, device_schedule
+
+D = device_schedule("cosine", 50)
+
+
+@pytest.mark.parametrize(("start", "by"), [(0, 1), (5, -1), (2**40, 2**31 - 1), (-(2**40), -(2**31)), (7, 0)])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_it_counts(start, by, shape):
+    for run in (advance, lambda *arguments: run_kernel(advance, *arguments)):
+        counter = torch.full(shape, start)
+        assert torch.equal(run(counter, by), torch.full(shape, start + by))
+
+
+def test_it_counts_where_the_counter_is():
+    counter = torch.tensor(3)
+    assert advance(counter) is counter
+    assert counter == 4
+
+
+@pytest.mark.parametrize("path", ["torch", "kernel"])
+def test_a_chain_steps_itself(path):
+    def step(x, t):
+        # what a graph would capture: nothing in it changes but what lies in tensors
+        reverse_step(D, x, torch.tanh(x), t, Noise(3, REVERSE, t), clip=(-1, 1), in_place=True)
+        advance(t, -1)
+
+    x, t = torch.randn(2, 3, 5), torch.tensor(9)
+    expected = x.clone()
+    for host_t in range(9, 0, -1):
+        expected = reverse_step(D, expected, torch.tanh(expected), host_t, Noise(3, REVERSE, host_t), clip=(-1, 1))
+    if path == "kernel":
+        with kernels():
+            for _ in range(9):
+                step(x, t)
+    else:
+        one_graph = compiled(step)
+        for _ in range(9):
+            one_graph(x, t)
+    assert t == 0
+    assert_same_bits(actual=x, expected=expected)
+
+
+@pytest.mark.parametrize("path", ["torch", "kernel"])
+def test_registration(path):
+    def call():
+        advance(torch.tensor([3]), 2)
+
+    if path == "torch":
+        assert_registered(call, "advance")
+    else:
+        with kernels():
+            assert_registered(call, "advance")
