@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from noisestep.reference.prediction import Prediction
@@ -10,7 +10,7 @@ from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
 
 from .noise import INITIAL, REVERSE, Noise
-from .ops import noise, reverse_step
+from .ops import advance, noise, reverse_step
 from .schedule import DeviceSchedule
 
 
@@ -55,6 +55,7 @@ def sample(
     batch_size: int = 100,
     trajectory: int = 0,
     device: str | torch.device = "cpu",
+    cuda_graph: bool = False,
     progress: Callable[[int], object] = lambda images: None,
 ) -> Samples:
     """x_0 ~ p_θ, from x_T ~ N(0, I) by reverse steps (Ho et al. 2020, algorithm 2; Song et al. 2021, eq. 12).
@@ -102,6 +103,9 @@ def sample(
         Of how many of the first images every x_t is kept.
     device : str or torch.device
         Where the model is.
+    cuda_graph : bool
+        On a GPU, capture a step once for each size of batch and replay it: nothing of a step is left to the host. The
+        model has to allow it (no value read back, no shape that depends on one).
     progress : function of int
         Told how many images are done, after each batch.
 
@@ -112,8 +116,8 @@ def sample(
     Raises
     ------
     ValueError
-        A sampler of another name, labels of another shape, guidance without what it needs, and what the schedule
-        and the ops refuse.
+        A sampler of another name, labels of another shape, guidance without what it needs, a graph on a device that
+        has none, and what the schedule and the ops refuse.
     """
     if sampler not in ("ddim", "ddpm"):
         raise ValueError(f"sampler is {sampler!r}; allowed: ddim, ddpm")
@@ -122,37 +126,114 @@ def sample(
     unguided = guidance == 1.0
     if not unguided and (labels is None or null_label is None):
         raise ValueError(f"guidance is {guidance:g}; it needs labels, and a model trained with label dropout")
+    if cuda_graph and torch.device(device).type != "cuda":
+        raise ValueError(f"cuda_graph=True needs a GPU, and the device is {device}")
     chain = DeviceSchedule(schedule if steps is None else schedule.respace(steps), device)
-    names = chain.schedule.timesteps.tolist()
+    update = dict(
+        prediction=prediction,
+        clip=(-1.0, 1.0) if clip else None,
+        variance=variance,
+        eta=eta if sampler == "ddim" else None,
+        guidance=None if unguided else guidance,
+        temperature=temperature,
+    )
     network = model if null_label is None or unguided else _guided(model, null_label)
     images, histories = [], []
+    walk: Walk | None = None
     for start in range(0, count, batch_size):
         batch, number = min(batch_size, count - start), first + start
-        x = temperature * noise(Noise(seed, INITIAL, 0, number), (batch, *shape), device=device)
         label = None if labels is None else labels[start : start + batch].to(device)
+        x_T = temperature * noise(Noise(seed, INITIAL, 0, number), (batch, *shape), device=device)
+        if walk is None or len(walk.x) != batch:
+            walk = Walk(network, chain, x_T, label, seed=seed, update=update)
+            if cuda_graph:
+                walk.capture()
+        walk.begin(x_T, label, number)
         watched = max(0, min(trajectory - start, batch))
         # left on the device until the last step: to copy is to wait
-        history = [x[:watched].clone()]
-        for t in range(chain.T, 0, -1):
-            told = torch.full((batch,), names[t], device=device)
-            x = reverse_step(
-                chain,
-                x,
-                network(x, told, label),
-                t,
-                Noise(seed, REVERSE, names[t], number),
-                prediction=prediction,
-                clip=(-1.0, 1.0) if clip else None,
-                variance=variance,
-                eta=eta if sampler == "ddim" else None,
-                guidance=None if unguided else guidance,
-                temperature=temperature,
-            )
-            history.append(x[:watched].clone())
-        images.append(x.cpu())
+        history = [x_T[:watched]]
+        for _ in range(chain.T):
+            walk.step()
+            history.append(walk.x[:watched].clone())
+        images.append(walk.x.to("cpu", copy=True))
         histories.append(torch.stack(history).cpu())
         progress(start + batch)
     return Samples(torch.cat(images), labels, torch.cat(histories, dim=1))
+
+
+class Walk:
+    """A batch on its way from x_T to x_0; a step takes nothing from the host, so that a CUDA graph can be made of it.
+
+    Parameters
+    ----------
+    network : function
+        `network(x, t, label)`.
+    chain : DeviceSchedule
+        T steps on the device of the batch.
+    x_T : Tensor, shape (B, C, H, W)
+        A batch like those that are walked.
+    label : Tensor of int64, shape (B,), or None
+    seed : int
+        Of the noise; an image's number is its sample, the original timestep its step.
+    update : dict
+        Options of `noisestep.accelerated.ops.reverse_step`.
+
+    Attributes
+    ----------
+    x : Tensor, shape (B, C, H, W)
+        x_t, always in the same memory.
+    t : Tensor of int64, shape ()
+        Where the batch is; T steps lead to 0.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        chain: DeviceSchedule,
+        x_T: Tensor,
+        label: Tensor | None,
+        *,
+        seed: int,
+        update: dict[str, Any],
+    ) -> None:
+        self._network, self._chain, self._seed, self._update = network, chain, seed, update
+        self.x = torch.empty_like(x_T)
+        self.t = torch.zeros((), dtype=torch.int64, device=x_T.device)
+        self._label = None if label is None else torch.empty_like(label)
+        self._count = torch.arange(len(x_T), device=x_T.device)
+        self._numbers = torch.empty_like(self._count)
+        self.begin(x_T, label, 0)
+
+    def begin(self, x_T: Tensor, label: Tensor | None, first: int) -> None:
+        """Go to the start with a batch of images first, first + 1, ..."""
+        self.x.copy_(x_T)
+        if self._label is not None and label is not None:
+            self._label.copy_(label)
+        self._numbers.copy_(self._count + first)
+        self.t.fill_(self._chain.T)
+
+    def step(self) -> None:
+        """x_t becomes x_{t-1}, and t is t − 1."""
+        # a gather: to index with a tensor of no axes would read it back
+        told = self._chain.timesteps.gather(0, self.t[None])
+        output = self._network(self.x, told.expand(len(self.x)), self._label)
+        place = Noise(self._seed, REVERSE, told, self._numbers)
+        reverse_step(self._chain, self.x, output, self.t, place, in_place=True, **self._update)
+        advance(self.t, -1)
+
+    def capture(self) -> None:
+        """Put a CUDA graph of it in the place of `step`."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            # what is compiled, tuned or allocated at first is not for the graph
+            for _ in range(2):
+                self.step()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        self.step = graph.replay  # type: ignore[method-assign]
 
 
 def _guided(model: nn.Module, null_label: int) -> Callable[..., Tensor]:

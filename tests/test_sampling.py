@@ -1,5 +1,6 @@
 """Sampling: image k of a seed is the same image in any batch, and the one that the reference draws."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from noisestep.accelerated import sampling
 from noisestep.accelerated.models import UNet
 from noisestep.accelerated.sampling import sample
+from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import noise as reference_noise
 from noisestep.reference.sampling import sample as reference_sample
 from noisestep.reference.schedule import Schedule
 from tiny_run import tiny_config
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 SHAPE = (1, 8, 8)
 COSINE = Schedule.from_name("cosine", 40)
@@ -196,6 +199,52 @@ def test_guidance_goes_through_the_labelled_output_away_from_the_other(monkeypat
     assert not torch.equal(plain.images, guided.images)
 
 
+def walk(device: str = "cpu", **update: Any) -> sampling.Walk:
+    chain = DeviceSchedule(COSINE.respace(6), device)
+    x_T, label = torch.randn(3, *SHAPE, device=device), torch.arange(3, device=device)
+    update = {"clip": (-1.0, 1.0), **update}
+    return sampling.Walk(Pointwise(), chain, x_T, label, seed=4, update=update)
+
+
+UPDATES: list[dict[str, Any]] = [{}, {"eta": 0.5}, {"variance": "zero"}]
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_step_is_one_graph_that_reads_nothing_back(update: dict[str, Any]) -> None:
+    # fake tensors have no values: whoever asks for one, or for a shape that depends on one, is told off
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        walk(**update).step()
+        with pytest.raises(DataDependentOutputException):
+            walk(**update).t.item()
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_launches_of_a_step_read_nothing_back(update: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+    for name in ("reverse_step", "advance"):
+        module = importlib.import_module(f"noisestep.accelerated.ops.{name}")
+        monkeypatch.setattr(module, "use_kernels", lambda x: True)
+        monkeypatch.setattr(module, "launch", lambda kernel, grid, **arguments: launched.append(kernel))
+        registered = "_reverse_step_in_place" if name == "reverse_step" else "_advance"
+        # what the registered op runs on a GPU; tensors on "meta" have no values
+        monkeypatch.setattr(module, registered, getattr(module, registered)._init_fn)
+    walk("meta", **update).step()
+    assert len(launched) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", OPTIONS)
+def test_replays_of_a_cuda_graph_are_the_eager_steps(options: dict[str, Any]) -> None:
+    model = Pointwise()
+    for labels in (None, torch.arange(7) % 3):
+        common = dict(device="cuda", batch_size=3, labels=labels, trajectory=7, **options)
+        eager, replayed = (
+            sample(model, COSINE, shape=SHAPE, count=7, steps=5, cuda_graph=graph, **common) for graph in (False, True)
+        )
+        assert torch.equal(replayed.images, eager.images)
+        assert torch.equal(replayed.trajectory, eager.trajectory)
+
+
 def test_progress_counts_the_images() -> None:
     done: list[int] = []
     sample(Pointwise(), COSINE, count=7, shape=SHAPE, steps=2, batch_size=3, progress=done.append)
@@ -207,6 +256,7 @@ def test_progress_counts_the_images() -> None:
     [
         ({"sampler": "euler"}, "sampler is 'euler'; allowed: ddim, ddpm"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"labels have shape \(3,\); 7 images need \(7,\)"),
+        ({"cuda_graph": True}, "cuda_graph=True needs a GPU, and the device is cpu"),
         ({"guidance": 2.0}, "guidance is 2; it needs labels, and a model trained with label dropout"),
         ({"guidance": 2.0, "labels": torch.zeros(7, dtype=torch.int64)}, "guidance is 2; it needs labels"),
         ({"steps": 41}, "40"),

@@ -121,7 +121,7 @@ def _q_sample(
     dtype: torch.dtype,
     return_eps: bool,
 ) -> tuple[Tensor, Tensor]:
-    if not t.is_cuda:
+    if t.is_cpu:
         check_range(t, table.shape[0] - 1)
     address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
     if use_kernels(x_0):

@@ -246,7 +246,7 @@ def _reverse_step(
 def _run(
     x_t: Tensor, output: Tensor, unconditional: Tensor | None, t: Tensor, table: Tensor, *rest: Any, in_place: bool
 ):
-    if not t.is_cuda:
+    if t.is_cpu:
         check_range(t, len(table) - 1)
     run = _launch if use_kernels(x_t) else _in_torch
     x_s, x_0 = run(x_t, output, unconditional, t, table, *rest, in_place)

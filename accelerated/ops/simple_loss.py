@@ -190,7 +190,7 @@ def _simple_loss(
     with_residual: bool,
 ) -> tuple[Tensor, Tensor]:
     address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
-    if t is not None and table is not None and not t.is_cuda:
+    if t is not None and table is not None and t.is_cpu:
         check_range(t, len(table) - 1)
     run = _launch if use_kernels(output) else _in_torch
     sums, residual = run(output, x_0, t, table, weight, eps, address, prediction, with_residual)

@@ -144,7 +144,7 @@ def _launch(
 def _vlb_terms(
     x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, variance: str, clip: bool, levels: int
 ) -> Tensor:
-    if not t.is_cuda:
+    if t.is_cpu:
         check_range(t, len(table) - 1)
     n = prod(x_t.shape[1:])
     if use_kernels(x_t):
