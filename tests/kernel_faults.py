@@ -25,6 +25,7 @@ TESTS = {
     "simple_loss": ("test_simple_loss.py", "kernel and not registration"),
     "reverse_step": ("test_reverse_step.py", "(kernel and not registration) or not_a_number"),
     "vlb_terms": ("test_vlb_terms.py", "kernel or far_from"),
+    "native": ("test_native.py", "not bits_are_the_same and not warned and not compiled"),
 }
 
 
@@ -400,6 +401,61 @@ FAULTS = [
             ),
         },
     ),
+    *_faults(
+        "native",
+        "native/ops.cpp",
+        {
+            "9 rounds of Philox": ("round < 10", "round < 9"),
+            "the sample's high word dropped": ("c3[i] = u32(sample >> 32);", "c3[i] = 0;"),
+            "a step of more than 28 bits": ("& 0xFFFFFFFu;", ";"),
+            "every row's step that of the first": ("address.steps[row]", "address.steps[0]"),
+            "rows that do not count on": ("u64(address.sample) + u64(row)", "u64(address.sample)"),
+            "no sign": (
+                "as_bits(r * std::fma(x, odd, even)) ^ ((v << 1) & 0x80000000u)",
+                "as_bits(r * std::fma(x, odd, even))",
+            ),
+            "a product rounded before the sum": (
+                "return std::fma(horner<I + 1>(x, coefficients), x, coefficients[I]);",
+                "return horner<I + 1>(x, coefficients) * x + coefficients[I];",
+            ),
+            "the last tile forgotten": (
+                "first < end; first += TILE) work(",
+                "first + TILE <= end; first += TILE) work(",
+            ),
+            "the threads' last stretch cut short": (
+                "end = units * (i + 1) / threads;",
+                "end = units * (i + 1) / threads - 1;",
+            ),
+            "eps of the row before": ("eps + row * n + first;", "eps + (row ? row - 1 : 0) * n + first;"),
+            "q_sample's coefficients swapped": ("signal = c[0], noise = c[1];", "signal = c[1], noise = c[0];"),
+            "levels scaled to [0, 1]": ("(2.0f * float(level) - 255.0f)", "(float(level))"),
+            "t of the first row": (
+                "row_of(table, rows_of_table, 2, t[row]);\n        const float signal",
+                "row_of(table, rows_of_table, 2, t[0]);\n        const float signal",
+            ),
+            "a row of the table too far": (
+                "i64 columns, i64 t) {\n    return table + std",
+                "i64 columns, i64 t) {\n    return table + columns + std",
+            ),
+            "v with a sum": ("c[0] * z[i] - c[1] * unit_range", "c[0] * z[i] + c[1] * unit_range"),
+            "a dropped weight": ("residual[at + i] = scale * wanted[i];", "residual[at + i] = wanted[i];"),
+            "a tree of distant elements": ("values[2 * i] + values[2 * i + 1]", "values[i] + values[i + size]"),
+            "guidance from the wrong side": (
+                "without[i] + c[10] * (out[i] - without[i])",
+                "out[i] + c[10] * (out[i] - without[i])",
+            ),
+            "not clipped below": ("clean[i] < c[11] ? c[11] : clean[i]", "clean[i]"),
+            "a NaN that is clipped": ("clean[i] > c[12] ? c[12] : clean[i]", "clean[i] <= c[12] ? clean[i] : c[12]"),
+            "the mean's coefficients swapped": ("c[2] * clean[i] + c[3] * x[i]", "c[3] * clean[i] + c[2] * x[i]"),
+            "the unclipped update's swapped": ("c[6] * x[i] + c[7] * out[i]", "c[7] * x[i] + c[6] * out[i]"),
+            "eps of its own forgotten": ("if (own_eps)", "if (false)"),
+            "noise lost": ("next[i] += c[5] * z[i];", "next[i] += 0 * c[5] * z[i];"),
+            "x_0 before the clip": (
+                "if (x_0) std::copy_n(clean, count, x_0 + at);",
+                "if (x_0) std::copy_n(next, count, x_0 + at);",
+            ),
+        },
+    ),
 ]
 
 
@@ -410,7 +466,11 @@ def stays_green(fault: Fault, folder: Path) -> bool:
         shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
     path = package / fault.file
     path.write_text(fault.planted(path.read_text()))
-    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NOISESTEP_CACHE": str(folder / "cache"),
+    }
     where = "import noisestep.accelerated as package; print(package.__file__)"
     imported = subprocess.run(
         [sys.executable, "-c", where], env=environment, capture_output=True, text=True, cwd=folder

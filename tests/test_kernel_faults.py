@@ -9,7 +9,8 @@ from kernel_faults import FAULTS, ROOT, TESTS
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.op}: {fault.name}")
 def test_the_text_to_replace_stands_exactly_once(fault):
     text = (ROOT / fault.file).read_text()
-    compile(fault.planted(text), fault.file, "exec")
+    if fault.file.endswith(".py"):
+        compile(fault.planted(text), fault.file, "exec")
     assert fault.planted(text) != text
 
 
