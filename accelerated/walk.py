@@ -91,7 +91,9 @@ def piece(
         # apart from where the program begins, a thread's offsets are constants, which the accesses themselves hold
         local = tl.arange(0, 4 * BLOCKS)
         place = program * (4 * BLOCKS) + local
-        offset = (row * n + program * (4 * BLOCKS)) + local
+        # that VECTOR divides n is said once more, for the compiler, which would take the accesses apart
+        size = n if program.dtype == tl.int64 else n.to(tl.uint32) // VECTOR * VECTOR
+        offset = (row * size + program * (4 * BLOCKS)) + local
     elif WALK == "pixels":
         pixels, channel = _pixels(_unit(program, WALK, VECTOR, BLOCKS), CHANNELS, VECTOR)
         begin = pixels * (4 * CHANNELS) + channel

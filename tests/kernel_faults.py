@@ -184,12 +184,12 @@ FAULTS = [
             ),
             "pixels of a unit in one place": ("i * CHANNELS + tl.arange", "0 * CHANNELS + tl.arange"),
             "rows on top of each other": (
-                "offset = (row * n + program * (4 * BLOCKS)) + local",
+                "offset = (row * size + program * (4 * BLOCKS)) + local",
                 "offset = program * (4 * BLOCKS) + local",
             ),
             "every program the first": (
-                "offset = (row * n + program * (4 * BLOCKS)) + local",
-                "offset = row * n + local",
+                "offset = (row * size + program * (4 * BLOCKS)) + local",
+                "offset = row * size + local",
             ),
         },
     ),
@@ -274,7 +274,7 @@ FAULTS = [
         "walk.py",
         {
             "rows on top of each other": (
-                "offset = (row * n + program * (4 * BLOCKS)) + local",
+                "offset = (row * size + program * (4 * BLOCKS)) + local",
                 "offset = program * (4 * BLOCKS) + local",
             ),
             "a channel for the next": ("offsets(begin, inner, CHANNELS)", "offsets(begin + 4, inner, CHANNELS)"),

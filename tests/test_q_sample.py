@@ -67,8 +67,8 @@ def test_kernel_has_the_bits_of_the_torch_path(case, dtype, eps_dtype, return_ep
 @given(cases(FLOATS))
 @example(Case((2, 3, 5), "bfloat16", seed=2**63, stream=9, step=5, sample=2**32 - 1))
 @example(Case((1, 5), seed=2**31, sample=2**32 - 1))
-@example(Case((3, 30), "float64", in_tensors=True, programs=2))
-@example(Case((2, 24), "bfloat16", programs=2))
+@example(Case((3, 30), "float64", in_tensors=True, sample=2**40, programs=2))
+@example(Case((2, 24), "bfloat16", sample=2**40, programs=2))
 @example(Case((2, 6), "float64"))
 @example(Case((2, 0)))
 def test_the_noise_kernel_has_the_bits_of_the_torch_path(case):
