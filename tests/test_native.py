@@ -132,6 +132,13 @@ def test_what_is_no_number_and_both_zeros(clip):
     assert_native_is_eager(simple_loss, x, output, reduction="none")
 
 
+def test_a_step_in_a_tensor_counts_with_its_low_28_bits():
+    for step in (torch.tensor([2**28 + 3, -1]), torch.tensor(2**40 + 7)):
+        low = Noise(1, 2, step & (2**28 - 1), 3)
+        assert_same_bits(actual=noise(Noise(1, 2, step, 3), (2, 70)), expected=noise(low, (2, 70)))
+        assert_native_is_eager(noise, Noise(1, 2, step, 3), (2, 70))
+
+
 def test_it_runs_for_contiguous_float32(called):
     x, address = torch.randn(2, 70), Noise(0, FORWARD, 0)
     q_sample(D, x, 3, address)
