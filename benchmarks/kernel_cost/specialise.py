@@ -8,10 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
+from noisestep.accelerated import checks
 from noisestep.accelerated import launch as launching
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
@@ -24,8 +27,8 @@ class Launch:
     Parameters
     ----------
     kernel : triton.JITFunction
-    programs : int
-        The size of the grid.
+    grid : tuple of int
+        Programs along each axis.
     arguments : dict of str to object
         The kernel's own arguments by name; tensors stay what the op passed.
     options : dict of str to object
@@ -33,7 +36,7 @@ class Launch:
     """
 
     kernel: Any
-    programs: int
+    grid: tuple[int, ...]
     arguments: dict[str, Any]
     options: dict[str, Any]
 
@@ -62,21 +65,26 @@ class _Recorder:
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def record(**arguments: Any) -> None:
             own = {name: arguments.pop(name) for name in self._kernel.arg_names if name in arguments}
-            self._launches.append(Launch(self._kernel, grid[0], own, arguments))
+            self._launches.append(Launch(self._kernel, grid, own, arguments))
 
         return record
 
 
 @contextmanager
 def recording() -> Iterator[list[Launch]]:
-    """While it lasts, ops on CPU tensors take their Triton path, and each launch is recorded instead of run."""
+    """While it lasts, ops on CPU tensors do what they do on a GPU, and each launch is recorded instead of run."""
     launches: list[Launch] = []
     real = launching.launch
 
-    def record(kernel: Any, programs: int, **arguments: Any) -> None:
-        real(_Recorder(kernel, launches), programs, **arguments)
+    def record(kernel: Any, *grid: Any, **arguments: Any) -> None:
+        real(_Recorder(kernel, launches), *grid, **arguments)
 
-    stand_ins = {"launch": (real, record), "use_kernels": (launching.use_kernels, lambda x: True)}
+    stand_ins: dict[str, tuple[Any, Any]] = {
+        "launch": (real, record),
+        "use_kernels": (launching.use_kernels, lambda x: True),
+        # a GPU's timesteps are not read back
+        "check_range": (checks.check_range, lambda t, end: None),
+    }
     changed = []
     for module in [m for name, m in list(sys.modules.items()) if name.startswith("noisestep.accelerated")]:
         for name, (was, stand_in) in stand_ins.items():
@@ -97,7 +105,7 @@ def capture(call: Callable[[], object]) -> list[Launch]:
     return launches
 
 
-class _Target:
+class Target:
     """A Triton driver that names a target and runs nothing. Each target is a device of its own to the JIT's caches."""
 
     def __init__(self, capability: int) -> None:
@@ -109,24 +117,19 @@ class _Target:
     def get_current_device(self) -> int:
         return self.capability
 
-    def get_current_stream(self, device: int) -> int:
+    def get_current_stream(self, device: int | None = None) -> int:
         return 0
 
 
 def compile_launch(launch: Launch, capability: int) -> Any:
     """The kernel of a launch as compiled for sm_<capability>, specialised by the JIT from the launch's arguments."""
-    triton.runtime.driver.set_active(_Target(capability))
-    try:
-        return launch.kernel.warmup(grid=(launch.programs,), **launch.arguments, **launch.options)
-    finally:
-        # without a GPU there is no driver to go back to
-        if torch.cuda.is_available():
-            triton.runtime.driver.reset_active()
+    with mock.patch.object(triton.runtime.driver, "_active", Target(capability)):
+        return launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options)
 
 
 def threads(launch: Launch, compiled: Any) -> int:
     """How many threads a launch starts."""
-    return launch.programs * 32 * compiled.metadata.num_warps
+    return prod(launch.grid) * 32 * compiled.metadata.num_warps
 
 
 def is_batch_sized(launch: Launch, x: Tensor) -> bool:
