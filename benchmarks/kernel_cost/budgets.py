@@ -15,7 +15,9 @@ INSTRUCTIONS = {
 }
 # channels_last over contiguous, instructions an element
 CHANNELS_LAST = 1.5
-# the target and the shape that they are counted at; its samples are whole blocks, so that no thread idles
+AN_ELEMENT, OVER_CONTIGUOUS = "instructions an element", "instructions over contiguous"
+# the target that all limits are counted for, and the shape that instructions are: its samples are whole blocks, so that
+# no thread idles. The other limits hold at every shape
 CAPABILITY, SHAPE = 90, "latents"
 
 
@@ -25,12 +27,13 @@ class Limit:
 
     Parameters
     ----------
-    case, dtype, layout, quantity : str
+    case, shape, dtype, layout, quantity : str
     found, allowed : float
         Kept where found is at most allowed.
     """
 
     case: str
+    shape: str
     dtype: str
     layout: str
     quantity: str
@@ -43,9 +46,8 @@ class Limit:
         return self.found <= self.allowed
 
     def __str__(self) -> str:
-        return (
-            f"{self.case} ({self.dtype}, {self.layout}): {self.quantity} {self.found:.4g}, at most {self.allowed:.4g}"
-        )
+        where = f"{self.case} ({self.shape}, {self.dtype}, {self.layout})"
+        return f"{where}: {self.quantity} {self.found:.4g}, at most {self.allowed:.4g}"
 
 
 def limits(costs: Iterable[KernelCost], elementwise: frozenset[str]) -> Iterator[Limit]:
@@ -57,31 +59,28 @@ def limits(costs: Iterable[KernelCost], elementwise: frozenset[str]) -> Iterator
     elementwise : frozenset of str
         The cases that sum nothing.
     """
-    ours = [c for c in costs if (c.capability, c.shape, c.provider) == (CAPABILITY, SHAPE, "noisestep")]
-    for case, allowed in INSTRUCTIONS.items():
-        for dtype, instructions in allowed.items():
-            by_layout: dict[str, float] = {}
-            for layout in ("contiguous", "channels_last"):
-                kernels = [c for c in ours if (c.case, c.dtype, c.layout) == (case, dtype, layout)]
-                if not kernels:
-                    continue
-                by_layout[layout] = sum(c.an_element for c in kernels)
-                yield from _hygiene(kernels, case, dtype, layout, case in elementwise)
-            if "contiguous" in by_layout:
-                found = by_layout["contiguous"]
-                yield Limit(case, dtype, "contiguous", "instructions an element", found, instructions)
-            if "channels_last" in by_layout:
-                ratio = by_layout["channels_last"] / by_layout["contiguous"]
-                yield Limit(case, dtype, "channels_last", "instructions over contiguous", ratio, CHANNELS_LAST)
+    groups: dict[tuple[str, str, str, str], list[KernelCost]] = {}
+    for cost in costs:
+        if (cost.capability, cost.provider) == (CAPABILITY, "noisestep") and cost.case in INSTRUCTIONS:
+            groups.setdefault((cost.case, cost.shape, cost.dtype, cost.layout), []).append(cost)
+    for (case, shape, dtype, layout), kernels in groups.items():
+        for quantity, found, allowed in _clean(kernels, case in elementwise, layout):
+            yield Limit(case, shape, dtype, layout, quantity, found, allowed)
+        found = sum(cost.an_element for cost in kernels)
+        if layout == "channels_last":
+            contiguous = sum(cost.an_element for cost in groups[case, shape, dtype, "contiguous"])
+            yield Limit(case, shape, dtype, layout, OVER_CONTIGUOUS, found / contiguous, CHANNELS_LAST)
+        elif shape == SHAPE:
+            yield Limit(case, shape, dtype, layout, AN_ELEMENT, found, INSTRUCTIONS[case][dtype])
 
 
-def _hygiene(kernels: list[KernelCost], case: str, dtype: str, layout: str, elementwise: bool) -> Iterator[Limit]:
-    yield Limit(case, dtype, layout, "spilled accesses", sum(c.spills for c in kernels), 0)
-    yield Limit(case, dtype, layout, "bytes of local memory", sum(c.local + c.stack for c in kernels), 0)
-    yield Limit(case, dtype, layout, "branches and calls", sum(c.flow for c in kernels), 0)
-    # wide enough for sums, too narrow for exchanging elements between threads
+def _clean(kernels: list[KernelCost], elementwise: bool, layout: str) -> Iterator[tuple[str, float, float]]:
+    yield "spilled accesses", sum(cost.spills for cost in kernels), 0
+    yield "bytes of local memory", sum(cost.local + cost.stack for cost in kernels), 0
+    yield "branches and calls", sum(cost.flow for cost in kernels), 0
     if elementwise:
-        yield Limit(case, dtype, layout, "bytes of shared memory", sum(c.shared for c in kernels), 0)
+        yield "bytes of shared memory", sum(cost.shared for cost in kernels), 0
+    # the channels of a pixel may be fewer than 16 bytes
     if layout == "contiguous":
-        narrow = sum(c.bytes_an_element - c.wide_bytes_an_element for c in kernels)
-        yield Limit(case, dtype, layout, "bytes an element in accesses of less than 16", narrow, 0)
+        narrow = sum(cost.bytes_an_element - cost.wide_bytes_an_element for cost in kernels)
+        yield "bytes an element in accesses of less than 16", narrow, 0

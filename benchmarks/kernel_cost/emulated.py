@@ -1,5 +1,6 @@
-"""Executed instructions where the machine code alone does not say: counted while the kernel's PTX runs in the emulator."""
+"""Executed instructions where the machine code alone does not say: counted while PTX runs in the tests' emulator."""
 
+import importlib
 import sys
 from collections import Counter
 from pathlib import Path
@@ -25,11 +26,11 @@ def executed_ptx(launch: Launch, capability: int, threads: int) -> tuple[float |
     if str(_TESTS) not in sys.path:
         sys.path.append(str(_TESTS))
     try:
-        from emulation.driver import on
+        emulator = importlib.import_module("emulation.driver")
     except ImportError:
         return None, "branches or calls, and tests/emulation is not there to run them"
     counts: Counter[tuple[str, str]] = Counter()
-    with on(f"sm_{capability}", counts=counts):
+    with emulator.on(f"sm_{capability}", counts=counts):
         launch.kernel[launch.grid](**launch.arguments, **launch.options)
     warps = sum(count for (unit, _), count in counts.items() if unit == "warp")
     return warps * 32 / threads, "PTX, in the emulator"

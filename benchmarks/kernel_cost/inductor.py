@@ -1,8 +1,8 @@
 """The kernels that `torch.compile` would run on an H100 for the same functions, obtained with no GPU.
 
-A function is traced on fake CPU tensors; the graph's tensors are moved to a fake CUDA device; Inductor writes its Triton
-code for it, and each kernel is compiled and counted as ours are. That patches PyTorch's internals, so it happens in a
-process of its own: `python -m benchmarks.kernel_cost.inductor 90` prints JSON.
+A function is traced on fake CPU tensors; the graph's tensors are moved to a fake CUDA device; Inductor writes its
+Triton code for it, and each kernel is compiled and counted as ours are. That patches PyTorch's internals, so it
+happens in a process of its own: `python -m benchmarks.kernel_cost.inductor 90` prints JSON.
 """
 
 import importlib.util
@@ -164,7 +164,8 @@ def _kernels(code: str) -> Iterator[_Kernel]:
         path = Path(tempfile.mkdtemp(), f"{name}.py")
         path.write_text(source)
         spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         tuner = getattr(module, name)

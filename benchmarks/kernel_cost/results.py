@@ -39,7 +39,7 @@ class Results:
     limits: list[budgets.Limit] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
     shares: list[step.Share] = field(default_factory=list)
-    assumptions: step.Assumptions = step.Assumptions()
+    assumptions: step.Assumptions = field(default_factory=step.Assumptions)
     inductor_note: str = ""
     measured_on: str | None = None
 
@@ -85,7 +85,7 @@ def check() -> Results:
     """The kernels that have a budget, for the target that the budgets are for."""
     found = Results((budgets.CAPABILITY,))
     budgeted = tuple(case for case in CASES if case.name in budgets.INSTRUCTIONS)
-    found.kernels = list(ours.costs(found.capabilities, budgeted, (budgets.SHAPE,)))
+    found.kernels = list(ours.costs(found.capabilities, budgeted))
     found.limits = _limits(found.kernels)
     return found
 

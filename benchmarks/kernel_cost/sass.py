@@ -120,6 +120,4 @@ def disassemble(cubin: bytes) -> MachineCode:
         raise ValueError("nvdisasm printed no instruction that could be read")
     function = _run("cuobjdump", cubin, "-res-usage").partition(" Function ")[2]
     resource = {name: int(value) for name, value in _RESOURCE.findall(function)}
-    return MachineCode(
-        instructions, resource["REG"], resource["STACK"], resource["SHARED"], resource["LOCAL"]
-    )
+    return MachineCode(instructions, resource["REG"], resource["STACK"], resource["SHARED"], resource["LOCAL"])

@@ -65,7 +65,7 @@ class Network:
 
 
 def _ddpm_cifar() -> Any:
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
     # the network of Ho et al. 2020, appendix B, as google/ddpm-cifar10-32 is configured
     return UNet2DModel(
@@ -83,7 +83,7 @@ def _ddpm_cifar() -> Any:
 
 
 def _stable_diffusion() -> Any:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     # Stable Diffusion 1.5
     return UNet2DConditionModel(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from .budgets import CHANNELS_LAST, INSTRUCTIONS, SHAPE
+from .budgets import AN_ELEMENT, CHANNELS_LAST, INSTRUCTIONS, OVER_CONTIGUOUS, SHAPE
 from .cases import SHAPES
 from .cost import KernelCost
 from .devices import Device, device
@@ -47,12 +47,12 @@ def budgets(found: Results) -> str:
     """Found and allowed, for the kernels that have a budget."""
     if not found.limits:
         return "Not counted: the budgets are for sm_90."
-    counted = {(x.case, x.dtype, x.quantity): x for x in found.limits}
+    counted = {(x.case, x.dtype, x.quantity): x for x in found.limits if x.shape == SHAPE}
     rows = []
     for case, allowed in INSTRUCTIONS.items():
         for dtype, limit in allowed.items():
-            own = counted[case, dtype, "instructions an element"]
-            ratio = counted.get((case, dtype, "instructions over contiguous"))
+            own = counted[case, dtype, AN_ELEMENT]
+            ratio = counted.get((case, dtype, OVER_CONTIGUOUS))
             broken = [x for x in found.limits if (x.case, x.dtype) == (case, dtype) and not x.kept]
             rows.append(
                 [
@@ -61,7 +61,7 @@ def budgets(found: Results) -> str:
                     f"{own.found:.1f}",
                     f"≤ {limit}",
                     "–" if ratio is None else f"{ratio.found:.2f} (≤ {CHANNELS_LAST})",
-                    "; ".join(f"{x.quantity}: {x.found:.4g}, {x.layout}" for x in broken) or "all kept",
+                    "; ".join(f"{x.quantity}: {x.found:.4g} ({x.shape}, {x.layout})" for x in broken) or "all kept",
                 ]
             )
     return _table(
@@ -196,6 +196,8 @@ def shares(found: Results) -> str:
     for network, phase, provider in keys:
         own = {s.device: s for s in found.shares if (s.network, s.phase, s.provider) == (network, phase, provider)}
         any_one = next(iter(own.values()))
-        cells = [cell for gpu in gpus for cell in (f"{own[gpu.name].ops_seconds * 1e6:.1f}", f"{own[gpu.name].share:.2%}")]
+        cells = []
+        for gpu in gpus:
+            cells += [f"{own[gpu.name].ops_seconds * 1e6:.1f}", f"{100 * own[gpu.name].share:.2g} %"]
         rows.append([network, phase, provider, any_one.launches, any_one.reads, *cells])
     return _table(header, rows, numbers_from=3)

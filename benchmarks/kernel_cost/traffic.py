@@ -108,7 +108,7 @@ def _loss(x: Tensor) -> None:
 
 def _diffusers(x: Tensor) -> Iterator[tuple[str, Callable[[], object], list[Tensor]]]:
     """Case, call, and what of it lives on the GPU: tables of `step` stay on the host, as in diffusers' pipelines."""
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     t = torch.arange(1, len(x) + 1)
     training = DDPMScheduler()
