@@ -5,5 +5,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from .ddim import FusedDDIMScheduler
 from .ddpm import FusedDDPMScheduler
 
-# a saved pipeline names this package, and diffusers looks in it for the class that says how to load its parts
 __all__ = ["FusedDDIMScheduler", "FusedDDPMScheduler", "SchedulerMixin"]
+
+# a saved pipeline names a scheduler's module, and diffusers looks there for the mixin that says how to load it
+FusedDDIMScheduler.__module__ = FusedDDPMScheduler.__module__ = __name__

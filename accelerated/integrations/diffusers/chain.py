@@ -171,7 +171,8 @@ class Chain:
         if t.ndim or torch.compiler.is_compiling():
             return None
         steps = self._timesteps
-        if t.untyped_storage().data_ptr() == steps.untyped_storage().data_ptr() and steps.is_contiguous():
+        one_memory = t.device == steps.device and t.untyped_storage().data_ptr() == steps.untyped_storage().data_ptr()
+        if one_memory and steps.is_contiguous():
             # a view of scheduler.timesteps, as a loop over it yields: its place says which, on any device
             return cast(int, self.host[t.storage_offset() - steps.storage_offset()])
         # on the CPU there is nothing to wait for
