@@ -65,6 +65,24 @@ def test_every_variance_is_diffusers(variance, thresholding):
             assert_near(actual=actual[name], expected=expected[name])
 
 
+def test_a_learned_variance_that_is_none_leaves_the_last_step_alone():
+    scheduler, x = FusedDDPMScheduler(variance_type="learned"), batch()
+    result = scheduler.step(torch.cat([x, -x.abs()], dim=1), torch.tensor([0, 0, 0, 5]), x).prev_sample
+    assert result.isfinite().all(dim=(1, 2, 3)).tolist() == [True, True, True, False]
+
+
+def test_dynamic_thresholding_leaves_small_images_alone():
+    for theirs, ours in PAIRS:
+        x_0 = batch().clamp(-1, 1) / 2
+        results = []
+        for kind in (theirs, ours):
+            scheduler = kind(thresholding=True, prediction_type="sample")
+            scheduler.set_timesteps(10)
+            results.append(scheduler.step(x_0, 300, batch(seed=1), generator=generator()))
+        assert torch.equal(results[1].pred_original_sample, x_0)
+        assert_near(actual=results[1].prev_sample, expected=results[0].prev_sample)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
 @pytest.mark.parametrize("fused", FUSED)

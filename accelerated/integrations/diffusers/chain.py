@@ -1,4 +1,4 @@
-"""A scheduler's tables with a row for each of its timesteps 0..T - 1: where diffusers' count of t meets ours."""
+"""A scheduler's tables, with a row for each of its timesteps 0..T - 1."""
 
 import operator
 from typing import Any, cast
@@ -8,22 +8,13 @@ import torch
 from noisestep.reference.schedule import Schedule
 from torch import Tensor
 
-from ...schedule import DeviceSchedule, Prediction
+from ...schedule import Prediction
+from ..zero_based import ZeroBased
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 
 
-class TrainedSteps(DeviceSchedule):
-    """A schedule whose tables begin with t = 1, so that row t of diffusers, from 0, is our row t + 1.
-
-    An op that is handed it takes diffusers' t as it is, and refuses -1 and T.
-    """
-
-    def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
-        return super()._on_device(table[1:], dtype)
-
-
-class QuarterTurn(TrainedSteps):
+class QuarterTurn(ZeroBased):
     """x_t turned by a right angle: where x_t = cos x_0 + sin eps, v = cos eps - sin x_0; Salimans & Ho 2022, app. D."""
 
     def forward_table(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -85,7 +76,7 @@ class Chain:
         self._timesteps: Tensor = scheduler.timesteps
         self.host = self._timesteps.tolist()
         self._previous = self._steps_before(final)
-        self._on: dict[tuple[str, torch.device], TrainedSteps] = {}
+        self._on: dict[tuple[str, torch.device], ZeroBased] = {}
 
     def _steps_before(self, final: int) -> np.ndarray:
         # the next lower step of the chain, for each t of ours in 1..T
@@ -98,30 +89,30 @@ class Chain:
         """The step that follows t in the chain, -1 after the last; both as diffusers counts."""
         return (torch.from_numpy(self._previous) - 1).to(t.device)[t]
 
-    def forward(self, device: torch.device) -> TrainedSteps:
+    def forward(self, device: torch.device) -> ZeroBased:
         """The tables of q(x_t | x_0) on a device."""
         return self._at("forward", device)
 
-    def velocity(self, device: torch.device) -> TrainedSteps:
+    def velocity(self, device: torch.device) -> ZeroBased:
         """The tables of v on a device."""
         return self._at("velocity", device)
 
-    def reverse(self, device: torch.device) -> TrainedSteps:
+    def reverse(self, device: torch.device) -> ZeroBased:
         """The tables of the reverse updates on a device, from each t to the next lower step of the chain."""
         return self._at("reverse", device)
 
-    def _at(self, kind: str, device: torch.device) -> TrainedSteps:
+    def _at(self, kind: str, device: torch.device) -> ZeroBased:
         if (kind, device) not in self._on:
             self._on[kind, device] = self._make(kind, device)
         return self._on[kind, device]
 
-    def _make(self, kind: str, device: torch.device) -> TrainedSteps:
+    def _make(self, kind: str, device: torch.device) -> ZeroBased:
         schedule = self._reverse if kind == "reverse" else self._whole
         if schedule is None:
             raise ValueError(self.refusal(0))
         if kind == "velocity":
             return QuarterTurn(schedule, device)
-        return TrainedSteps(schedule, device, previous=self._previous[: schedule.T] if kind == "reverse" else None)
+        return ZeroBased(schedule, device, previous=self._previous[: schedule.T] if kind == "reverse" else None)
 
     def refusal(self, t: int) -> str:
         """Why there is no row for t."""

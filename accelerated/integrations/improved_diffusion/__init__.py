@@ -1,0 +1,13 @@
+"""The interface of openai/improved-diffusion's `GaussianDiffusion` on the ops; nothing of that project is needed."""
+
+from .process import GaussianDiffusion, LossType, ModelMeanType, ModelVarType
+from .spaced import SpacedDiffusion, space_timesteps
+
+__all__ = [
+    "GaussianDiffusion",
+    "LossType",
+    "ModelMeanType",
+    "ModelVarType",
+    "SpacedDiffusion",
+    "space_timesteps",
+]
