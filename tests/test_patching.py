@@ -166,7 +166,7 @@ class Improved:
         x_0 = x_0 if denoised_fn is None else denoised_fn(x_0)
         return x_0.clamp(-1, 1) if clip_denoised else x_0, place.double()
 
-    def p_sample(self, model, x, t, clip_denoised=True, denoised_fn=None):
+    def p_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, cond_fn=None):
         x_0, place = self.x_0(model, x, t, clip_denoised, denoised_fn)
         rest = 1 - self.alpha_bar
         small = self.betas * (1 - self.before) / rest
@@ -182,7 +182,7 @@ class Improved:
         noise = torch.randn_like(x) * (t > 0).reshape(-1, 1, 1, 1)
         return {"sample": (mean + (chosen / 2).exp() * noise).float(), "pred_xstart": x_0.float()}
 
-    def ddim_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, eta=0.0):
+    def ddim_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, cond_fn=None, eta=0.0):
         x_0, _ = self.x_0(model, x, t, clip_denoised, denoised_fn)
         now, before = self.rows(self.alpha_bar, t), self.rows(self.before, t)
         eps = (x - now.sqrt() * x_0) / (1 - now).sqrt()
@@ -194,7 +194,7 @@ class Improved:
 
 @pytest.mark.parametrize("mean", [kind.name for kind in ModelMeanType])
 @pytest.mark.parametrize("variance", [kind.name for kind in ModelVarType])
-@pytest.mark.parametrize("options", [{}, {"clip_denoised": False}, {"denoised_fn": lambda x: x / 2}])
+@pytest.mark.parametrize("options", [{}, {"clip_denoised": False, "cond_fn": None}, {"denoised_fn": lambda x: x / 2}])
 def test_improved_diffusion_steps_as_it_would(mean, variance, options):
     diffusion = Improved(mean, variance)
     model = Network(6 if variance == "LEARNED_RANGE" else 3)

@@ -221,7 +221,9 @@ class _ImprovedDiffusion(_Tables):
         prediction = self.PREDICTIONS.get(target.model_mean_type.name)
         variance = self.VARIANCES.get(target.model_var_type.name)
         known = {"clip_denoised", "denoised_fn", "model_kwargs", "eta"}
-        covered = set(options) <= known and options.get("denoised_fn") is None
+        # what is not None besides, such as guided-diffusion's cond_fn, is the library's affair
+        asked = {name for name, value in options.items() if value is not None}
+        covered = asked <= known - {"denoised_fn"}
         if prediction is None or variance is None or not covered:
             return original(target, model, x, t, **options)  # type: ignore[no-any-return]
         # a chain of fewer steps tells the model its own numbers, by wrapping it
