@@ -1,6 +1,7 @@
 """The interface of openai/improved-diffusion's `GaussianDiffusion` on the ops; nothing of that project is needed."""
 
-from .process import GaussianDiffusion, LossType, ModelMeanType, ModelVarType
+from .kinds import LossType, ModelMeanType, ModelVarType
+from .losses import GaussianDiffusion
 from .spaced import SpacedDiffusion, space_timesteps
 
 __all__ = [

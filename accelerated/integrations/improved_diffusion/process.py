@@ -1,9 +1,8 @@
-"""`GaussianDiffusion` as improved-diffusion's training and sampling scripts call it."""
+"""The forward process and the reverse steps, as improved-diffusion's scripts call them."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,45 +12,16 @@ from torch import Tensor
 
 from ...arithmetic import per_sample
 from ...noise import Noise
-from ...ops import q_sample, reverse_step, simple_loss, vlb_terms
+from ...ops import q_sample, reverse_step
 from ...schedule import DeviceSchedule, Prediction, Variance
 from ..zero_based import ZeroBased
+from .kinds import LossType, ModelMeanType, ModelVarType, member
 
 Model = Callable[..., Tensor]
-ModelMeanType = Enum("ModelMeanType", ["START_X", "EPSILON"])
-ModelVarType = Enum("ModelVarType", ["FIXED_SMALL", "FIXED_LARGE", "LEARNED_RANGE"])
-LossType = Enum("LossType", ["MSE", "RESCALED_MSE", "KL", "RESCALED_KL"])
-Kind = TypeVar("Kind", bound=Enum)
 
 
-class GaussianDiffusion:
-    """A diffusion process with improved-diffusion's interface; t counts 0..T - 1, as there.
-
-    Parameters
-    ----------
-    betas : array_like, shape (T,)
-        Each in (0, 1).
-    model_mean_type : {"START_X", "EPSILON"}
-        What the network predicts: a member of `ModelMeanType`, its name, or improved-diffusion's own member.
-    model_var_type : {"FIXED_SMALL", "FIXED_LARGE", "LEARNED_RANGE"}
-    loss_type : {"MSE", "RESCALED_MSE", "KL", "RESCALED_KL"}
-    rescale_timesteps : bool
-        Tell the network t 1000 / T, a float.
-
-    Attributes
-    ----------
-    betas, alphas_cumprod, alphas_cumprod_prev, sqrt_alphas_cumprod, sqrt_one_minus_alphas_cumprod, \
-posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, posterior_mean_coef2 : ndarray, shape (T,)
-        float64.
-    num_timesteps : int
-        T.
-
-    Raises
-    ------
-    ValueError
-        For betas that are none, or a kind that is not among those above (improved-diffusion's PREVIOUS_X and
-        LEARNED are not).
-    """
+class Process:
+    """The tables, the forward process and the reverse steps of a `GaussianDiffusion`, which has the parameters."""
 
     def __init__(
         self,
@@ -62,9 +32,9 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
         loss_type: Any,
         rescale_timesteps: bool = False,
     ) -> None:
-        self.model_mean_type = _member("model_mean_type", model_mean_type, ModelMeanType)
-        self.model_var_type = _member("model_var_type", model_var_type, ModelVarType)
-        self.loss_type = _member("loss_type", loss_type, LossType)
+        self.model_mean_type = member("model_mean_type", model_mean_type, ModelMeanType)
+        self.model_var_type = member("model_var_type", model_var_type, ModelVarType)
+        self.loss_type = member("loss_type", loss_type, LossType)
         self.rescale_timesteps = rescale_timesteps
         self.schedule = schedule = Schedule(betas)
         self.num_timesteps = schedule.T
@@ -110,18 +80,56 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
         return t.float() * (1000.0 / self.num_timesteps) if self.rescale_timesteps else t
 
     def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and log-variance of q(x_t | x_0), each of the shape of x_start, (B, ...)."""
+        """Mean, variance and log-variance of q(x_t | x_0); Ho et al. 2020, eq. 4.
+
+        Parameters
+        ----------
+        x_start : Tensor, shape (B, ...)
+            x_0, floating.
+        t : Tensor of int64, shape (B,)
+            In 0..T - 1.
+
+        Returns
+        -------
+        tuple of three Tensors, shape (B, ...)
+        """
         mean = self._rows("sqrt_alphas_cumprod", t, x_start) * x_start
         variance = self._rows("sqrt_one_minus_alphas_cumprod", t, x_start) ** 2
         return mean, variance, variance.log()
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | Noise | None = None) -> Tensor:
-        """x_t ~ q(x_t | x_0), shape (B, ...); the noise given, from an address, or drawn by `randn_like`."""
+        """x_t ~ q(x_t | x_0); Ho et al. 2020, eq. 4.
+
+        Parameters
+        ----------
+        x_start : Tensor, shape (B, ...)
+            x_0; floating, or uint8 levels.
+        t : Tensor of int64, shape (B,)
+            In 0..T - 1.
+        noise : Tensor, shape (B, ...), or Noise, optional
+            Given, made from its address, or drawn by `randn_like`.
+
+        Returns
+        -------
+        Tensor, shape (B, ...)
+        """
         noise = torch.randn_like(x_start) if noise is None else noise
         return q_sample(self._tables(x_start.device), x_start, t, noise)
 
     def q_posterior_mean_variance(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0), each of the shape of x_t, (B, ...)."""
+        """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0); Ho et al. 2020, eq. 7.
+
+        Parameters
+        ----------
+        x_start, x_t : Tensor, shape (B, ...)
+            Floating.
+        t : Tensor of int64, shape (B,)
+            In 0..T - 1.
+
+        Returns
+        -------
+        tuple of three Tensors, shape (B, ...)
+        """
         mean = reverse_step(self._tables(x_t.device), x_t, x_start, t, None, prediction="x_0", variance="zero")
         return (
             mean,
@@ -138,9 +146,27 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
         denoised_fn: Callable[[Tensor], Tensor] | None = None,
         model_kwargs: dict[str, Any] | None = None,
     ) -> dict[str, Tensor]:
-        """Mean, variance and log-variance of p(x_{t-1} | x_t), and the predicted x_0: a dict, each (B, C, ...).
+        """p(x_{t-1} | x_t) and the predicted x_0, which a derivative does not reach.
 
-        The clip to [-1, 1] comes after `denoised_fn`, which is given the predicted x_0.
+        Parameters
+        ----------
+        model : callable
+            ``model(x, t, **model_kwargs)``, which puts out (B, C, ...), or (B, 2 C, ...) with LEARNED_RANGE.
+        x : Tensor, shape (B, C, ...)
+            x_t.
+        t : Tensor of int64, shape (B,)
+            In 0..T - 1.
+        clip_denoised : bool
+            Clip the predicted x_0 to [-1, 1].
+        denoised_fn : callable, optional
+            What the predicted x_0 goes through before the clip.
+        model_kwargs : dict, optional
+            Of the model.
+
+        Returns
+        -------
+        dict of Tensors, shape (B, C, ...)
+            "mean", "variance", "log_variance", "pred_xstart".
         """
         output = model(x, self._told(t), **(model_kwargs or {}))
         prediction, place = self._split(output, x)
@@ -195,9 +221,19 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
         model_kwargs: dict[str, Any] | None = None,
         noise: Tensor | Noise | None = None,
     ) -> dict[str, Tensor]:
-        """x_{t-1} ~ p(x_{t-1} | x_t) and the predicted x_0: a dict of "sample" and "pred_xstart", each (B, C, ...).
+        """x_{t-1} ~ p(x_{t-1} | x_t); Ho et al. 2020, algorithm 2.
 
-        Without `noise` it is drawn by `randn_like`, at t = 0 too, where it is not added.
+        Parameters
+        ----------
+        model, x, t, clip_denoised, denoised_fn, model_kwargs
+            As for `p_mean_variance`.
+        noise : Tensor, shape (B, C, ...), or Noise, optional
+            Drawn by `randn_like` if left out, at t = 0 too, where it is not added.
+
+        Returns
+        -------
+        dict of Tensors, shape (B, C, ...)
+            "sample" and "pred_xstart".
         """
         return self._step(model, x, t, clip_denoised, denoised_fn, model_kwargs, noise, eta=None)
 
@@ -212,7 +248,20 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
         eta: float = 0.0,
         noise: Tensor | Noise | None = None,
     ) -> dict[str, Tensor]:
-        """As `p_sample`, by DDIM with `eta` in [0, 1]; eps follows from the clipped x_0."""
+        """x_{t-1} by DDIM, eps following from the clipped x_0; Song et al. 2021, eq. 12.
+
+        Parameters
+        ----------
+        model, x, t, clip_denoised, denoised_fn, model_kwargs, noise
+            As for `p_sample`.
+        eta : float
+            In [0, 1].
+
+        Returns
+        -------
+        dict of Tensors, shape (B, C, ...)
+            "sample" and "pred_xstart".
+        """
         return self._step(model, x, t, clip_denoised, denoised_fn, model_kwargs, noise, eta=eta)
 
     def _step(
@@ -320,87 +369,8 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
             yield result
             x = result["sample"]
 
-    def training_losses(
-        self,
-        model: Model,
-        x_start: Tensor,
-        t: Tensor,
-        model_kwargs: dict[str, Any] | None = None,
-        noise: Tensor | Noise | None = None,
-    ) -> dict[str, Tensor]:
-        """The losses of a batch: "loss", and "mse" and "vb" where it is made of them; each (B,).
-
-        With an address as `noise`, eps is made where it is wanted and never stored.
-        """
-        noise = torch.randn_like(x_start) if noise is None else noise
-        x_t = self.q_sample(x_start, t, noise)
-        output = model(x_t, self._told(t), **(model_kwargs or {}))
-        if self.loss_type in (LossType.KL, LossType.RESCALED_KL):
-            loss = self._bound(x_start, x_t, output, t)
-            return {"loss": loss * self.num_timesteps if self.loss_type is LossType.RESCALED_KL else loss}
-        terms = {}
-        prediction, place = self._split(output, x_t)
-        if place is not None:
-            # the bound teaches the variance alone
-            terms["vb"] = self._bound(x_start, x_t, torch.cat([prediction.detach(), place], dim=1), t)
-            if self.loss_type is LossType.RESCALED_MSE:
-                terms["vb"] = terms["vb"] * (self.num_timesteps / 1000)
-        terms["mse"] = simple_loss(prediction, noise, prediction=self._prediction, x_0=x_start, reduction="none")
-        return {**terms, "loss": sum(terms.values(), torch.zeros_like(terms["mse"]))}
-
-    def _bound(
-        self, x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, clip: tuple[float, float] | None = None
-    ) -> Tensor:
-        """The bound's terms at t in bits per dimension, float32, shape (B,)."""
-        schedule, arguments = self._counted_from_1(x_t.device), (x_0, x_t, output, t + 1)
-        terms = vlb_terms(schedule, *arguments, prediction=self._prediction, clip=clip, variance=self._variance)
-        if self._variance == "beta":
-            first = vlb_terms(schedule, *arguments, prediction=self._prediction, clip=clip, variance="posterior")
-            terms = torch.where(t == 0, first, terms)
-        return terms.float()
-
-    @torch.no_grad()
-    def calc_bpd_loop(
-        self,
-        model: Model,
-        x_start: Tensor,
-        clip_denoised: bool = True,
-        model_kwargs: dict[str, Any] | None = None,
-    ) -> dict[str, Tensor]:
-        """The whole bound in bits per dimension: "total_bpd" and "prior_bpd" (B,), and of each t, T - 1 first, (B, T).
-
-        Those are "vb", the bound's terms, "xstart_mse" and "mse", that of eps.
-        """
-        clip = (-1.0, 1.0) if clip_denoised else None
-        columns: dict[str, list[Tensor]] = {"vb": [], "xstart_mse": [], "mse": []}
-        for step in range(self.num_timesteps - 1, -1, -1):
-            t = torch.full((len(x_start),), step, device=x_start.device)
-            noise = torch.randn_like(x_start)
-            x_t = self.q_sample(x_start, t, noise)
-            output = model(x_t, self._told(t), **(model_kwargs or {}))
-            _, x_0 = self._mean(self._split(output, x_t)[0], x_t, t, clip, None)
-            signal, sigma = (
-                self._rows(f"sqrt_{name}", t, x_t) for name in ("alphas_cumprod", "one_minus_alphas_cumprod")
-            )
-            columns["vb"].append(self._bound(x_start, x_t, output, t, clip))
-            columns["xstart_mse"].append((x_0 - x_start).square().flatten(1).mean(1))
-            columns["mse"].append(((x_t - signal * x_0) / sigma - noise).square().flatten(1).mean(1))
-        stacked = {name: torch.stack(column, dim=1) for name, column in columns.items()}
-        alpha_bar = float(self.alphas_cumprod[-1])
-        squares = x_start.double().square().flatten(1).mean(1)
-        prior = ((alpha_bar * squares - alpha_bar - math.log1p(-alpha_bar)) / (2 * math.log(2))).float()
-        return {"total_bpd": stacked["vb"].sum(dim=1) + prior, "prior_bpd": prior, **stacked}
-
 
 def _last(steps: Iterator[dict[str, Tensor]]) -> Tensor:
     for result in steps:
         final = result["sample"]
     return final
-
-
-def _member(name: str, kind: Any, kinds: type[Kind]) -> Kind:
-    """The member of that name, which may be given by name or be a member of another enumeration."""
-    called = getattr(kind, "name", kind)
-    if called not in kinds.__members__:
-        raise ValueError(f"{name} must be one of {', '.join(kinds.__members__)}, got {called}")
-    return kinds[called]

@@ -8,7 +8,7 @@ import torch
 from noisestep.reference.schedule import Schedule
 from torch import Tensor
 
-from .process import GaussianDiffusion
+from .losses import GaussianDiffusion
 
 
 def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> set[int]:
