@@ -167,6 +167,23 @@ def test_losses_are_the_references(mean, variance, loss):
     assert gradient.abs().sum() > 0
 
 
+def test_the_bound_teaches_a_learned_variance_alone():
+    diffusion, x_0, eps = diffusion_of(variance="LEARNED_RANGE"), tensor(0).clamp(-1, 1), tensor(1)
+    output = tensor(2, channels=6).requires_grad_()
+    terms = diffusion.training_losses(lambda x, t: output, x_0, T, noise=eps)
+    (of_loss,) = torch.autograd.grad(terms["loss"].sum(), [output], retain_graph=True)
+    (of_mse,) = torch.autograd.grad(terms["mse"].sum(), [output])
+    assert torch.equal(of_loss[:, :3], of_mse[:, :3])
+    assert (of_mse[:, 3:] == 0).all()
+    assert (of_loss[:, 3:] != 0).any(dim=(1, 2, 3)).all()
+
+
+def test_rescaled_timesteps_are_told_as_those_of_a_thousand():
+    model = Network()
+    diffusion_of(rescale_timesteps=True).training_losses(model, tensor(0), T)
+    assert model.told[0].tolist() == [0.0, 50.0, 500.0, 950.0]
+
+
 @torch.no_grad()
 def test_the_whole_bound():
     diffusion, model, x_0 = diffusion_of(), Network(), tensor(0).clamp(-1, 1)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import NAMED, assert_close, log_alpha_bar, schedules
+from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule, reverse_coefficients
 from noisestep.reference.jumps import Jumps
 
@@ -73,3 +75,19 @@ def test_no_noise_where_an_update_leads_to_clean_data():
 def test_steps_that_lead_nowhere_are_refused(to, error, message):
     with pytest.raises(error, match=message):
         Jumps(LINEAR, to)
+
+
+def test_the_tables_of_a_device_are_those_of_the_jumps():
+    to = np.array([0, 0, 2, 2, 2, 5, 5, 5, 8, 8])
+    jumps, device_schedule = Jumps(LINEAR, to), DeviceSchedule(LINEAR, previous=to)
+    for update in ({}, {"variance": "beta"}, {"eta": 0.5}):
+        table = device_schedule.reverse_table(**update, dtype=torch.float64).numpy()
+        assert np.array_equal(table[:, :6], reverse_coefficients(LINEAR, **update, to=to))
+    table = device_schedule.reverse_table(variance="learned_range", dtype=torch.float64).numpy()
+    assert np.array_equal(table[1:, 5], to > 0)
+    noisy = to > 0
+    ends = np.stack([jumps.beta, jumps.posterior_variance], axis=1)[noisy]
+    assert_close(actual=np.exp(2 * table[1:, 8:10])[noisy], expected=ends, roundings=64)
+    assert device_schedule.to("meta").previous.tolist() == to.tolist()
+    with pytest.raises(ValueError, match="must have shape"):
+        DeviceSchedule(LINEAR, previous=to[:3])
