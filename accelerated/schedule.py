@@ -4,8 +4,10 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
+from noisestep.reference.jumps import Jumps
 from noisestep.reference.reverse import reverse_coefficients
-from noisestep.reference.schedule import Schedule
+from noisestep.reference.schedule import LOG_VARIANCE_FLOOR, Schedule
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 Prediction = Literal["eps", "x_0", "v"]
@@ -27,6 +29,9 @@ class DeviceSchedule:
         The reference's tables, possibly respaced.
     device : torch.device or str
         Where the tables live.
+    previous : array_like of int, shape (T,), optional
+        The step that a reverse update from each of 1..T leads to (`noisestep.reference.jumps.Jumps`); t - 1 if left
+        out. For a chain with gaps, respace the schedule; this is for chains that share the timesteps of the whole.
 
     Attributes
     ----------
@@ -43,11 +48,14 @@ class DeviceSchedule:
         If `schedule` is not a `Schedule`.
     """
 
-    def __init__(self, schedule: Schedule, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, schedule: Schedule, device: torch.device | str = "cpu", *, previous: ArrayLike | None = None
+    ) -> None:
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule must be a noisestep.reference Schedule, got {type(schedule).__name__}")
         self.schedule = schedule
         self.device = torch.device(device)
+        self.previous = None if previous is None else Jumps(schedule, previous).to
         self.T = schedule.T
         self.timesteps = torch.from_numpy(schedule.timesteps.copy()).to(self.device)
         marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
@@ -107,22 +115,14 @@ class DeviceSchedule:
             Columns 0 to 5: c_0 .. c_5 of x_0 = c_0 x_t + c_1 output, x_{t-1} = c_2 x_0 + c_3 x_t + c_4 output + c_5 z.
             6 and 7: c_2 c_0 + c_3 and c_2 c_1 + c_4, the same update when nothing is clipped.
             8 and 9: log(beta_t) / 2 and log(posterior variance) / 2, between which a learned variance lies; with
-            one, c_5 is 1, or 0 for t <= 1. 10: the guidance scale. 11 and 12: the range of x_0.
+            one, c_5 is 1, or 0 where the update leads to step 0. 10: the guidance scale. 11 and 12: the range of x_0.
 
         Raises
         ------
         ValueError
             For an unknown option, with those allowed.
         """
-        key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
-        if key not in self._tables:
-            columns = _reverse_columns(self.schedule, prediction, variance, eta, rederive_eps)
-            columns[5] = temperature * columns[5]
-            low, high = (0.0, 0.0) if clip is None else clip
-            for value in (1.0 if guidance is None else guidance, low, high):
-                columns.append(np.full(self.T + 1, value))
-            self._tables[key] = self._on_device(np.stack(columns, axis=-1), dtype)
-        return self._tables[key]
+        return _kept_table(self, prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
 
     def is_noisy(self, *, variance: Variance = "posterior", eta: float | None = None) -> bool:
         """Whether any step of an update adds noise; the arguments are those of `reverse_table`.
@@ -147,7 +147,9 @@ class DeviceSchedule:
         DeviceSchedule
             Itself where it is there already.
         """
-        return self if torch.device(device) == self.device else type(self)(self.schedule, device)
+        if torch.device(device) == self.device:
+            return self
+        return type(self)(self.schedule, device, previous=self.previous)
 
     def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(table).to(dtype).to(self.device)
@@ -156,8 +158,43 @@ class DeviceSchedule:
         return f"DeviceSchedule({self.schedule!r}, device={str(self.device)!r})"
 
 
+def _kept_table(
+    device_schedule: DeviceSchedule,
+    prediction: Prediction,
+    variance: Variance,
+    eta: float | None,
+    rederive_eps: bool,
+    clip: tuple[float, float] | None,
+    guidance: float | None,
+    temperature: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    tables = device_schedule._tables
+    key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
+    if key not in tables:
+        columns = _reverse_columns(
+            device_schedule.schedule, device_schedule.previous, prediction, variance, eta, rederive_eps
+        )
+        columns[5] = temperature * columns[5]
+        low, high = (0.0, 0.0) if clip is None else clip
+        for value in (1.0 if guidance is None else guidance, low, high):
+            columns.append(np.full(device_schedule.T + 1, value))
+        tables[key] = device_schedule._on_device(np.stack(columns, axis=-1), dtype)
+    return tables[key]
+
+
+# a compiled function runs it once, while it is compiled, and keeps what it returned. This is what
+# torch.compiler.assume_constant_result does, but that takes a second to import the compiler
+_kept_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _reverse_columns(
-    schedule: Schedule, prediction: Prediction, variance: Variance, eta: float | None, rederive_eps: bool
+    schedule: Schedule,
+    previous: np.ndarray | None,
+    prediction: Prediction,
+    variance: Variance,
+    eta: float | None,
+    rederive_eps: bool,
 ) -> list[np.ndarray]:
     learned = variance == "learned_range" and eta is None
     c = reverse_coefficients(
@@ -166,10 +203,16 @@ def _reverse_columns(
         variance="posterior" if variance == "learned_range" else variance,
         eta=eta,
         rederive_eps=rederive_eps,
+        to=previous,
     )
     c_0, c_1, c_2, c_3, c_4, c_5 = c.T
-    if learned:
-        c_5 = np.where(np.arange(schedule.T + 1) > 1, 1.0, 0.0)
     half_log = np.zeros((2, schedule.T + 1))
-    half_log[:, 1:] = np.log(schedule.beta[1:]) / 2, schedule.posterior_log_variance[1:] / 2
+    jumps = Jumps(schedule, previous)
+    if learned:
+        c_5 = np.concatenate([[0.0], np.where(jumps.to > 0, 1.0, 0.0)])
+    if previous is None:
+        half_log[:, 1:] = np.log(schedule.beta[1:]) / 2, schedule.posterior_log_variance[1:] / 2
+    else:
+        ends = np.stack([jumps.beta, jumps.posterior_variance])
+        half_log[:, 1:] = np.log(np.maximum(ends, LOG_VARIANCE_FLOOR)) / 2
     return [c_0, c_1, c_2, c_3, c_4, c_5, c_2 * c_0 + c_3, c_2 * c_1 + c_4, *half_log]

@@ -28,6 +28,7 @@ from .bound import (
     vlb_terms,
 )
 from .forward import q_mean_variance, q_sample, q_step, q_step_mean_variance
+from .jumps import Jumps
 from .loss import (
     LOSS_WEIGHTINGS,
     loss_weights,
@@ -97,6 +98,7 @@ __all__ = [
     "REVERSE",
     "TIMESTEP",
     "Bound",
+    "Jumps",
     "Schedule",
     "beta_schedule",
     "bits_per_dimension",

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arguments import FloatArray, given_variance, per_sample, require_name, rows, same_shape, steps
+from .jumps import Jumps
 from .posterior import posterior_mean
 from .prediction import Prediction, Quantity, convert, eps_from_x_0, mu_from_eps, predict_x_0
 from .schedule import Schedule
@@ -234,7 +235,7 @@ def ddim_direction(schedule: Schedule, eta: float) -> FloatArray:
         If eta is outside [0, 1].
     """
     _require_eta(eta)
-    return np.concatenate([[0.0], np.sqrt(schedule.one_minus_alpha_bar[:-1] * _direction_share(schedule, eta))])
+    return np.concatenate([[0.0], Jumps(schedule).direction(eta)])
 
 
 def ddim_step(
@@ -302,6 +303,7 @@ def reverse_coefficients(
     variance: Variance = "posterior",
     eta: float | None = None,
     rederive_eps: bool = True,
+    to: ArrayLike | None = None,
 ) -> FloatArray:
     """Every reverse update as two linear combinations, with a clip between them: what a fused kernel reads.
 
@@ -320,37 +322,47 @@ def reverse_coefficients(
         In [0, 1], for :func:`ddim_step`; left out, the rows are those of :func:`reverse_step`.
     rederive_eps : bool
         As in :func:`ddim_step`. Only without it is c_4 not 0.
+    to : array_like of int, shape (T,), optional
+        The step that the update from each of 1..T leads to, as in :class:`Jumps`: x_s in place of x_{t-1}.
 
     Returns
     -------
     ndarray of float64, shape (T + 1, 6)
-        Row t holds c_0 .. c_5 at t. Row 0 leaves x_t as it is; c_5 is 0 at t = 1.
+        Row t holds c_0 .. c_5 at t. Row 0 leaves x_t as it is; c_5 is 0 where the update leads to step 0.
 
     Raises
     ------
-    ValueError
-        If a name is unknown, eta is outside [0, 1], or the prediction is eps on a schedule with zero terminal
-        SNR.
+    TypeError, ValueError
+        If a name is unknown, eta is outside [0, 1], the prediction is eps on a schedule with zero terminal SNR,
+        or `to` is refused.
     """
     require_name("prediction", prediction, get_args(Prediction))
-    sigma_2 = reverse_variance(schedule, variance)
+    require_name("variance", variance, get_args(Variance))
+    jumps = Jumps(schedule, to)
     table = np.zeros((schedule.T + 1, 6))
     table[0] = [1, 0, 0, 1, 0, 0]
     c = table[1:]
     c[:, 0], c[:, 1] = _x_0_coefficients(schedule, prediction)
+    clean, renewed = jumps.to == 0, jumps.beta / schedule.one_minus_alpha_bar[1:]
     if eta is None:
-        c[:, 2] = schedule.posterior_mean_coef_x_0[1:]
-        c[:, 3] = schedule.posterior_mean_coef_x_t[1:]
-        c[1:, 5] = np.sqrt(sigma_2[2:])
+        c[:, 2] = schedule.sqrt_alpha_bar[jumps.to] * renewed
+        c[:, 3] = np.sqrt(jumps.alpha) * jumps.kept
+        if variance != "zero":
+            c[:, 5] = np.where(clean, 0, np.sqrt(jumps.beta if variance == "beta" else jumps.posterior_variance))
         return table
-    c[:, 5] = ddim_sigma(schedule, eta)[1:]
+    _require_eta(eta)
+    c[:, 5] = eta * np.sqrt(jumps.posterior_variance)
     signal, noise = schedule.sqrt_alpha_bar[1:], schedule.sqrt_one_minus_alpha_bar[1:]
-    direction = ddim_direction(schedule, eta)[1:]
+    direction = jumps.direction(eta)
     if rederive_eps:
-        c[:, 2] = _ddim_x_0_coefficient(schedule, eta)
+        # a - b is (a^2 - b^2) / (a + b), and a^2 - b^2 = alpha_bar_s beta / (1 - alpha_bar_t) (1 + eta^2 shrink)
+        a, b = schedule.sqrt_alpha_bar[jumps.to], direction * (signal / noise)
+        difference = schedule.alpha_bar[jumps.to] * (renewed * (1 + eta**2 * jumps.shrink))
+        # both are 0 in a step from alpha_bar 0 to itself
+        np.divide(difference, a + b, out=c[:, 2], where=a + b > 0)
         c[:, 3] = direction / noise
     else:
-        c[:, 2] = schedule.sqrt_alpha_bar[:-1]
+        c[:, 2] = schedule.sqrt_alpha_bar[jumps.to]
         # eps of the output before clipping, times the direction
         if prediction == "eps":
             c[:, 4] = direction
@@ -375,26 +387,6 @@ def _x_0_coefficients(schedule: Schedule, prediction: Prediction) -> tuple[Float
     if schedule.zero_terminal_snr:
         raise ValueError("alpha_bar_T is 0 (zero terminal SNR): eps tells nothing of x_0 there; predict x_0 or v")
     return 1 / signal, -noise / signal
-
-
-def _shrink(schedule: Schedule) -> FloatArray:
-    # r = alpha_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), which is 1 - beta_t / (1 - alpha_bar_t)
-    return schedule.alpha[1:] * (schedule.one_minus_alpha_bar[:-1] / schedule.one_minus_alpha_bar[1:])
-
-
-def _direction_share(schedule: Schedule, eta: float) -> FloatArray:
-    # (1 - alpha_bar_{t-1} - sigma_t^2) / (1 - alpha_bar_{t-1}) = 1 - eta^2 (1 - r), no near-equals subtracted
-    return (1 - eta) * (1 + eta) + eta**2 * _shrink(schedule)
-
-
-def _ddim_x_0_coefficient(schedule: Schedule, eta: float) -> FloatArray:
-    # a - b, sqrt(alpha_bar_{t-1}) - direction sqrt(alpha_bar_t / (1 - alpha_bar_t)),
-    # is (a^2 - b^2) / (a + b), and a^2 - b^2 = alpha_bar_{t-1} beta_t / (1 - alpha_bar_t) (1 + eta^2 r)
-    a = schedule.sqrt_alpha_bar[:-1]
-    noise = schedule.sqrt_one_minus_alpha_bar[1:]
-    b = ddim_direction(schedule, eta)[1:] * (schedule.sqrt_alpha_bar[1:] / noise)
-    kept = schedule.beta[1:] / schedule.one_minus_alpha_bar[1:] * (1 + eta**2 * _shrink(schedule))
-    return schedule.alpha_bar[:-1] * kept / (a + b)
 
 
 def _after_step_1(schedule: Schedule, t: ArrayLike, x_t: FloatArray) -> FloatArray:

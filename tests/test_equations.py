@@ -11,7 +11,19 @@ import pytest
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "equations.md").read_text()
-MODULES = ("schedule", "betas", "forward", "posterior", "prediction", "reverse", "loss", "bound", "sampling", "noise")
+MODULES = (
+    "schedule",
+    "betas",
+    "forward",
+    "posterior",
+    "prediction",
+    "reverse",
+    "jumps",
+    "loss",
+    "bound",
+    "sampling",
+    "noise",
+)
 # a heading of the third level is one equation, up to the next heading
 EQUATIONS = dict(re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
 

@@ -16,6 +16,8 @@ from noisestep.accelerated.checks import compute_dtype
 from noisestep.accelerated.noise import REVERSE, Noise
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops import reverse_step
+from noisestep.accelerated.schedule import DeviceSchedule
+from noisestep.reference import Schedule
 from noisestep.reference import reverse as reference
 from noisestep.reference.prediction import predict_x_0
 from op_cases import (
@@ -413,12 +415,27 @@ def test_one_graph_for_every_timestep_batch_and_address():
     def function(x_t, output, t, seed, sample):
         return reverse_step(D, x_t, output, t, Noise(seed, REVERSE, t, sample), clip=(-1, 1), prediction="v")
 
-    # the update's table is made by the first call, which a compiled one would notice
-    function(*torch.randn(2, 2, 3), torch.tensor([1, 2]), torch.tensor([0]), torch.arange(2))
     traced = compiled(function)
     for i in range(3):
         inputs = *torch.randn(2, 2, 3), torch.tensor([i, 50 - i]), torch.tensor([i]), torch.arange(2) + i
         assert_same_bits(actual=traced(*inputs), expected=function(*inputs))
+
+
+def test_a_table_that_is_first_wanted_in_a_graph_is_made_there_once():
+    x_t, output = torch.randn(2, 2, 3)
+    t = torch.tensor([9, 20])
+    schedules = [DeviceSchedule(Schedule.from_name(name, 50)) for name in ("linear", "cosine")]
+
+    def function(schedule, x_t, output, t):
+        return reverse_step(schedule, x_t, output, t, None, eta=0.0, clip=(-2, 2))
+
+    traced = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for schedule in schedules:
+        actual = traced(schedule, x_t, output, t)
+        assert_same_bits(actual=actual, expected=function(schedule, x_t, output, t))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for schedule in schedules:
+            traced(schedule, output, x_t, t - 1)
 
 
 def test_vmap_is_a_loop():

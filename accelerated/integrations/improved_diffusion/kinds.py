@@ -1,0 +1,17 @@
+"""What a network of improved-diffusion predicts, how its variance comes about, and which loss it is trained by."""
+
+from enum import Enum
+from typing import Any, TypeVar
+
+ModelMeanType = Enum("ModelMeanType", ["START_X", "EPSILON"])
+ModelVarType = Enum("ModelVarType", ["FIXED_SMALL", "FIXED_LARGE", "LEARNED_RANGE"])
+LossType = Enum("LossType", ["MSE", "RESCALED_MSE", "KL", "RESCALED_KL"])
+Kind = TypeVar("Kind", bound=Enum)
+
+
+def member(name: str, kind: Any, kinds: type[Kind]) -> Kind:
+    """The member of that name, which may be given by name or be a member of another enumeration."""
+    called = getattr(kind, "name", kind)
+    if called not in kinds.__members__:
+        raise ValueError(f"{name} must be one of {', '.join(kinds.__members__)}, got {called}")
+    return kinds[called]

@@ -1,0 +1,87 @@
+"""Chains of fewer steps, as improved-diffusion names and uses them."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from noisestep.reference.schedule import Schedule
+from torch import Tensor
+
+from .losses import GaussianDiffusion
+
+
+def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> set[int]:
+    """Timesteps of a chain of fewer steps; Nichol & Dhariwal 2021, section 4.
+
+    Parameters
+    ----------
+    num_timesteps : int
+        T.
+    section_counts : str or sequence of int
+        "ddimN" for N steps with one whole stride, or how many steps, ends included, each of as many equal sections
+        of 0..T - 1 has; also as a string, "10,15,20".
+
+    Returns
+    -------
+    set of int
+        In 0..T - 1.
+
+    Raises
+    ------
+    ValueError
+        If no whole stride gives N steps, or a section is shorter than its count.
+    """
+    if isinstance(section_counts, str) and section_counts.startswith("ddim"):
+        count = int(section_counts.removeprefix("ddim"))
+        for stride in range(1, num_timesteps + 1):
+            steps = range(0, num_timesteps, stride)
+            if len(steps) == count:
+                return set(steps)
+        raise ValueError(f"no whole stride takes {count} of {num_timesteps} steps")
+    counts = [
+        int(count) for count in (section_counts.split(",") if isinstance(section_counts, str) else section_counts)
+    ]
+    # the first sections are a step longer where they cannot be equal
+    sizes = [num_timesteps // len(counts) + (i < num_timesteps % len(counts)) for i in range(len(counts))]
+    steps_taken: set[int] = set()
+    start = 0
+    for size, count in zip(sizes, counts, strict=True):
+        if count > size:
+            raise ValueError(f"a section of {size} steps has no {count} steps to take")
+        apart = (size - 1) / (count - 1) if count > 1 else 1.0
+        steps_taken.update(start + round(i * apart) for i in range(count))
+        start += size
+    return steps_taken
+
+
+class SpacedDiffusion(GaussianDiffusion):
+    """A `GaussianDiffusion` of some steps of a longer chain; the network is told their numbers in the whole.
+
+    Parameters
+    ----------
+    use_timesteps : collection of int
+        The steps kept, in 0..T - 1.
+    **options
+        Of `GaussianDiffusion`, `betas` being those of the whole chain.
+
+    Attributes
+    ----------
+    timestep_map : list of int
+        The steps kept, ascending.
+    original_num_steps : int
+    """
+
+    def __init__(self, use_timesteps: Collection[int], **options: Any) -> None:
+        whole = Schedule(options.pop("betas"))
+        self.timestep_map = sorted({int(t) for t in use_timesteps})
+        self.use_timesteps = set(self.timestep_map)
+        self.original_num_steps = whole.T
+        chain = whole.respace([t + 1 for t in self.timestep_map])
+        super().__init__(betas=chain.beta[1:], **options)
+
+    def _told(self, t: Tensor) -> Tensor:
+        numbers = self._kept(
+            "timestep_map", t.device, lambda: torch.from_numpy(np.array(self.timestep_map)).to(t.device)
+        )[t]
+        return numbers.float() * (1000.0 / self.original_num_steps) if self.rescale_timesteps else numbers
