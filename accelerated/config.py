@@ -107,7 +107,10 @@ class TrainConfig(Checked):
         0.1, Range(float, 0, 1, open_high=True), "share of activations dropped in the network while training"
     )
     steps: int = setting(1200, Range(int, 1, 2**28 - 1), "optimizer steps")
-    batch_size: int = setting(128, Range(int, 1, 65_536), "images in a step")
+    batch_size: int = setting(128, Range(int, 1, 65_536), "images in a step, on all devices together")
+    micro_batch: int = setting(
+        0, Range(int, 0, 65_536), "most images that a device computes at once; 0: all that it has of a step"
+    )
     learning_rate: float = setting(2e-3, Range(float, 0, 1, open_low=True), "highest learning rate of AdamW")
     warmup: int = setting(100, Range(int, 0, 2**28 - 1), "steps in which the learning rate rises to its highest")
     decay: str = setting(

@@ -72,26 +72,36 @@ class Feed:
         if num_classes is not None and images.labels is not None:
             self._labels, self._withheld = torch.from_numpy(images.labels).to(device), num_classes
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Images and labels of an optimizer step, counted from 0.
+    def __call__(self, step: int, rows: range | None = None) -> tuple[Tensor, Tensor | None]:
+        """Images and labels of an optimizer step, or of some rows of its batch.
+
+        Parameters
+        ----------
+        step : int
+            Counted from 0.
+        rows : range, optional
+            Of the global batch; all of them by default.
 
         Returns
         -------
         images : Tensor
-            uint8 (B, C, H, W).
+            uint8 (rows, C, H, W).
         labels : Tensor or None
-            int64 (B,); num_classes where the label is withheld.
+            int64 (rows,); num_classes where the label is withheld.
         """
-        config, batch, device = self._config, self._config.batch_size, self._device
-        rows = torch.from_numpy(batch_rows(config.seed, step, batch, len(self._pixels)))
-        images = self._pixels[rows.to(self._pixels.device)].to(device)
+        config, device = self._config, self._device
+        rows = range(config.batch_size) if rows is None else rows
+        count, first = len(rows), rows.start
+        places = batch_rows(config.seed, step, config.batch_size, len(self._pixels))[first : rows.stop]
+        numbers = torch.from_numpy(places)
+        images = self._pixels[numbers.to(self._pixels.device)].to(device)
         if config.data.flip:
-            mirrored = uniform(Noise(config.seed, AUGMENTATION, step), batch, device) < 0.5
+            mirrored = uniform(Noise(config.seed, AUGMENTATION, step, first), count, device) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         if self._labels is None:
             return images, None
-        labels = self._labels[rows.to(device)]
+        labels = self._labels[numbers.to(device)]
         if config.label_dropout:
-            withheld = uniform(Noise(config.seed, LABEL_DROPOUT, step), batch, device) < config.label_dropout
+            withheld = uniform(Noise(config.seed, LABEL_DROPOUT, step, first), count, device) < config.label_dropout
             labels = torch.where(withheld, self._withheld, labels)
         return images, labels

@@ -24,6 +24,7 @@ from . import figures
 from .checkpoint import Checkpoint, DataRecord
 from .config import DataConfig, SampleConfig, TrainConfig
 from .data import DataError, ImageSet, load_images, stratified_split
+from .distributed import ALONE, World
 from .errors import CheckpointError, RunError
 from .evaluation import evaluate
 from .models import UNet, UNetConfig
@@ -123,9 +124,10 @@ class Trained:
     config: TrainConfig
     record: DataRecord
     device: torch.device
+    world: World = ALONE
 
     @classmethod
-    def load(cls, run: Path, device: torch.device, *, report: Callable[[str], object]) -> Self:
+    def load(cls, run: Path, device: torch.device, world: World = ALONE, *, report: Callable[[str], object]) -> Self:
         """The network of a run's newest whole checkpoint.
 
         Raises
@@ -133,31 +135,19 @@ class Trained:
         CheckpointError
             No checkpoint that can be used.
         """
-        return cls.of(checkpoints.latest(run / "checkpoints", device=device, report=report), device)
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, device: torch.device) -> Self:
-        """The network of a checkpoint."""
+        checkpoint = latest(run, world, report=report)
         config = checkpoint.config
         if config.model is None:
             raise CheckpointError(f"the checkpoint of step {checkpoint.step} does not say what its model is")
-        model = UNet(config.model).to(device)
-        try:
-            model.load_state_dict(checkpoint.part("ema."))
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise CheckpointError(f"the checkpoint of step {checkpoint.step} does not fit its model: {first}") from None
-        return cls(model.requires_grad_(False).eval(), config, checkpoint.data, device)
-
-    def require(self, record: DataRecord) -> None:
-        """Refuse images that are not the run's."""
-        source = self.config.data.source
-        if record.shape != self.record.shape:
-            raise CheckpointError(
-                f"{source}: images of shape {record.shape} (C, H, W); the run was trained on {self.record.shape}"
-            )
-        if record.fingerprint != self.record.fingerprint:
-            raise CheckpointError(f"{source}: not the images of this run any more (their fingerprint differs)")
+        model = UNet(config.model).requires_grad_(False).eval()
+        # weights that are to be shared may be too many for one device
+        model = model if world.mesh is not None else model.to(device)
+        world.shard(model)
+        tensors = {f"ema.{name}": x for name, x in model.state_dict().items()}
+        world.led(lambda: checkpoint.require(tensors))
+        for name, x in tensors.items():
+            world.fill(x, checkpoint.tensors.get(name))
+        return cls(model, config, checkpoint.data, device, world)
 
     @property
     def columns(self) -> int | None:
@@ -186,14 +176,23 @@ class Trained:
         trajectory: int = 0,
         progress: Callable[[int], object] = lambda images: None,
     ) -> Samples:
-        """Images first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.sampling.sample`."""
-        return sample(
+        """Images first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.sampling.sample`.
+
+        Several processes draw equally many, one range of numbers after another, and the leader returns them all. (What
+        the last one draws beyond the count is thrown away: a network that is shared runs in all of them, or in none.)
+        """
+        world, count = self.world, settings.count
+        own = -(-count // world.size)
+        skipped = world.rank * own
+        if labels is not None:
+            labels = labels[(skipped + torch.arange(own)) % count]
+        samples = sample(
             self.model,
             self.config.schedule.build(),
-            count=settings.count,
+            count=own,
             shape=self.record.shape,
             seed=settings.seed,
-            first=first,
+            first=first + skipped,
             labels=labels,
             steps=settings.steps,
             sampler=settings.sampler,
@@ -205,10 +204,33 @@ class Trained:
             temperature=settings.temperature,
             null_label=self.num_classes,
             batch_size=settings.batch_size,
-            trajectory=trajectory,
+            trajectory=min(trajectory, own),
             device=self.device,
-            progress=progress,
+            progress=lambda done: progress(min(done * world.size, count)),
         )
+        if world.size == 1:
+            return samples
+        watched = world.gather(samples.trajectory.transpose(0, 1)).transpose(0, 1)[:, :trajectory]
+        wanted = None if samples.labels is None else world.gather(samples.labels)[:count]
+        return Samples(world.gather(samples.images)[:count], wanted, watched)
+
+
+def latest(run: Path, world: World, *, report: Callable[[str], object]) -> Checkpoint:
+    """A run's newest whole checkpoint; of several processes, the leader reads it and has the tensors.
+
+    Raises
+    ------
+    CheckpointError
+        No checkpoint that can be used.
+    """
+    found: list[Checkpoint] = []
+
+    def read() -> Checkpoint:
+        found.append(checkpoints.latest(run / "checkpoints", report=report))
+        return dataclasses.replace(found[0], tensors={})
+
+    told = world.led(read)
+    return found[0] if found else told
 
 
 def judge(
@@ -218,7 +240,7 @@ def judge(
     settings: SampleConfig,
     *,
     progress: Callable[[int], object] = lambda images: None,
-) -> Evaluation:
+) -> Evaluation | None:
     """Draw samples, measure them against the held-out images, and write every picture of them and `metrics.json`.
 
     Parameters
@@ -235,16 +257,19 @@ def judge(
 
     Returns
     -------
-    Evaluation
+    Evaluation or None
+        None to a process that is not the leader, who alone has all the samples.
 
     Raises
     ------
     RunError
         Other images than the run was trained on, or images that cannot be measured.
     """
-    trained.require(split.record)
+    trained.record.require(split.record, split.train.source)
     watched = min(WATCHED, settings.count)
     samples = trained.sample(settings, labels=trained.labels(0, settings.count), trajectory=watched, progress=progress)
+    if not trained.world.leader:
+        return None
     pixels = figures.to_uint8(samples.images)
     labels = None if samples.labels is None else samples.labels.numpy()
     write_samples(run, pixels, labels, figures.to_uint8(samples.trajectory), columns=trained.columns)
@@ -322,12 +347,12 @@ def write_json(path: Path, content: object) -> None:
 
 def facts(trained: Trained, command: str) -> dict[str, Any]:
     """What `run.json` says about a run: the command, the network's size, the machine and the versions."""
-    device = trained.device
+    device, world = trained.device, trained.world
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "command": command,
         "parameters": f"{sum(x.numel() for x in trained.model.parameters()):,}",
-        "device": f"{device} ({name})",
+        "device": f"{device} ({name})" + (f", {world.size} processes" if world.size > 1 else ""),
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
