@@ -78,6 +78,7 @@ def train(
       noisestep train --data photos --size 32 --flip --out runs/photos
       noisestep train --data train-images-idx3-ubyte.gz --prediction v --weighting min_snr
       noisestep train --resume runs/photos
+      torchrun --nproc-per-node=8 -m noisestep.accelerated.cli train --data photos --size 64
 
     DATA is "digits" (1,797 images that are installed with scikit-learn), a folder of images (subfolders are
     classes), an .npz or .npy, or IDX files like MNIST's. A part of the images is held out, and the samples are
@@ -97,8 +98,10 @@ def train(
     else:
         config = _train_config(given, config_file)
         _refuse_unused(config, values)
-        if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise click.UsageError(f"--out {out} exists and is not an empty folder; name a new one")
+        if _restarted() and out is not None and any(out.glob("checkpoints/*.json")):
+            resume, given = out, {}
+        elif not _restarted():
+            _require_new(out)
     with working(device, parallel, timeout) as at:
         from . import pipeline
 
@@ -149,8 +152,7 @@ def sample(
     config = _require_run(run)
     chosen = _sample_config(config, changes(values, SAMPLE_FLAGS))
     _refuse_unused(config, values)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise click.UsageError(f"--out {out} exists and is not an empty folder; name a new one")
+    _require_new(out)
     with working(device, parallel, timeout) as at:
         from . import pipeline
 
@@ -274,6 +276,16 @@ def _require_run(run: Path) -> TrainConfig:
         raise click.UsageError(f"{run}: not a run folder, it has no config.json") from None
     except (OSError, ValueError) as error:
         raise click.UsageError(f"{path}: {error}") from None
+
+
+def _require_new(out: Path | None) -> None:
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise click.UsageError(f"--out {out} exists and is not an empty folder; name a new one")
+
+
+def _restarted() -> bool:
+    """Whether torchrun started this program again, after one of its processes was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _given(values: dict[str, Any]) -> list[str]:

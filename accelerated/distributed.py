@@ -5,6 +5,7 @@ network (NCCL on GPUs, gloo on CPUs); everything else here is a few bytes betwee
 """
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -80,6 +81,11 @@ class World:
     def leader(self) -> bool:
         """Whether this is the one process that writes files and speaks."""
         return self.rank == 0
+
+    @property
+    def program(self) -> str:
+        """What starts as many processes as one likes, or just the one."""
+        return "noisestep" if self.size == 1 else "torchrun --nproc-per-node=N -m noisestep.accelerated.cli"
 
     def pieces(self, batch: int, micro_batch: int = 0) -> list[range]:
         """The rows of a global batch that this process computes; see `shares`."""
@@ -247,7 +253,7 @@ def join(device: torch.device, *, parallel: str = "ddp", timeout: float = 600) -
         if parallel == "fsdp":
             raise RunError(
                 "--parallel fsdp shares the weights among processes, but there is one; "
-                "start them with: torchrun --nproc-per-node=N -m noisestep.accelerated.cli"
+                "start several with: torchrun --nproc-per-node=N -m noisestep.accelerated.cli"
             )
         yield ALONE
         return
@@ -255,9 +261,17 @@ def join(device: torch.device, *, parallel: str = "ddp", timeout: float = 600) -
     if gpu:
         torch.cuda.set_device(device)
     with listening(rank, "start the command again"):
+        limit = timedelta(seconds=timeout)
+        store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+        # torchrun keeps one store over its restarts: without a place of its own, a restarted group would read the
+        # addresses of the processes that are gone (pytorch/pytorch issue 135712)
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            timeout=timedelta(seconds=timeout),
+            timeout=limit,
+            store=dist.PrefixStore(f"life {life}", store),
+            rank=rank,
+            world_size=size,
             device_id=device if gpu else None,
         )
         mesh = init_device_mesh(device.type, (size,)) if parallel == "fsdp" else None
@@ -271,13 +285,11 @@ def listening(rank: int, advice: str) -> Iterator[None]:
     """Say it in one line, with an advice, where another process did not answer."""
     try:
         yield
+    except LostRank:
+        raise
     except RuntimeError as error:
-        if not _from_network(error):
+        # gloo has no class of its own for its errors, but each names the line of gloo that it is from
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        reason = str(error).strip().splitlines()[0]
-        raise LostRank(f"rank {rank} stops: another process ended or does not answer; {advice} ({reason})") from None
-
-
-def _from_network(error: RuntimeError) -> bool:
-    # gloo has no class of its own for its errors
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Gloo", "NCCL"))
+        reason = re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]
+        raise LostRank(f"rank {rank} stops: another process ended or does not answer ({reason}); {advice}") from None

@@ -119,7 +119,7 @@ def resume(run: Path, changes: dict[str, Any], *, device: torch.device, world: W
     found = dataclasses.replace(found, config=config)
     found.data.require(split.record, config.data.source)
     say(f"going on after step {found.step} of {config.steps}")
-    command = f"noisestep train --resume {run}"
+    command = f"{world.program} train --resume {run}"
     return _run(config, split, run, found, device=device, world=world, command=command, say=say)
 
 
@@ -218,7 +218,7 @@ def _run(
         figures.save_png(figures.grid(pixels, columns=trained.columns), path)
         log.say(f"step {state.step}: samples in {path}")
 
-    with listening(world.rank, f"go on with the last checkpoint, on as many as there are: train --resume {run}"):
+    with listening(world.rank, f"go on from the last checkpoint with: {world.program} train --resume {run}"):
         state = train(
             config, split.train, split.record, run, device=device, world=world, checkpoint=checkpoint, draw=draw
         )

@@ -259,7 +259,7 @@ def train(
                 name = signal.Signals(stopping).name
                 raise Interrupted(
                     f"stopped by {name} after step {state.step} of {config.steps}; "
-                    f"go on with: noisestep train --resume {run}",
+                    f"go on with: {world.program} train --resume {run}",
                     stopping,
                 )
             if drawing:
