@@ -12,17 +12,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import LostRank, RunError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Result = TypeVar("Result")
 
@@ -95,12 +96,16 @@ class World:
 
     def shard(self, model: nn.Module) -> None:
         """Leave this process its share of the weights, if they are sharded: each block on its own, then the rest."""
-        if self.mesh is not None:
-            for blocks in model.children():
-                if isinstance(blocks, nn.ModuleList):
-                    for block in blocks:
-                        fully_shard(block, mesh=self.mesh)
-            fully_shard(model, mesh=self.mesh)
+        if self.mesh is None:
+            return
+        # a second to import, which whoever does not shard need not wait for
+        from torch.distributed.fsdp import fully_shard
+
+        for blocks in model.children():
+            if isinstance(blocks, nn.ModuleList):
+                for block in blocks:
+                    fully_shard(block, mesh=self.mesh)
+        fully_shard(model, mesh=self.mesh)
 
     def replicate(self, model: nn.Module) -> nn.Module:
         """The model to call in training: one whose backward() leaves the mean gradient of all processes."""
@@ -112,8 +117,8 @@ class World:
 
     def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """For a forward and a backward pass; the gradients stay in this process until the last one of a step."""
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(last)
+        if self.mesh is not None:
+            model.set_requires_gradient_sync(last)  # type: ignore[operator]
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
     def fill(self, x: Tensor, value: Tensor | None) -> None:
@@ -126,7 +131,9 @@ class World:
         if self.leader:
             assert value is not None
             whole.copy_(value)
-        if isinstance(x, DTensor):
+        if self._sharded(x):
+            from torch.distributed.tensor import distribute_tensor
+
             x.copy_(distribute_tensor(whole, x.device_mesh, x.placements))
         else:
             dist.broadcast(whole, 0)
@@ -136,11 +143,26 @@ class World:
         """Whole tensors, in the leader's memory, not the device's; one after another passes through each device."""
         collected = {}
         for name, x in tensors.items():
-            if isinstance(x, DTensor):
-                x = x.full_tensor()
+            if self._sharded(x):
+                x = self.whole(x)
                 x = x.cpu() if self.leader else x.new_empty(0)
             collected[name] = x
         return collected
+
+    def local(self, x: Tensor) -> Tensor:
+        """The share of a tensor that this process holds; all of it, if it is not sharded."""
+        return x.to_local() if self._sharded(x) else x
+
+    def whole(self, x: Tensor) -> Tensor:
+        """All of a tensor, to every process."""
+        return x.full_tensor() if self._sharded(x) else x
+
+    def _sharded(self, x: Tensor) -> TypeGuard["DTensor"]:
+        if self.mesh is None:
+            return False
+        from torch.distributed.tensor import DTensor
+
+        return isinstance(x, DTensor)
 
     # what the processes tell each other
 
@@ -203,16 +225,6 @@ class World:
 
 
 ALONE = World()
-
-
-def local(x: Tensor) -> Tensor:
-    """The share of a tensor that this process holds; all of it, if it is not sharded."""
-    return x.to_local() if isinstance(x, DTensor) else x
-
-
-def whole(x: Tensor) -> Tensor:
-    """All of a tensor that every process wants to have."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def torchrun() -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint, DataRecord
 from .config import TrainConfig
 from .data import ImageSet
-from .distributed import ALONE, World, local, whole
+from .distributed import ALONE, World
 from .errors import Interrupted, TrainingError
 from .feed import Feed
 from .noise import DROPOUT, FORWARD, TIMESTEP, Noise, uniform_integers, words
@@ -136,7 +136,7 @@ class Step:
                 # the mean over processes is taken of the gradients, where their sum is wanted
                 (part * world.size).backward()
             total += part.detach()
-        norm = whole(nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_gradient))
+        norm = world.whole(nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_gradient))
         for group in state.optimizer.param_groups:
             group["lr"] = self.learning_rate(state.step)
         state.optimizer.step()
@@ -271,7 +271,7 @@ def train(
 def _save(run: Path, config: TrainConfig, record: DataRecord, state: State, world: World) -> None:
     tensors = state.tensors()
     # the loss was finite, but it was that of the weights before this step
-    if not world.all(bool(torch.stack([local(x).isfinite().all() for x in tensors.values()]).all())):
+    if not world.all(bool(torch.stack([world.local(x).isfinite().all() for x in tensors.values()]).all())):
         raise TrainingError(_not_finite(run, state.step - 1, state.step))
     saved = Checkpoint(state.step, state.seconds, config, record, world.collect(tensors))
     world.led(lambda: checkpoints.save(run / "checkpoints", saved, keep=config.keep))
