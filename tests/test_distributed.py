@@ -384,3 +384,22 @@ def test_a_batch_too_small_for_all_is_refused_before_any_work(tmp_path: Path) ->
             tiny_config(batch_size=1), tmp_path / "run", device=CPU, world=World(1, 2), command="", say=print
         )
     assert not (tmp_path / "run").exists()
+
+
+# the page
+
+
+def test_the_loop_of_the_page_trains_alone_as_in_one_piece() -> None:
+    page = (TESTS.parent / "docs" / "many-machines.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    weights = []
+    for pieces in (1, 2):
+        torch.manual_seed(0)
+        images = torch.randint(0, 256, (30, 3, 8, 8), dtype=torch.uint8)
+        micro_batch = f"batch_size, {10 // pieces}"
+        names: dict[str, Any] = {"images": images, "batch_size": 10}
+        exec(example.replace("world.pieces(batch_size)", f"world.pieces({micro_batch})"), names)
+        weights.append(names["network"].weight.detach())
+    assert (weights[0] != torch.nn.Conv2d(3, 3, 3).weight).any()
+    # three steps of 1e-3 each, whose rounding is some 1e-5 of a step
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-6)
