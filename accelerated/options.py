@@ -14,6 +14,8 @@ SECTIONS = {"": TrainConfig, "data": DataConfig, "schedule": ScheduleConfig, "sa
 # flag -> the field of the configuration that it sets
 TRAIN_FLAGS = {
     "--data": "data.source",
+    "--stream": "data.stream",
+    "--workers": "data.workers",
     "--size": "data.size",
     "--channels": "data.channels",
     "--fit": "data.fit",
@@ -70,7 +72,16 @@ SAMPLE_FLAGS = {
 }
 # what a resumed run may be told anew: nothing that changes what a step which is yet to be made computes (up to the
 # masks of dropout, which are those of a micro-batch), but how many there are
-RESUME_FLAGS = ("--data", "--steps", "--micro-batch", "--log-every", "--sample-every", "--checkpoint-every", "--keep")
+RESUME_FLAGS = (
+    "--data",
+    "--workers",
+    "--steps",
+    "--micro-batch",
+    "--log-every",
+    "--sample-every",
+    "--checkpoint-every",
+    "--keep",
+)
 
 
 class Setting(click.ParamType):

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,10 +24,10 @@ from . import checkpoint as checkpoints
 from . import figures
 from .checkpoint import Checkpoint, DataRecord
 from .config import DataConfig, SampleConfig, TrainConfig
-from .data import DataError, ImageSet, load_images, stratified_split
+from .data import DataError, ImageSet, ImageStream, is_tar, load_images, stratified_split
 from .distributed import ALONE, World
 from .errors import CheckpointError, RunError
-from .evaluation import evaluate
+from .evaluation import PAIRWISE_LIMIT, evaluate
 from .models import UNet, UNetConfig
 from .noise import FORWARD, Noise
 from .ops import q_sample
@@ -37,14 +38,16 @@ from .scorecard import Evaluation
 # neighbours in the evaluation's measures, which need k + 2 images of every kind
 K = 5
 GRID, WATCHED, STRIP = 100, 20, 8
+# of a streamed part, what is read to judge by; as float64 it takes eight times as much
+JUDGED_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
 class Split:
     """The images of a run: `train` to learn from, `held_out` to judge by, and the record of both together."""
 
-    train: ImageSet
-    held_out: ImageSet
+    train: ImageSet | ImageStream
+    held_out: ImageSet | ImageStream
     record: DataRecord
 
     @classmethod
@@ -56,7 +59,11 @@ class Split:
         DataError
             Data that cannot be used, or a part too small for the evaluation.
         """
-        images = load_images(config.source, size=config.size, channels=config.channels, fit=config.fit)
+        images: ImageSet | ImageStream
+        if config.stream or is_tar(config.source):
+            images = ImageStream.open(config.source, size=config.size, channels=config.channels, fit=config.fit)
+        else:
+            images = load_images(config.source, size=config.size, channels=config.channels, fit=config.fit)
         labels_or_n = len(images) if images.labels is None else images.labels
         parts = stratified_split(labels_or_n, fraction=config.held_out, seed=config.split_seed)
         for name, part in zip(("to train on", "held out"), parts, strict=True):
@@ -65,14 +72,15 @@ class Split:
                     f"{config.source}: {len(images)} images with a share of {config.held_out:g} held out leave "
                     f"{len(part)} {name}; the evaluation needs at least {K + 2}"
                 )
-        _, channels, height, width = images.images.shape
-        record = DataRecord(images.fingerprint, (channels, height, width), images.class_names)
-        return cls(_subset(images, parts[0]), _subset(images, parts[1]), record)
+        record = DataRecord(images.fingerprint, images.shape, images.class_names)
+        return cls(images.subset(parts[0]), images.subset(parts[1]), record)
 
 
-def _subset(images: ImageSet, rows: np.ndarray) -> ImageSet:
-    labels = None if images.labels is None else images.labels[rows]
-    return dataclasses.replace(images, images=images.images[rows], labels=labels)
+def in_memory(images: ImageSet | ImageStream) -> ImageSet:
+    """The images to judge by; of a stream the first, which a split has shuffled, as many as the measures look at."""
+    if isinstance(images, ImageSet):
+        return images
+    return images.load(min(PAIRWISE_LIMIT, max(K + 2, JUDGED_BYTES // prod(images.shape))))
 
 
 def complete(config: TrainConfig, record: DataRecord) -> TrainConfig:
@@ -273,22 +281,23 @@ def judge(
     pixels = figures.to_uint8(samples.images)
     labels = None if samples.labels is None else samples.labels.numpy()
     write_samples(run, pixels, labels, figures.to_uint8(samples.trajectory), columns=trained.columns)
-    write_forward_strip(run, trained, split.train.images[:STRIP])
+    train, held_out = in_memory(split.train), in_memory(split.held_out)
+    write_forward_strip(run, trained, train.images[:STRIP])
     write_json(run / "sampling.json", dataclasses.asdict(settings))
     try:
         evaluation = evaluate(
             pixels / 255,
             labels,
-            split.train.images / 255,
-            split.train.labels,
-            split.held_out.images / 255,
-            split.held_out.labels,
+            train.images / 255,
+            train.labels,
+            held_out.images / 255,
+            held_out.labels,
             k=K,
         )
     except ValueError as error:
         raise RunError(f"the samples cannot be measured: {error}") from None
     write_json(run / "metrics.json", evaluation.to_dict())
-    nearest = split.train.images[list(evaluation.neighbour_index[:watched])]
+    nearest = train.images[list(evaluation.neighbour_index[:watched])]
     figures.save_png(figures.pairs(pixels[:watched], nearest), run / "neighbours.png")
     return evaluation
 

@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint, DataRecord
 from .config import TrainConfig
-from .data import ImageSet
+from .data import ImageSet, ImageStream
 from .distributed import ALONE, World
 from .errors import Interrupted, TrainingError
 from .feed import Feed
@@ -170,7 +171,7 @@ class StopSignals:
 
 def train(
     config: TrainConfig,
-    images: ImageSet,
+    images: ImageSet | ImageStream,
     record: DataRecord,
     run: Path,
     *,
@@ -189,7 +190,7 @@ def train(
     ----------
     config : TrainConfig
         Complete, the model included.
-    images : ImageSet
+    images : ImageSet or ImageStream
         The images to train on, held-out ones taken away.
     record : DataRecord
         Of the whole data set, for the checkpoints.
@@ -218,9 +219,11 @@ def train(
     if checkpoint is not None:
         state.restore(checkpoint, world)
     num_classes = config.model.num_classes if config.model is not None else None
-    step = Step(config, state, Feed(config, images, num_classes, device), device, world)
+    feed = Feed(config, images, num_classes, device, world.pieces(config.batch_size, config.micro_batch))
+    step = Step(config, state, feed, device, world)
     total, since, seconds_since = torch.zeros((), device=device), state.step, state.seconds
     with (
+        closing(feed),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         open_log(run, config, start=state.step, kept=world.leader) as log,
         StopSignals() as stop,
