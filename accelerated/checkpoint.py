@@ -7,7 +7,7 @@ the JSON last; it holds the SHA-256 of the tensors, so that a torn or damaged pa
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ class DataRecord:
     shape: tuple[int, int, int]
     class_names: tuple[str, ...]
 
+    def require(self, found: "DataRecord", source: str) -> None:
+        """Refuse images, found under the name `source`, that are not these."""
+        if found.shape != self.shape:
+            raise CheckpointError(
+                f"{source}: images of shape {found.shape} (C, H, W); the run was trained on {self.shape}"
+            )
+        if found.fingerprint != self.fingerprint:
+            raise CheckpointError(f"{source}: not the images of this run any more (their fingerprint differs)")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -70,6 +79,23 @@ class Checkpoint:
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix`, without it."""
         return {name.removeprefix(prefix): x for name, x in self.tensors.items() if name.startswith(prefix)}
+
+    def require(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse to fill these tensors from the checkpoint's if it lacks one or has one of another shape.
+
+        Raises
+        ------
+        CheckpointError
+            Naming the tensor.
+        """
+        for name, x in tensors.items():
+            found = self.tensors.get(name)
+            if found is None or found.shape != x.shape:
+                given = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+                raise CheckpointError(
+                    f"the checkpoint of step {self.step} does not fit its own model: {name!r} {given}, "
+                    f"the model needs {tuple(x.shape)}"
+                )
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:

@@ -16,13 +16,26 @@ import click
 
 from . import config as configuration
 from .config import SampleConfig, TrainConfig
-from .errors import Interrupted, RunError, TrainingError
+from .errors import Interrupted, LostRank, RunError, TrainingError
 from .options import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, Setting, changes, field_at, settings
 
 COUNT = Setting(field_at("sample.count").metadata["allowed"])
 FOLDER = click.Path(path_type=Path)
 device_option = click.option(
     "--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="auto: a GPU if there is one  [default auto]"
+)
+parallel_option = click.option(
+    "--parallel",
+    type=click.Choice(["ddp", "fsdp"]),
+    default="ddp",
+    help="under torchrun: every process has all weights, or each a share of them  [default ddp]",
+)
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=600,
+    metavar="SECONDS",
+    help="under torchrun: how long a silent process is waited for  [default 600]",
 )
 run_argument = click.argument("run", type=FOLDER, metavar="RUN")
 
@@ -47,7 +60,17 @@ def main() -> None:
 @click.option("--resume", type=FOLDER, metavar="RUN", help="go on with a run that was stopped, bit for bit")
 @click.option("--out", type=FOLDER, metavar="DIR", help="the run folder  [default runs/DATA-NNN]")
 @device_option
-def train(config_file: Path | None, resume: Path | None, out: Path | None, device: str, **values: Any) -> None:
+@parallel_option
+@timeout_option
+def train(
+    config_file: Path | None,
+    resume: Path | None,
+    out: Path | None,
+    device: str,
+    parallel: str,
+    timeout: float,
+    **values: Any,
+) -> None:
     """Train on images, draw samples, evaluate them, and write a report.
 
     \b
@@ -55,6 +78,7 @@ def train(config_file: Path | None, resume: Path | None, out: Path | None, devic
       noisestep train --data photos --size 32 --flip --out runs/photos
       noisestep train --data train-images-idx3-ubyte.gz --prediction v --weighting min_snr
       noisestep train --resume runs/photos
+      torchrun --nproc-per-node=8 -m noisestep.accelerated.cli train --data photos --size 64
 
     DATA is "digits" (1,797 images that are installed with scikit-learn), a folder of images (subfolders are
     classes), an .npz or .npy, or IDX files like MNIST's. A part of the images is held out, and the samples are
@@ -74,18 +98,19 @@ def train(config_file: Path | None, resume: Path | None, out: Path | None, devic
     else:
         config = _train_config(given, config_file)
         _refuse_unused(config, values)
-        if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise click.UsageError(f"--out {out} exists and is not an empty folder; name a new one")
-    with one_line():
+        if _restarted() and out is not None and any(out.glob("checkpoints/*.json")):
+            resume, given = out, {}
+        elif not _restarted():
+            _require_new(out)
+    with working(device, parallel, timeout) as at:
         from . import pipeline
 
-        place = pipeline.find_device(device)
         if resume is not None:
-            run = pipeline.resume(resume, given, device=place, say=click.echo)
+            run = pipeline.resume(resume, given, **at)
         else:
             assert config is not None
-            run = pipeline.begin(config, out, device=place, command=_command(), say=click.echo)
-        click.echo(f"open {run / 'report.html'}")
+            run = pipeline.begin(config, out, command=_command(), **at)
+        at["say"](f"open {run / 'report.html'}")
 
 
 @main.command()
@@ -102,7 +127,18 @@ def train(config_file: Path | None, resume: Path | None, out: Path | None, devic
 @click.option("--labels", metavar="A,B,...", help="classes, by name or number, in turn  [default all of them]")
 @click.option("--out", type=FOLDER, metavar="DIR", help="where to write  [default RUN/generated/NNN]")
 @device_option
-def sample(run: Path, first: int, labels: str | None, out: Path | None, device: str, **values: Any) -> None:
+@parallel_option
+@timeout_option
+def sample(
+    run: Path,
+    first: int,
+    labels: str | None,
+    out: Path | None,
+    device: str,
+    parallel: str,
+    timeout: float,
+    **values: Any,
+) -> None:
     """Draw new images from a trained run: PNG, a grid, .npz, a strip and an animation of the denoising.
 
     \b
@@ -116,21 +152,21 @@ def sample(run: Path, first: int, labels: str | None, out: Path | None, device: 
     config = _require_run(run)
     chosen = _sample_config(config, changes(values, SAMPLE_FLAGS))
     _refuse_unused(config, values)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise click.UsageError(f"--out {out} exists and is not an empty folder; name a new one")
-    with one_line():
+    _require_new(out)
+    with working(device, parallel, timeout) as at:
         from . import pipeline
 
-        place = pipeline.find_device(device)
-        folder = pipeline.generate(run, chosen, first=first, labels=labels, out=out, device=place, say=click.echo)
-        click.echo(f"{chosen.count} images are in {folder}")
+        folder = pipeline.generate(run, chosen, first=first, labels=labels, out=out, **at)
+        at["say"](f"{chosen.count} images are in {folder}")
 
 
 @main.command()
 @run_argument
 @settings(SAMPLE_FLAGS, defaults=False)
 @device_option
-def evaluate(run: Path, device: str, **values: Any) -> None:
+@parallel_option
+@timeout_option
+def evaluate(run: Path, device: str, parallel: str, timeout: float, **values: Any) -> None:
     """Draw samples from a run, judge them by the held-out images, and write metrics.json, pictures and report.
 
     \b
@@ -142,11 +178,11 @@ def evaluate(run: Path, device: str, **values: Any) -> None:
     config = _require_run(run)
     chosen = _sample_config(config, changes(values, SAMPLE_FLAGS))
     _refuse_unused(config, values)
-    with one_line():
+    with working(device, parallel, timeout) as at:
         from . import pipeline
 
-        pipeline.evaluate(run, chosen, device=pipeline.find_device(device), say=click.echo)
-        click.echo(f"open {run / 'report.html'}")
+        pipeline.evaluate(run, chosen, **at)
+        at["say"](f"open {run / 'report.html'}")
 
 
 @main.command()
@@ -164,18 +200,33 @@ def report(run: Path) -> None:
 
 
 @contextmanager
+def working(device: str, parallel: str, timeout: float) -> Iterator[dict[str, Any]]:
+    """Where a command works, as keywords: its device, the processes that it works with, and whom it tells."""
+    with one_line():
+        from . import distributed, pipeline
+
+        place = pipeline.find_device(device)
+        with distributed.join(place, parallel=parallel, timeout=timeout) as world:
+            yield {"device": place, "world": world, "say": click.echo if world.leader else lambda line: None}
+
+
+@contextmanager
 def one_line() -> Iterator[None]:
     """Turn what a user can cause into one line and an exit status; anything else is a defect, and shows itself."""
     from .data import DataError
 
-    click.echo(f"noisestep {version('noisestep')}, loading PyTorch", err=True)
+    # torchrun starts several of this program, and numbers them
+    leads = os.environ.get("RANK", "0") == "0"
+    if leads:
+        click.echo(f"noisestep {version('noisestep')}, loading PyTorch", err=True)
     try:
         yield
     except Interrupted as stopped:
-        click.echo(str(stopped), err=True)
+        if leads:
+            click.echo(str(stopped), err=True)
         # what a shell reports of a program that a signal ended
         sys.exit(128 + stopped.signal)
-    except (RunError, DataError, TrainingError) as error:
+    except (RunError, DataError, TrainingError, LostRank) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
@@ -227,9 +278,28 @@ def _require_run(run: Path) -> TrainConfig:
         raise click.UsageError(f"{path}: {error}") from None
 
 
+def _require_new(out: Path | None) -> None:
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise click.UsageError(f"--out {out} exists and is not an empty folder; name a new one")
+
+
+def _restarted() -> bool:
+    """Whether torchrun started this program again, after one of its processes was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 def _given(values: dict[str, Any]) -> list[str]:
     return [flag for flag, path in TRAIN_FLAGS.items() if values[path.replace(".", "_")] is not None]
 
 
 def _command() -> str:
-    return shlex.join(["noisestep", *sys.argv[1:]])
+    program = ["noisestep"]
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        machines = [f"--nnodes={processes // here}"] if processes > here else []
+        program = ["torchrun", *machines, f"--nproc-per-node={here}", "-m", "noisestep.accelerated.cli"]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main(prog_name="noisestep")

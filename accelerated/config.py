@@ -29,7 +29,13 @@ _UNIT = Range(float, 0.0, 1.0)
 class DataConfig(Checked):
     """Which images, what shape they are given, and which part of them is held out for judging the samples."""
 
-    source: str = setting("digits", Text(), "'digits', a folder of images, an .npz or .npy, or IDX files")
+    source: str = setting(
+        "digits", Text(), "'digits', a folder of images, an .npz or .npy, IDX files, or tar files by a pattern"
+    )
+    stream: bool = setting(
+        False, Switch(), "decode images when they are needed, instead of all of them first; tar files always are"
+    )
+    workers: int = setting(2, Range(int, 0, 256), "processes that decode streamed images, for each device")
     size: tuple[int, int] | None = setting(None, Pair(), "bring all images to this size")
     channels: int | None = setting(None, Choice((1, 3, 4, None)), "bring all images to grey, RGB or RGBA")
     fit: str = setting("crop", Choice(("crop", "pad")), "how an image of another shape is fitted to the size")
@@ -107,7 +113,10 @@ class TrainConfig(Checked):
         0.1, Range(float, 0, 1, open_high=True), "share of activations dropped in the network while training"
     )
     steps: int = setting(1200, Range(int, 1, 2**28 - 1), "optimizer steps")
-    batch_size: int = setting(128, Range(int, 1, 65_536), "images in a step")
+    batch_size: int = setting(128, Range(int, 1, 65_536), "images in a step, on all devices together")
+    micro_batch: int = setting(
+        0, Range(int, 0, 65_536), "most images that a device computes at once; 0: all that it has of a step"
+    )
     learning_rate: float = setting(2e-3, Range(float, 0, 1, open_low=True), "highest learning rate of AdamW")
     warmup: int = setting(100, Range(int, 0, 2**28 - 1), "steps in which the learning rate rises to its highest")
     decay: str = setting(

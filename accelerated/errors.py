@@ -17,6 +17,10 @@ class TrainingError(RuntimeError):
     """Training that cannot go on; the message says from where it can be taken up."""
 
 
+class LostRank(RuntimeError):
+    """One of several processes that ended, or was not heard of in time: the others cannot go on."""
+
+
 class Interrupted(RuntimeError):
     """Training that was asked to stop, and did, with a checkpoint.
 

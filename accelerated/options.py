@@ -14,6 +14,8 @@ SECTIONS = {"": TrainConfig, "data": DataConfig, "schedule": ScheduleConfig, "sa
 # flag -> the field of the configuration that it sets
 TRAIN_FLAGS = {
     "--data": "data.source",
+    "--stream": "data.stream",
+    "--workers": "data.workers",
     "--size": "data.size",
     "--channels": "data.channels",
     "--fit": "data.fit",
@@ -30,6 +32,7 @@ TRAIN_FLAGS = {
     "--dropout": "dropout",
     "--steps": "steps",
     "--batch-size": "batch_size",
+    "--micro-batch": "micro_batch",
     "--learning-rate": "learning_rate",
     "--warmup": "warmup",
     "--decay": "decay",
@@ -67,8 +70,18 @@ SAMPLE_FLAGS = {
     "--temperature": "sample.temperature",
     "--batch-size": "sample.batch_size",
 }
-# what a resumed run may be told anew: nothing that changes a step which is yet to be made, but how many there are
-RESUME_FLAGS = ("--data", "--steps", "--log-every", "--sample-every", "--checkpoint-every", "--keep")
+# what a resumed run may be told anew: nothing that changes what a step which is yet to be made computes (up to the
+# masks of dropout, which are those of a micro-batch), but how many there are
+RESUME_FLAGS = (
+    "--data",
+    "--workers",
+    "--steps",
+    "--micro-batch",
+    "--log-every",
+    "--sample-every",
+    "--checkpoint-every",
+    "--keep",
+)
 
 
 class Setting(click.ParamType):

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from . import checkpoint as checkpoints
 from . import config as configuration
 from . import figures
 from .checkpoint import Checkpoint
 from .config import SampleConfig, TrainConfig
+from .distributed import ALONE, World, listening, torchrun
 from .errors import RunError
 from .report import write_report
-from .runlog import RunLog, progress_bar
+from .runlog import Log, progress_bar
 from .runs import (
     WATCHED,
     Split,
@@ -23,6 +23,7 @@ from .runs import (
     complete,
     facts,
     judge,
+    latest,
     require_enough,
     write_json,
     write_pngs,
@@ -35,7 +36,7 @@ Say = Callable[[str], object]
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name, "auto" being a GPU where there is one.
+    """The device of a name, "auto" being a GPU where there is one; of several processes, each has its own GPU.
 
     Raises
     ------
@@ -43,16 +44,24 @@ def find_device(name: str) -> torch.device:
         No such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
         raise RunError(f"--device is {name!r}; allowed: auto, cpu, cuda, cuda:N")
     device = torch.device(name)
+    _, size, place = torchrun()
+    if device.type == "cuda" and size > 1:
+        if device.index is not None:
+            raise RunError(f"--device is {name!r}, one GPU for {size} processes; allowed: auto, cpu, cuda")
+        name = f"cuda:{place}"
+        device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RunError(f"--device is {name!r}, but this machine has {torch.cuda.device_count()} GPUs for torch")
     return device
 
 
-def begin(config: TrainConfig, out: Path | None, *, device: torch.device, command: str, say: Say) -> Path:
+def begin(
+    config: TrainConfig, out: Path | None, *, device: torch.device, world: World = ALONE, command: str, say: Say
+) -> Path:
     """A new run: read the images, train, judge, report.
 
     Parameters
@@ -62,6 +71,8 @@ def begin(config: TrainConfig, out: Path | None, *, device: torch.device, comman
     out : Path or None
         The run folder; `runs/DATA-NNN` by default.
     device : torch.device
+    world : World
+        The processes that make this run together; the leader's disk has the run folder.
     command : str
         The command line, for the report.
     say : function of str
@@ -72,19 +83,25 @@ def begin(config: TrainConfig, out: Path | None, *, device: torch.device, comman
     Path
         The run folder.
     """
+    world.pieces(config.batch_size, config.micro_batch)
     if config.data.source != "digits":
         # evaluating the run from another folder has to find them
         source = str(Path(config.data.source).resolve())
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
-    split = _load(config, say)
+    split = _load(config, world, say)
     config = complete(config, split.record)
-    run = out if out is not None else _numbered(Path("runs"), _stem(config.data.source))
-    run.mkdir(parents=True, exist_ok=True)
+
+    def make() -> Path:
+        folder = out if out is not None else _numbered(Path("runs"), _stem(config.data.source))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    run = world.led(make)
     say(f"the run folder is {run}")
-    return _run(config, split, run, None, device=device, command=command, say=say)
+    return _run(config, split, run, None, device=device, world=world, command=command, say=say)
 
 
-def resume(run: Path, changes: dict[str, Any], *, device: torch.device, say: Say) -> Path:
+def resume(run: Path, changes: dict[str, Any], *, device: torch.device, world: World = ALONE, say: Say) -> Path:
     """Go on with a run from its newest whole checkpoint, with a few settings changed.
 
     Raises
@@ -92,25 +109,26 @@ def resume(run: Path, changes: dict[str, Any], *, device: torch.device, say: Say
     RunError
         No checkpoint that can be used, other images, or fewer steps than have been made.
     """
-    found = checkpoints.latest(run / "checkpoints", report=say)
+    found = latest(run, world, report=say)
     merged = configuration.merge(dataclasses.asdict(found.config), changes)
     config = configuration.from_dict(merged)
+    world.pieces(config.batch_size, config.micro_batch)
     if config.steps < found.step:
         raise RunError(f"--steps is {config.steps}, but {run} has made {found.step} steps already")
-    split = _load(config, say)
+    split = _load(config, world, say)
     found = dataclasses.replace(found, config=config)
-    Trained.of(found, device).require(split.record)
+    found.data.require(split.record, config.data.source)
     say(f"going on after step {found.step} of {config.steps}")
-    command = f"noisestep train --resume {run}"
-    return _run(config, split, run, found, device=device, command=command, say=say)
+    command = f"{world.program} train --resume {run}"
+    return _run(config, split, run, found, device=device, world=world, command=command, say=say)
 
 
-def evaluate(run: Path, settings: SampleConfig, *, device: torch.device, say: Say) -> None:
+def evaluate(run: Path, settings: SampleConfig, *, device: torch.device, world: World = ALONE, say: Say) -> None:
     """Judge a run's samples, and write metrics, pictures and report anew."""
     require_enough(settings)
-    trained = Trained.load(run, device, report=say)
-    split = _load(trained.config, say)
-    trained.require(split.record)
+    trained = Trained.load(run, device, world, report=say)
+    split = _load(trained.config, world, say)
+    trained.record.require(split.record, trained.config.data.source)
     _judge(run, trained, split, settings, say)
 
 
@@ -122,6 +140,7 @@ def generate(
     labels: str | None,
     out: Path | None,
     device: torch.device,
+    world: World = ALONE,
     say: Say,
 ) -> Path:
     """Draw new images into a folder of their own.
@@ -137,6 +156,8 @@ def generate(
     out : Path or None
         The folder; `RUN/generated/NNN` by default.
     device : torch.device
+    world : World
+        The processes that draw together; the leader writes.
     say : function of str
 
     Returns
@@ -145,9 +166,9 @@ def generate(
         The folder, with `images/`, `samples.png`, `samples.npz`, `reverse_strip.png`, `denoising.gif` and
         `sampling.json`.
     """
-    trained = Trained.load(run, device, report=say)
+    trained = Trained.load(run, device, world, report=say)
     wanted = None if labels is None else _classes(trained, labels)
-    with progress_bar(settings.count, "sampling") as bar:
+    with progress_bar(settings.count, "sampling", shown=world.leader) as bar:
         samples = trained.sample(
             settings,
             first=first,
@@ -156,6 +177,8 @@ def generate(
             progress=lambda done: bar.update(done - bar.n),
         )
     folder = out if out is not None else _numbered(run / "generated", "")
+    if not world.leader:
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     pixels = figures.to_uint8(samples.images)
     given = None if samples.labels is None else samples.labels.numpy()
@@ -176,24 +199,33 @@ def _run(
     checkpoint: Checkpoint | None,
     *,
     device: torch.device,
+    world: World,
     command: str,
     say: Say,
 ) -> Path:
-    figures.write_atomically(run / "config.json", configuration.to_json(config).encode())
+    if world.leader:
+        figures.write_atomically(run / "config.json", configuration.to_json(config).encode())
 
-    def draw(state: State, log: RunLog) -> None:
-        trained = Trained(state.average, config, split.record, device)
+    def draw(state: State, log: Log) -> None:
+        trained = Trained(state.average, config, split.record, device, world)
         settings = dataclasses.replace(config.sample, count=WATCHED)
-        pixels = figures.to_uint8(trained.sample(settings, labels=trained.labels(0, WATCHED)).images)
+        samples = trained.sample(settings, labels=trained.labels(0, WATCHED))
+        if not world.leader:
+            return
+        pixels = figures.to_uint8(samples.images)
         (run / "samples").mkdir(exist_ok=True)
         path = run / "samples" / f"step_{state.step:06d}.png"
         figures.save_png(figures.grid(pixels, columns=trained.columns), path)
         log.say(f"step {state.step}: samples in {path}")
 
-    state = train(config, split.train, split.record, run, device=device, checkpoint=checkpoint, draw=draw)
-    trained = Trained(state.average, config, split.record, device)
-    write_json(run / "run.json", facts(trained, command))
-    figures.save_png(figures.loss_figure(run / "log.csv"), run / "loss.png")
+    with listening(world.rank, f"go on from the last checkpoint with: {world.program} train --resume {run}"):
+        state = train(
+            config, split.train, split.record, run, device=device, world=world, checkpoint=checkpoint, draw=draw
+        )
+    trained = Trained(state.average, config, split.record, device, world)
+    if world.leader:
+        write_json(run / "run.json", facts(trained, command))
+        figures.save_png(figures.loss_figure(run / "log.csv"), run / "loss.png")
     _judge(run, trained, split, config.sample, say)
     return run
 
@@ -201,7 +233,7 @@ def _run(
 def _judge(run: Path, trained: Trained, split: Split, settings: SampleConfig, say: Say) -> None:
     say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps) and evaluating them")
     try:
-        with progress_bar(settings.count, "sampling") as bar:
+        with progress_bar(settings.count, "sampling", shown=trained.world.leader) as bar:
 
             def progress(done: int) -> None:
                 bar.update(done - bar.n)
@@ -210,15 +242,18 @@ def _judge(run: Path, trained: Trained, split: Split, settings: SampleConfig, sa
                     bar.close()
 
             evaluation = judge(run, trained, split, settings, progress=progress)
-        say(evaluation.table())
+        if evaluation is not None:
+            say(evaluation.table())
     finally:
         # images that cannot be measured can still be looked at
-        write_report(run)
+        if trained.world.leader:
+            write_report(run)
 
 
-def _load(config: TrainConfig, say: Say) -> Split:
+def _load(config: TrainConfig, world: World, say: Say) -> Split:
     say(f"reading images: {config.data.source}")
     split = Split.load(config.data)
+    world.agree(f"the fingerprint of {config.data.source}", split.record.fingerprint)
     channels, height, width = split.record.shape
     classes = f"{len(split.record.class_names)} classes" if split.record.class_names else "no labels"
     say(

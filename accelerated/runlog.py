@@ -6,14 +6,16 @@ import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from tqdm import tqdm
+
+from .config import TrainConfig
 
 COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "seconds")
 
 
-def progress_bar(images: int, what: str, *, done: int = 0) -> tqdm:
+def progress_bar(images: int, what: str, *, done: int = 0, shown: bool = True) -> tqdm:
     """A bar that counts images, with their rate and the time left; silent where nobody watches a terminal."""
     # some terminals, of containers for one, say that they are 0 by 0, and tqdm believes them
     size = shutil.get_terminal_size()
@@ -25,8 +27,28 @@ def progress_bar(images: int, what: str, *, done: int = 0) -> tqdm:
         unit_scale=True,
         ncols=size.columns,
         nrows=size.lines,
-        disable=not sys.stderr.isatty(),
+        disable=not (shown and sys.stderr.isatty()),
     )
+
+
+class Silence:
+    """What a process that keeps no records does with them."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def advance(self) -> None:
+        """Nothing."""
+
+    def measure(self, **figures: float) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is open."""
 
 
 class RunLog:
@@ -103,6 +125,14 @@ class RunLog:
         self._events.close()
         self._csv.close()
         self._text.close()
+
+
+Log: TypeAlias = RunLog | Silence
+
+
+def open_log(run: Path, config: TrainConfig, *, start: int, kept: bool) -> Log:
+    """The records of a training run in the one process that keeps them, and silence in the others."""
+    return RunLog(run, steps=config.steps, batch_size=config.batch_size, start=start) if kept else Silence()
 
 
 def _take_back(path: Path, start: int) -> None:

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +24,10 @@ from . import checkpoint as checkpoints
 from . import figures
 from .checkpoint import Checkpoint, DataRecord
 from .config import DataConfig, SampleConfig, TrainConfig
-from .data import DataError, ImageSet, load_images, stratified_split
+from .data import DataError, ImageSet, ImageStream, is_tar, load_images, stratified_split
+from .distributed import ALONE, World
 from .errors import CheckpointError, RunError
-from .evaluation import evaluate
+from .evaluation import PAIRWISE_LIMIT, evaluate
 from .models import UNet, UNetConfig
 from .noise import FORWARD, Noise
 from .ops import q_sample
@@ -36,14 +38,16 @@ from .scorecard import Evaluation
 # neighbours in the evaluation's measures, which need k + 2 images of every kind
 K = 5
 GRID, WATCHED, STRIP = 100, 20, 8
+# of a streamed part, what is read to judge by; as float64 it takes eight times as much
+JUDGED_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
 class Split:
     """The images of a run: `train` to learn from, `held_out` to judge by, and the record of both together."""
 
-    train: ImageSet
-    held_out: ImageSet
+    train: ImageSet | ImageStream
+    held_out: ImageSet | ImageStream
     record: DataRecord
 
     @classmethod
@@ -55,7 +59,11 @@ class Split:
         DataError
             Data that cannot be used, or a part too small for the evaluation.
         """
-        images = load_images(config.source, size=config.size, channels=config.channels, fit=config.fit)
+        images: ImageSet | ImageStream
+        if config.stream or is_tar(config.source):
+            images = ImageStream.open(config.source, size=config.size, channels=config.channels, fit=config.fit)
+        else:
+            images = load_images(config.source, size=config.size, channels=config.channels, fit=config.fit)
         labels_or_n = len(images) if images.labels is None else images.labels
         parts = stratified_split(labels_or_n, fraction=config.held_out, seed=config.split_seed)
         for name, part in zip(("to train on", "held out"), parts, strict=True):
@@ -64,14 +72,15 @@ class Split:
                     f"{config.source}: {len(images)} images with a share of {config.held_out:g} held out leave "
                     f"{len(part)} {name}; the evaluation needs at least {K + 2}"
                 )
-        _, channels, height, width = images.images.shape
-        record = DataRecord(images.fingerprint, (channels, height, width), images.class_names)
-        return cls(_subset(images, parts[0]), _subset(images, parts[1]), record)
+        record = DataRecord(images.fingerprint, images.shape, images.class_names)
+        return cls(images.subset(parts[0]), images.subset(parts[1]), record)
 
 
-def _subset(images: ImageSet, rows: np.ndarray) -> ImageSet:
-    labels = None if images.labels is None else images.labels[rows]
-    return dataclasses.replace(images, images=images.images[rows], labels=labels)
+def in_memory(images: ImageSet | ImageStream) -> ImageSet:
+    """The images to judge by; of a stream the first, which a split has shuffled, as many as the measures look at."""
+    if isinstance(images, ImageSet):
+        return images
+    return images.load(min(PAIRWISE_LIMIT, max(K + 2, JUDGED_BYTES // prod(images.shape))))
 
 
 def complete(config: TrainConfig, record: DataRecord) -> TrainConfig:
@@ -123,9 +132,10 @@ class Trained:
     config: TrainConfig
     record: DataRecord
     device: torch.device
+    world: World = ALONE
 
     @classmethod
-    def load(cls, run: Path, device: torch.device, *, report: Callable[[str], object]) -> Self:
+    def load(cls, run: Path, device: torch.device, world: World = ALONE, *, report: Callable[[str], object]) -> Self:
         """The network of a run's newest whole checkpoint.
 
         Raises
@@ -133,31 +143,19 @@ class Trained:
         CheckpointError
             No checkpoint that can be used.
         """
-        return cls.of(checkpoints.latest(run / "checkpoints", device=device, report=report), device)
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, device: torch.device) -> Self:
-        """The network of a checkpoint."""
+        checkpoint = latest(run, world, report=report)
         config = checkpoint.config
         if config.model is None:
             raise CheckpointError(f"the checkpoint of step {checkpoint.step} does not say what its model is")
-        model = UNet(config.model).to(device)
-        try:
-            model.load_state_dict(checkpoint.part("ema."))
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise CheckpointError(f"the checkpoint of step {checkpoint.step} does not fit its model: {first}") from None
-        return cls(model.requires_grad_(False).eval(), config, checkpoint.data, device)
-
-    def require(self, record: DataRecord) -> None:
-        """Refuse images that are not the run's."""
-        source = self.config.data.source
-        if record.shape != self.record.shape:
-            raise CheckpointError(
-                f"{source}: images of shape {record.shape} (C, H, W); the run was trained on {self.record.shape}"
-            )
-        if record.fingerprint != self.record.fingerprint:
-            raise CheckpointError(f"{source}: not the images of this run any more (their fingerprint differs)")
+        model = UNet(config.model).requires_grad_(False).eval()
+        # weights that are to be shared may be too many for one device
+        model = model if world.mesh is not None else model.to(device)
+        world.shard(model)
+        tensors = {f"ema.{name}": x for name, x in model.state_dict().items()}
+        world.led(lambda: checkpoint.require(tensors))
+        for name, x in tensors.items():
+            world.fill(x, checkpoint.tensors.get(name))
+        return cls(model, config, checkpoint.data, device, world)
 
     @property
     def columns(self) -> int | None:
@@ -186,14 +184,23 @@ class Trained:
         trajectory: int = 0,
         progress: Callable[[int], object] = lambda images: None,
     ) -> Samples:
-        """Images first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.sampling.sample`."""
-        return sample(
+        """Images first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.sampling.sample`.
+
+        Several processes draw equally many, one range of numbers after another, and the leader returns them all. (What
+        the last one draws beyond the count is thrown away: a network that is shared runs in all of them, or in none.)
+        """
+        world, count = self.world, settings.count
+        own = -(-count // world.size)
+        skipped = world.rank * own
+        if labels is not None:
+            labels = labels[(skipped + torch.arange(own)) % count]
+        samples = sample(
             self.model,
             self.config.schedule.build(),
-            count=settings.count,
+            count=own,
             shape=self.record.shape,
             seed=settings.seed,
-            first=first,
+            first=first + skipped,
             labels=labels,
             steps=settings.steps,
             sampler=settings.sampler,
@@ -205,10 +212,33 @@ class Trained:
             temperature=settings.temperature,
             null_label=self.num_classes,
             batch_size=settings.batch_size,
-            trajectory=trajectory,
+            trajectory=min(trajectory, own),
             device=self.device,
-            progress=progress,
+            progress=lambda done: progress(min(done * world.size, count)),
         )
+        if world.size == 1:
+            return samples
+        watched = world.gather(samples.trajectory.transpose(0, 1)).transpose(0, 1)[:, :trajectory]
+        wanted = None if samples.labels is None else world.gather(samples.labels)[:count]
+        return Samples(world.gather(samples.images)[:count], wanted, watched)
+
+
+def latest(run: Path, world: World, *, report: Callable[[str], object]) -> Checkpoint:
+    """A run's newest whole checkpoint; of several processes, the leader reads it and has the tensors.
+
+    Raises
+    ------
+    CheckpointError
+        No checkpoint that can be used.
+    """
+    found: list[Checkpoint] = []
+
+    def read() -> Checkpoint:
+        found.append(checkpoints.latest(run / "checkpoints", report=report))
+        return dataclasses.replace(found[0], tensors={})
+
+    told = world.led(read)
+    return found[0] if found else told
 
 
 def judge(
@@ -218,7 +248,7 @@ def judge(
     settings: SampleConfig,
     *,
     progress: Callable[[int], object] = lambda images: None,
-) -> Evaluation:
+) -> Evaluation | None:
     """Draw samples, measure them against the held-out images, and write every picture of them and `metrics.json`.
 
     Parameters
@@ -235,35 +265,39 @@ def judge(
 
     Returns
     -------
-    Evaluation
+    Evaluation or None
+        None to a process that is not the leader, who alone has all the samples.
 
     Raises
     ------
     RunError
         Other images than the run was trained on, or images that cannot be measured.
     """
-    trained.require(split.record)
+    trained.record.require(split.record, split.train.source)
     watched = min(WATCHED, settings.count)
     samples = trained.sample(settings, labels=trained.labels(0, settings.count), trajectory=watched, progress=progress)
+    if not trained.world.leader:
+        return None
     pixels = figures.to_uint8(samples.images)
     labels = None if samples.labels is None else samples.labels.numpy()
     write_samples(run, pixels, labels, figures.to_uint8(samples.trajectory), columns=trained.columns)
-    write_forward_strip(run, trained, split.train.images[:STRIP])
+    train, held_out = in_memory(split.train), in_memory(split.held_out)
+    write_forward_strip(run, trained, train.images[:STRIP])
     write_json(run / "sampling.json", dataclasses.asdict(settings))
     try:
         evaluation = evaluate(
             pixels / 255,
             labels,
-            split.train.images / 255,
-            split.train.labels,
-            split.held_out.images / 255,
-            split.held_out.labels,
+            train.images / 255,
+            train.labels,
+            held_out.images / 255,
+            held_out.labels,
             k=K,
         )
     except ValueError as error:
         raise RunError(f"the samples cannot be measured: {error}") from None
     write_json(run / "metrics.json", evaluation.to_dict())
-    nearest = split.train.images[list(evaluation.neighbour_index[:watched])]
+    nearest = train.images[list(evaluation.neighbour_index[:watched])]
     figures.save_png(figures.pairs(pixels[:watched], nearest), run / "neighbours.png")
     return evaluation
 
@@ -322,12 +356,12 @@ def write_json(path: Path, content: object) -> None:
 
 def facts(trained: Trained, command: str) -> dict[str, Any]:
     """What `run.json` says about a run: the command, the network's size, the machine and the versions."""
-    device = trained.device
+    device, world = trained.device, trained.world
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "command": command,
         "parameters": f"{sum(x.numel() for x in trained.model.parameters()):,}",
-        "device": f"{device} ({name})",
+        "device": f"{device} ({name})" + (f", {world.size} processes" if world.size > 1 else ""),
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),

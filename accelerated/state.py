@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .errors import CheckpointError
+from .distributed import ALONE, World
 from .models import UNet
 
 
@@ -35,22 +35,26 @@ class State:
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, config: TrainConfig, device: torch.device) -> Self:
+    def begin(cls, config: TrainConfig, device: torch.device, world: World = ALONE) -> Self:
         """The state before the first step; the weights are drawn on the CPU from `config.seed`, for any device."""
         assert config.model is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = UNet(config.model)
-        model = model.to(device)
+        # weights that are to be shared may be too many for one device
+        model = model if world.mesh is not None else model.to(device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = copy.deepcopy(model).requires_grad_(False).eval()
+        world.shard(model)
+        world.shard(average)
         optimizer = torch.optim.AdamW(
             model.parameters(),
             betas=(config.beta_1, config.beta_2),
             weight_decay=config.weight_decay,
             fused=True,
         )
-        return cls(model, copy.deepcopy(model).requires_grad_(False).eval(), optimizer)
+        return cls(model, average, optimizer)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, by the name that it has in a checkpoint."""
@@ -60,22 +64,20 @@ class State:
             named |= {f"optimizer.{key}.{name}": x for key, x in self.optimizer.state[parameter].items()}
         return named
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over a checkpoint, into the memory order that the tensors here have: sums keep their order."""
-        try:
-            self.model.load_state_dict(checkpoint.part("model."))
-            self.average.load_state_dict(checkpoint.part("ema."))
-            for name, parameter in self.model.named_parameters():
-                moments = {
-                    key: torch.zeros_like(parameter, requires_grad=False).copy_(
-                        checkpoint.tensors[f"optimizer.{key}.{name}"]
-                    )
-                    for key in ("exp_avg", "exp_avg_sq")
-                }
-                count = checkpoint.tensors[f"optimizer.step.{name}"].to(parameter.device)
-                self.optimizer.state[parameter] = {"step": count, **moments}
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the checkpoint of step {checkpoint.step} does not fit its own model: {str(error).splitlines()[0]}"
-            ) from None
+    @torch.no_grad()
+    def restore(self, checkpoint: Checkpoint, world: World = ALONE) -> None:
+        """Take over a checkpoint, into the memory order that the tensors here have: sums keep their order.
+
+        The leader alone needs the checkpoint's tensors; what the others lack is sent to them.
+        """
+        for parameter in self.model.parameters():
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+            }
+        tensors = self.tensors()
+        world.led(lambda: checkpoint.require(tensors))
+        for name, x in tensors.items():
+            world.fill(x, checkpoint.tensors.get(name))
         self.step, self.seconds = checkpoint.step, checkpoint.seconds

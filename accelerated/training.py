@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint, DataRecord
 from .config import TrainConfig
-from .data import ImageSet
+from .data import ImageSet, ImageStream
+from .distributed import ALONE, World
 from .errors import Interrupted, TrainingError
 from .feed import Feed
 from .noise import DROPOUT, FORWARD, TIMESTEP, Noise, uniform_integers, words
 from .ops import q_sample, simple_loss
 from .optimizer import learning_rate, update_average
-from .runlog import RunLog
+from .runlog import Log, open_log
 from .schedule import DeviceSchedule
 from .state import State
 
@@ -58,25 +60,36 @@ class Step:
         The batches.
     device : torch.device
         Where the state is.
+    world : World
+        The processes that make the step together, each with its rows of the batch.
     """
 
-    def __init__(self, config: TrainConfig, state: State, feed: Feed, device: torch.device) -> None:
-        self._config, self._state, self._feed, self._device = config, state, feed, device
+    def __init__(
+        self, config: TrainConfig, state: State, feed: Feed, device: torch.device, world: World = ALONE
+    ) -> None:
+        self._config, self._state, self._feed, self._device, self._world = config, state, feed, device, world
+        self._pieces = world.pieces(config.batch_size, config.micro_batch)
         schedule = config.schedule.build()
         self._tables = DeviceSchedule(schedule, device)
         weights = loss_weights(schedule, config.weighting, prediction=config.prediction)
         self._weights = torch.from_numpy(weights).float().to(device)  # (T + 1,)
-        self._network: Callable[..., Tensor] = torch.compile(state.model) if config.compile else state.model
+        self._model = world.replicate(state.model)
+        self._network: Callable[..., Tensor] = torch.compile(self._model) if config.compile else self._model
         self._dropout = config.dropout > 0
         self._autocast = autocast_dtype(config.precision, device)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
 
-    def loss(self, step: int) -> Tensor:
-        """The loss of a step's batch, 0-dim, ready for backward()."""
-        config, batch, device = self._config, self._config.batch_size, self._device
-        x_0, label = self._feed(step)
-        t = uniform_integers(Noise(config.seed, TIMESTEP, step), batch, 1, self._tables.T, device)
-        address = Noise(config.seed, FORWARD, step)
+    def loss(self, step: int, rows: range | None = None) -> Tensor:
+        """The mean loss of some rows of a step's batch, by default of all, 0-dim, ready for backward().
+
+        A row has the number that it has in the global batch, wherever and with whatever else it is computed.
+        """
+        config, device = self._config, self._device
+        rows = range(config.batch_size) if rows is None else rows
+        x_0, label = self._feed(step, rows)
+        first = rows.start
+        t = uniform_integers(Noise(config.seed, TIMESTEP, step, first), len(rows), 1, self._tables.T, device)
+        address = Noise(config.seed, FORWARD, step, first)
         noise: Noise | Tensor = address
         if device.type == "cpu":
             # to make eps again costs a CPU more than to keep it
@@ -85,8 +98,9 @@ class Step:
             x_t = q_sample(self._tables, x_0, t, address)
         x_t = x_t.contiguous(memory_format=self._format)
         if self._dropout:
-            # dropout draws from torch's generator: seeded anew each step, it has nothing to remember either
-            low, high = words(Noise(config.seed, DROPOUT, step), 1, 2)[0].tolist()
+            # dropout draws from torch's generator: seeded anew for these rows, it has nothing to remember either, and
+            # no two processes or micro-batches drop the same
+            low, high = words(Noise(config.seed, DROPOUT, step, first), 1, 2)[0].tolist()
             torch.manual_seed(low | high << 32)
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
             output = self._network(x_t, t, label)
@@ -109,19 +123,28 @@ class Step:
         )
 
     def __call__(self) -> Tensor:
-        """Make the next step; returns its loss, which is NaN if the loss or the gradient's norm is not finite."""
-        config, state = self._config, self._state
-        loss = self.loss(state.step)
+        """Make the next step; returns this process' part of its loss.
+
+        The parts of all processes add up to the mean over the batch. They are NaN if the loss or the gradient's norm is
+        not finite.
+        """
+        config, state, world = self._config, self._state, self._world
+        total = torch.zeros((), device=self._device)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_gradient)
+        for rows in self._pieces:
+            with world.accumulating(self._model, last=rows is self._pieces[-1]):
+                part = self.loss(state.step, rows) * (len(rows) / config.batch_size)
+                # the mean over processes is taken of the gradients, where their sum is wanted
+                (part * world.size).backward()
+            total += part.detach()
+        norm = world.whole(nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_gradient))
         for group in state.optimizer.param_groups:
             group["lr"] = self.learning_rate(state.step)
         state.optimizer.step()
         update_average(state.average, state.model, state.step, config.ema)
         state.step += 1
         # 0 · inf and 0 · NaN are NaN: both are noticed by one number, which nobody waits for
-        return loss.detach() + 0.0 * norm
+        return total + 0.0 * norm
 
 
 class StopSignals:
@@ -148,33 +171,37 @@ class StopSignals:
 
 def train(
     config: TrainConfig,
-    images: ImageSet,
+    images: ImageSet | ImageStream,
     record: DataRecord,
     run: Path,
     *,
     device: torch.device,
+    world: World = ALONE,
     checkpoint: Checkpoint | None = None,
-    draw: Callable[[State, RunLog], None] = lambda state, log: None,
+    draw: Callable[[State, Log], None] = lambda state, log: None,
 ) -> State:
     """Train, from the beginning or from a checkpoint, until `config.steps` steps are made.
 
     The same configuration and images give the same weights, bit for bit on one kind of CPU with one number of
-    threads, whether or not the run was interrupted on the way.
+    threads, whether or not the run was interrupted on the way. Several processes see the same images, labels,
+    timesteps and noise as one; they add the gradients up in another order.
 
     Parameters
     ----------
     config : TrainConfig
         Complete, the model included.
-    images : ImageSet
+    images : ImageSet or ImageStream
         The images to train on, held-out ones taken away.
     record : DataRecord
         Of the whole data set, for the checkpoints.
     run : Path
         The run folder, which exists: `log.csv`, `train.log`, `tensorboard/` and `checkpoints/` go there.
     device : torch.device
+    world : World
+        The processes that train together. The leader writes what is written; all of them make every step.
     checkpoint : Checkpoint, optional
-        Where to go on from.
-    draw : function of (State, RunLog)
+        Where to go on from; the leader's has the tensors.
+    draw : function of (State, log)
         Called every `config.sample_every` steps, to draw a grid of samples.
 
     Returns
@@ -188,15 +215,17 @@ def train(
     Interrupted
         SIGINT or SIGTERM came; a checkpoint has been written.
     """
-    state = State.begin(config, device)
+    state = State.begin(config, device, world)
     if checkpoint is not None:
-        state.restore(checkpoint)
+        state.restore(checkpoint, world)
     num_classes = config.model.num_classes if config.model is not None else None
-    step = Step(config, state, Feed(config, images, num_classes, device), device)
+    feed = Feed(config, images, num_classes, device, world.pieces(config.batch_size, config.micro_batch))
+    step = Step(config, state, feed, device, world)
     total, since, seconds_since = torch.zeros((), device=device), state.step, state.seconds
     with (
+        closing(feed),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        RunLog(run, steps=config.steps, batch_size=config.batch_size, start=state.step) as log,
+        open_log(run, config, start=state.step, kept=world.leader) as log,
         StopSignals() as stop,
     ):
         mark = time.perf_counter()
@@ -204,7 +233,7 @@ def train(
             total += step()
             log.advance()
             # read once: a signal may come at any time
-            stopping = stop.number
+            stopping = world.signal(stop.number)
             finished = state.step == config.steps
             logging = finished or state.step % config.log_every == 0
             saving = finished or stopping is not None or state.step % config.checkpoint_every == 0
@@ -212,7 +241,7 @@ def train(
             if not (logging or saving or drawing):
                 continue
             # the one place where the device is waited for
-            loss = total.item() / (state.step - since)
+            loss = world.sum(total.item()) / (state.step - since)
             now = time.perf_counter()
             state.seconds += now - mark
             if not math.isfinite(loss):
@@ -228,12 +257,12 @@ def train(
                 total.zero_()
                 since, seconds_since = state.step, state.seconds
             if saving:
-                _save(run, config, record, state)
+                _save(run, config, record, state, world)
             if stopping is not None:
                 name = signal.Signals(stopping).name
                 raise Interrupted(
                     f"stopped by {name} after step {state.step} of {config.steps}; "
-                    f"go on with: noisestep train --resume {run}",
+                    f"go on with: {world.program} train --resume {run}",
                     stopping,
                 )
             if drawing:
@@ -242,16 +271,13 @@ def train(
     return state
 
 
-def _save(run: Path, config: TrainConfig, record: DataRecord, state: State) -> None:
+def _save(run: Path, config: TrainConfig, record: DataRecord, state: State, world: World) -> None:
     tensors = state.tensors()
     # the loss was finite, but it was that of the weights before this step
-    if not torch.stack([x.isfinite().all() for x in tensors.values()]).all():
+    if not world.all(bool(torch.stack([world.local(x).isfinite().all() for x in tensors.values()]).all())):
         raise TrainingError(_not_finite(run, state.step - 1, state.step))
-    checkpoints.save(
-        run / "checkpoints",
-        Checkpoint(state.step, state.seconds, config, record, tensors),
-        keep=config.keep,
-    )
+    saved = Checkpoint(state.step, state.seconds, config, record, world.collect(tensors))
+    world.led(lambda: checkpoints.save(run / "checkpoints", saved, keep=config.keep))
 
 
 def _not_finite(run: Path, first: int, last: int) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .errors import DataError, check_memory, reading
-from .pixels import MODES, SUFFIXES, open_image, render
+from .pixels import SUFFIXES, channels_of, conform, open_image
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[int] | None, tuple[str, ...]]:
@@ -22,26 +22,31 @@ def list_images(folder: Path) -> tuple[list[Path], list[int] | None, tuple[str, 
     with a dot and files with another suffix than `SUFFIXES` are passed over. The order depends on the names
     alone: 2 before 10, and upper case as lower case.
     """
-    files, folders = _children(folder)
-    classes = [(child, *_children(child)) for child in folders]
+    files, folders = children(folder)
     if files:
-        for child, inside, _ in classes:
-            if inside:
+        for child in folders:
+            if inside := children(child)[0]:
                 raise DataError(
                     f"{folder}: expected images, or one subfolder of images for each class, but found both "
                     f"({files[0].name} and {child.name}/{inside[0].name})"
                 )
         return files, None, ()
-    if not classes:
+    if not folders:
         raise DataError(f"{folder}: expected images ({', '.join(SUFFIXES)}) or subfolders of them, found none")
-    for child, inside, deeper in classes:
-        if deeper:
-            raise DataError(f"{child}: expected images alone in a class's folder, found the folder {deeper[0].name}")
-        if not inside:
-            raise DataError(f"{child}: expected images ({', '.join(SUFFIXES)}) in a class's folder, found none")
-    paths = [path for _, inside, _ in classes for path in inside]
-    labels = [label for label, (_, inside, _) in enumerate(classes) for _ in inside]
-    return paths, labels, tuple(child.name for child, _, _ in classes)
+    classes = [class_files(child) for child in folders]
+    paths = [path for inside in classes for path in inside]
+    labels = [label for label, inside in enumerate(classes) for _ in inside]
+    return paths, labels, tuple(child.name for child in folders)
+
+
+def class_files(folder: Path) -> list[Path]:
+    """Return the image files of a class's folder, in natural order; a folder with none, or with folders, is refused."""
+    inside, deeper = children(folder)
+    if deeper:
+        raise DataError(f"{folder}: expected images alone in a class's folder, found the folder {deeper[0].name}")
+    if not inside:
+        raise DataError(f"{folder}: expected images ({', '.join(SUFFIXES)}) in a class's folder, found none")
+    return inside
 
 
 def read_files(paths: list[Path], *, size: tuple[int, int] | None, channels: int | None, fit: str) -> NDArray[np.uint8]:
@@ -56,24 +61,14 @@ def read_files(paths: list[Path], *, size: tuple[int, int] | None, channels: int
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         first = open_image(paths[0])
         shape = size or (first.height, first.width)
-        depth = channels or _channels(first)
+        depth = channels or channels_of(first)
+        given = channels is not None, size is not None
         check_memory(paths[0].parent, len(paths) * depth * shape[0] * shape[1])
         images = np.empty((len(paths), depth, *shape), np.uint8)
 
         def read(number: int) -> None:
             path = paths[number]
-            image = open_image(path)
-            if channels is None and _channels(image) != depth:
-                raise DataError(
-                    f"{path}: expected {depth} channel{'s' * (depth > 1)} as in {paths[0]}, "
-                    f"got {_channels(image)}; pass --channels 1, 3 or 4 to convert them all"
-                )
-            if size is None and (image.height, image.width) != shape:
-                raise DataError(
-                    f"{path}: expected {shape[0]}×{shape[1]} pixels (height × width) as in {paths[0]}, "
-                    f"got {image.height}×{image.width}; pass --size to bring them all to one size"
-                )
-            images[number] = render(image, depth, shape, fit)
+            images[number] = conform(open_image(path), path, (depth, *shape), given, fit, paths[0])
 
         with ThreadPoolExecutor() as pool:
             done = pool.map(read, range(len(paths)))
@@ -83,8 +78,8 @@ def read_files(paths: list[Path], *, size: tuple[int, int] | None, channels: int
     return images
 
 
-def _children(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Image files and subfolders of a folder, each in natural order."""
+def children(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the image files and the subfolders of a folder, each in natural order."""
     with reading(folder, "a folder"), os.scandir(folder) as entries:
         visible = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
     paths = [folder / name for name in sorted(visible, key=_natural)]
@@ -97,7 +92,3 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     parts = re.split(r"([0-9]+)", name.casefold())
     # names that differ in case or leading zeros alone have an order too
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
-
-
-def _channels(image: Image.Image) -> int:
-    return next(channels for channels, mode in MODES.items() if mode == image.mode)

@@ -1,8 +1,8 @@
 """The one form that every source of images is brought into."""
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,17 @@ class ImageSet:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def subset(self, numbers: NDArray[np.int64]) -> Self:
+        """Some of the images, in this order."""
+        labels = None if self.labels is None else self.labels[numbers]
+        return replace(self, images=self.images[numbers], labels=labels)
 
     @property
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ The rules:
   with antialiasing; an image that has the right scale already keeps its pixels exactly.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
-def open_image(path: Path) -> Image.Image:
-    """Decode an image file to mode L, RGB or RGBA, upright.
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """Decode an image file, or its content where it is a part of another file, to mode L, RGB or RGBA, upright.
 
     Raises
     ------
@@ -41,7 +42,10 @@ def open_image(path: Path) -> Image.Image:
         takes it for a decompression bomb (half as large is enough where the caller turns
         `Image.DecompressionBombWarning` into an error).
     """
-    with reading(path, f"an image ({', '.join(FORMATS)})"), Image.open(path, formats=FORMATS) as image:
+    with (
+        reading(path, f"an image ({', '.join(FORMATS)})"),
+        Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image,
+    ):
         deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
         if image.mode in ("I", "F") and not deep:
             raise DataError(f"{path}: expected 8 or 16 bits a channel, got 32 (Pillow mode {image.mode})")
@@ -51,6 +55,32 @@ def open_image(path: Path) -> Image.Image:
         if upright.has_transparency_data:
             return upright.convert("RGBA")
         return upright.convert("L" if upright.mode in ("1", "L") else "RGB")
+
+
+def channels_of(image: Image.Image) -> int:
+    """The channels of an image of mode L, RGB or RGBA."""
+    return next(channels for channels, mode in MODES.items() if mode == image.mode)
+
+
+def conform(
+    image: Image.Image, path: Path, shape: tuple[int, int, int], given: tuple[bool, bool], fit: str, first: Path | str
+) -> NDArray[np.uint8]:
+    """One image of a set to uint8 (C, H, W): brought to the channels and the size that were asked for.
+
+    Where they were not, and `given` (channels, size) says so, an image that differs from the first one is refused.
+    """
+    depth, height, width = shape
+    if not given[0] and channels_of(image) != depth:
+        raise DataError(
+            f"{path}: expected {depth} channel{'s' * (depth > 1)} as in {first}, "
+            f"got {channels_of(image)}; pass --channels 1, 3 or 4 to convert them all"
+        )
+    if not given[1] and (image.height, image.width) != (height, width):
+        raise DataError(
+            f"{path}: expected {height}×{width} pixels (height × width) as in {first}, "
+            f"got {image.height}×{image.width}; pass --size to bring them all to one size"
+        )
+    return render(image, depth, (height, width), fit)
 
 
 def render(image: Image.Image, channels: int, size: tuple[int, int], fit: str) -> NDArray[np.uint8]:

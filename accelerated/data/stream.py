@@ -1,0 +1,135 @@
+"""Images that are decoded when they are needed: what memory holds does not grow with their number."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import reading
+from .image_set import ImageSet
+from .index import NO_LABEL, make_index
+from .pixels import channels_of, conform, open_image
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStream:
+    """A large set of images on disk, in the order of their names or any other.
+
+    Attributes
+    ----------
+    table : datasets.Dataset
+        Where they are; see `make_index`.
+    rows : int64 array (N,)
+        Which of the table's images, in which order.
+    labels : int64 array (N,) or None
+        The class of each, 0..len(class_names) − 1.
+    class_names : tuple of str
+        Empty without labels.
+    shape : (C, H, W)
+        That every image is brought to, or that it must have.
+    given : (bool, bool)
+        Whether channels and size were asked for: then images are brought to them, otherwise another one is refused.
+    fit : {"crop", "pad"}
+        How an image of another shape is brought to the size.
+    source : str
+        For messages and reports.
+    fingerprint : str
+        SHA-256 of the names or places, the labels and the shape; of pixels it knows nothing.
+    """
+
+    table: "Dataset"
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    given: tuple[bool, bool]
+    fit: str
+    source: str
+    fingerprint: str
+
+    @classmethod
+    def open(cls, source: str, *, size: tuple[int, int] | None, channels: int | None, fit: str) -> Self:
+        """The images that a source names; see `make_index`. The first decides the shape where it is not given.
+
+        Raises
+        ------
+        DataError
+            Whatever is missing, unreadable or mixed, named.
+        """
+        table, class_names = make_index(source)
+        labels = table.data.column("label").to_numpy()
+        if not class_names and labels[0] != NO_LABEL:
+            values, labels = np.unique(labels, return_inverse=True)
+            class_names = tuple(map(str, values.tolist()))
+        first, _ = _decode(table[0]["path"], table[0]["offset"], table[0]["size"])
+        shape = (channels or channels_of(first), *(size or (first.height, first.width)))
+        return cls(
+            table=table,
+            rows=np.arange(len(table)),
+            labels=labels.astype(np.int64) if class_names else None,
+            class_names=class_names,
+            shape=shape,
+            given=(channels is not None, size is not None),
+            fit=fit,
+            source=source,
+            fingerprint=_fingerprint(table, source, shape),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def subset(self, numbers: NDArray[np.int64]) -> Self:
+        """Some of the images."""
+        labels = None if self.labels is None else self.labels[numbers]
+        return replace(self, rows=self.rows[numbers], labels=labels)
+
+    def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The pixels of some of the images, uint8 (len(numbers), C, H, W).
+
+        Raises
+        ------
+        DataError
+            An image that cannot be decoded, or that has another shape.
+        """
+        places = self.table[self.rows[numbers].tolist()]
+        pixels = np.empty((len(numbers), *self.shape), np.uint8)
+        for out, path, offset, size in zip(pixels, places["path"], places["offset"], places["size"], strict=True):
+            image, name = _decode(path, offset, size)
+            out[...] = conform(image, name, self.shape, self.given, self.fit, f"the first of {self.source}")
+        return pixels
+
+    def load(self, limit: int) -> ImageSet:
+        """The first `limit` images, in memory."""
+        numbers = np.arange(min(limit, len(self)))
+        labels = None if self.labels is None else self.labels[numbers]
+        return ImageSet(self.read(numbers), labels, self.class_names, self.source)
+
+
+def _decode(path: str, offset: int, size: int) -> tuple[Image.Image, Path]:
+    """An image, and what to call it in a message."""
+    if offset < 0:
+        return open_image(Path(path)), Path(path)
+    name = Path(f"{path} (byte {offset})")
+    with reading(name, "an image"), Path(path).open("rb") as file:
+        file.seek(offset)
+        content = file.read(size)
+    return open_image(name, content), name
+
+
+def _fingerprint(table: "Dataset", source: str, shape: tuple[int, ...]) -> str:
+    digest = hashlib.sha256(f"{shape}\n".encode())
+    base = str(Path(source).parent)
+    for start in range(0, len(table), 10_000):
+        part = table[start : start + 10_000]
+        for path, offset, label in zip(part["path"], part["offset"], part["label"], strict=True):
+            # wherever the whole set is moved to, it is the same
+            digest.update(f"{path.removeprefix(base)} {offset} {label}\n".encode())
+    return digest.hexdigest()
