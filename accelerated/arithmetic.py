@@ -27,14 +27,13 @@ def unit_range(x_0: Tensor, dtype: torch.dtype) -> Tensor:
 
 def stored(value: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
     """value rounded once to dtype, in the memory layout that `torch.empty_like(like)` has."""
-    out = torch.empty_like(like, dtype=dtype)
-    return out.copy_(value)
+    if value.dtype == dtype and value.stride() == torch.empty_like(like, device="meta").stride():
+        return value
+    return torch.empty_like(like, dtype=dtype).copy_(value)
 
 
 def like_input(result: Tensor, like: Tensor) -> Tensor:
     """The result in the memory layout that `torch.empty_like(like)` has; a copy only where it has another."""
-    if result.stride() == torch.empty_like(like, device="meta").stride():
-        return result
     return stored(result, like, result.dtype)
 
 

@@ -217,7 +217,7 @@ FAULTS = [
             "the row of the program": ("row = program // chunks", "row = program % chunks"),
             "the last round left out": ("        if chunks == 1:\n", "        if True:\n"),
             "strides ignored": ("    values = values.contiguous()\n", ""),
-            "a mean": ("return sums[:, 0].clone()", "return sums[:, 0] / n"),
+            "a mean": ("return sums[:, 0]", "return sums[:, 0] / n"),
         },
     ),
     *_faults(
@@ -232,7 +232,19 @@ FAULTS = [
         "simple_loss",
         "ops/simple_loss.py",
         {
-            "the last element masked": ("place < n\n", "place < n - 1\n"),
+            "a gradient with the first sample's scale": ("tl.load(scale_ptr + row)", "tl.load(scale_ptr)"),
+            "a gradient without its scale": (
+                "stored_kernel(scale * residual, gradient_ptr)",
+                "stored_kernel(residual, gradient_ptr)",
+            ),
+            "a gradient of the sample before": (
+                "tl.store(gradient_ptr + row * n + place",
+                "tl.store(gradient_ptr + (row - (row > 0)) * n + place",
+            ),
+            "the last element masked": (
+                "        mask = None if WHOLE else place < n\n",
+                "        mask = None if WHOLE else place < n - 1\n",
+            ),
             "padding in the sum": ("tl.where(mask, squares, 0.0)", "squares"),
             "not squared": ("squares = residual * residual", "squares = tl.abs(residual)"),
             "sums in one place": ("store_sum(sums_ptr, row, program,", "store_sum(sums_ptr, row, 0,"),

@@ -133,7 +133,9 @@ def _q_sample(
         eps = normal_at(address, x_0.shape, x_0.device)
     signal, noise = rows_at(table, t, x_0)
     x_t = signal * unit_range(x_0, table.dtype) + noise * eps.to(table.dtype)
-    return stored(x_t, x_0, dtype), stored(eps, x_0, dtype) if return_eps else x_0.new_empty(0, dtype=dtype)
+    # a copy even of an eps that was given: an op's result must not be its argument
+    eps_out = torch.empty_like(x_0, dtype=dtype).copy_(eps) if return_eps else x_0.new_empty(0, dtype=dtype)
+    return stored(x_t, x_0, dtype), eps_out
 
 
 @_q_sample.register_fake

@@ -223,11 +223,37 @@ def _(
     return losses, torch.empty_like(output) if with_residual else output.new_empty(0)
 
 
+@triton.jit
+def _backward_kernel(
+    residual_ptr, scale_ptr, gradient_ptr, n, WIDE: tl.constexpr, WHOLE: tl.constexpr, BLOCKS: tl.constexpr
+):
+    """Each sample times its scale, in the order of memory, whatever the layout."""
+    row, program = program_of_row(WIDE)
+    place = program * (4 * BLOCKS) + tl.arange(0, 4 * BLOCKS)
+    mask = None if WHOLE else place < n
+    scale = tl.load(scale_ptr + row)
+    residual = widened(tl.load(residual_ptr + row * n + place, mask=mask), scale.dtype)
+    tl.store(gradient_ptr + row * n + place, stored_kernel(scale * residual, gradient_ptr), mask=mask)
+
+
 @torch.library.custom_op("noisestep::simple_loss_backward", mutates_args=())
 def _simple_loss_backward(grad_losses: Tensor, residual: Tensor, output: Tensor) -> Tensor:
     # an op that depends on output and has no derivative of its own: a second one is refused, not silently 0
-    scale = per_sample(grad_losses * (2 / max(1, prod(residual.shape[1:]))), residual)
-    return stored(scale * residual.to(grad_losses.dtype), residual, residual.dtype)
+    scale = grad_losses * (2 / max(1, prod(residual.shape[1:])))
+    if not use_kernels(residual):
+        return stored(per_sample(scale, residual) * residual.to(scale.dtype), residual, residual.dtype)
+    layout = Layout(residual, residual.dtype)
+    gradient = layout.write(residual, residual.dtype)
+    arguments = layout.arguments()
+    launch(
+        _backward_kernel,
+        layout.grid,
+        residual_ptr=layout.read(residual),
+        scale_ptr=scale,
+        gradient_ptr=gradient,
+        **{name: arguments[name] for name in ("n", "WIDE", "WHOLE", "BLOCKS", "num_warps")},
+    )
+    return like_input(gradient, residual)
 
 
 @_simple_loss_backward.register_fake
