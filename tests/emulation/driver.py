@@ -20,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
-from . import ptx
+from . import amd, ptx
 from .memory import Buffer
 
 
@@ -48,6 +48,8 @@ TARGETS = {
         Target("sm_80", GPUTarget("cuda", 80, 32), 163 << 10),
         Target("sm_90", GPUTarget("cuda", 90, 32), 227 << 10),
         Target("sm_100", GPUTarget("cuda", 100, 32), 227 << 10),
+        Target("gfx942", GPUTarget("hip", "gfx942", 64), 64 << 10),
+        Target("gfx1100", GPUTarget("hip", "gfx1100", 32), 64 << 10),
     )
 }
 
@@ -83,7 +85,7 @@ def on(
 
     Parameters
     ----------
-    name : {"sm_80", "sm_90", "sm_100"}
+    name : {"sm_80", "sm_90", "sm_100", "gfx942", "gfx1100"}
     sched : {"lockstep", "random"}
         The order in which warps run.
     seed : int
@@ -179,7 +181,8 @@ class EmulatedDriver(DriverBase):
             text = settings.edit(text)
         if settings.shared is not None:
             shared = settings.shared(shared)
-        ptx.launch(
+        run = ptx.launch if self.target.triton.backend == "cuda" else amd.launch
+        run(
             text,
             grid,
             [_buffer(value) if isinstance(value, torch.Tensor) else value for value in values],

@@ -150,9 +150,13 @@ class Global(Memory):
         self.readable = np.zeros(data.size, bool)
         super().__init__(data, "global")
         for buffer in buffers:
-            place = self.places[buffer.address, len(buffer.bytes)]
-            self.data[place : place + len(buffer.bytes)] = buffer.bytes
-            self.readable[place : place + len(buffer.bytes)] = True
+            self.refresh(buffer)
+
+    def refresh(self, buffer: Buffer) -> None:
+        """Take a buffer's contents from the host."""
+        place = self.places[buffer.address, len(buffer.bytes)]
+        self.data[place : place + len(buffer.bytes)] = buffer.bytes
+        self.readable[place : place + len(buffer.bytes)] = True
 
     def address(self, buffer: Buffer) -> int:
         """What a kernel is told of where a buffer is."""

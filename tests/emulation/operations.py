@@ -1,11 +1,11 @@
 """A table of what opcodes compute: patterns of opcodes, as an ISA's manual spells them, and a function for each."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, TypeAlias
 
 from .machine import UnknownInstruction
 
@@ -21,35 +21,41 @@ class Operation:
     function : callable
         For an arithmetic operation from arrays to an array, the named groups it wants by keyword. For another one from
         a statement and the matched groups to a decoded instruction's parts.
+    keywords : frozenset of str
+        What the function takes by keyword.
     reads : tuple of str
         The types of the sources, in which a named group in braces stands for what matched.
     writes : str
         The type of the result.
+    modifiers : frozenset of str
+        Modifiers beside the opcode that the function knows.
     """
 
     pattern: re.Pattern[str]
     function: Callable[..., Any]
+    keywords: frozenset[str]
     reads: tuple[str, ...]
     writes: str
+    modifiers: frozenset[str]
 
     def options(self, matched: dict[str, Any]) -> dict[str, Any]:
         """Those of the matched groups that the function takes."""
-        named = [p.name for p in signature(self.function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
-        return {name: matched[name] for name in named if name in matched}
+        return {name: value for name, value in matched.items() if name in self.keywords}
 
-    def wants(self, name: str) -> bool:
-        """Whether the function has a parameter of this name."""
-        return name in signature(self.function).parameters
+
+Found: TypeAlias = tuple[Operation, dict[str, Any]]
 
 
 class Operations:
-    """The operations of one ISA; an opcode that none or several of them match is an error."""
+    """The operations of one ISA."""
 
     def __init__(self) -> None:
         self.all: list[Operation] = []
         self.find = cache(self._find)
 
-    def define(self, *patterns: str, reads: str = "", writes: str = "{type}") -> Callable[[Any], Any]:
+    def define(
+        self, *patterns: str, reads: str = "", writes: str = "{type}", modifiers: str = ""
+    ) -> Callable[[Any], Any]:
         """Decorate a function with the opcodes that it computes.
 
         Parameters
@@ -59,25 +65,31 @@ class Operations:
         reads : str
             Types of the sources, separated by spaces; by default "{type}" for each positional parameter.
         writes : str
+        modifiers : str
+            Separated by spaces; any other one is an error.
         """
 
         def add(function: Any) -> Any:
-            positional = [
-                p for p in signature(function).parameters.values() if p.kind is Parameter.POSITIONAL_OR_KEYWORD
-            ]
+            parameters = signature(function).parameters.values()
+            positional = [p for p in parameters if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+            keywords = frozenset(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY)
             types = tuple(reads.split()) or ("{type}",) * len(positional)
-            self.all += [Operation(re.compile(pattern), function, types, writes) for pattern in patterns]
+            known = frozenset(modifiers.split())
+            self.all += [
+                Operation(re.compile(pattern), function, keywords, types, writes, known) for pattern in patterns
+            ]
             return function
 
         return add
 
-    def _find(self, opcode: str) -> tuple[Operation, dict[str, Any]]:
-        matches: Iterable[tuple[Operation, re.Match[str] | None]] = (
-            (operation, operation.pattern.fullmatch(opcode)) for operation in self.all
-        )
+    def _find(self, opcode: str) -> Found | None:
+        """The operation of an opcode and what its pattern matched, or None."""
+        matches = ((operation, operation.pattern.fullmatch(opcode)) for operation in self.all)
         found = [(operation, match.groupdict()) for operation, match in matches if match]
-        if not found:
-            raise UnknownInstruction(f"unknown opcode or modifier: {opcode}")
-        if len(found) > 1:
-            raise AssertionError(f"{opcode} has {len(found)} meanings")
-        return found[0]
+        assert len(found) < 2, f"{opcode} has {len(found)} meanings"
+        return found[0] if found else None
+
+
+def unknown(opcode: str) -> UnknownInstruction:
+    """The error for an opcode that no pattern matches, be it for a modifier."""
+    return UnknownInstruction(f"unknown opcode or modifier: {opcode}")

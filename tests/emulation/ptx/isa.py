@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..machine import Flow, Instruction, Program, Units, UnknownInstruction
-from ..operations import Operations
+from ..operations import Operations, unknown
 from .operands import reader, writer
 from .parse import Module, Statement
 
@@ -50,11 +50,11 @@ def _instruction(module: Module, statement: Statement) -> Instruction:
     if statement.guard:
         read = reader(module, statement.guard, "pred")
         guard = (lambda machine, units: ~read(machine, units)) if statement.negated else read
-    try:
-        operation, matched = other.find(statement.opcode)
-    except UnknownInstruction:
+    found = other.find(statement.opcode)
+    if found is None:
         decoded = Decoded(_arithmetic(module, statement))
     else:
+        operation, matched = found
         decoded = operation.function(module, statement, **operation.options(matched))
     run = decoded.run
     if decoded.flow in (Flow.BRANCH, Flow.EXIT):
@@ -67,7 +67,10 @@ def _always(machine: Any, units: Units) -> np.ndarray:
 
 
 def _arithmetic(module: Module, statement: Statement) -> Callable[[Any, Units], None]:
-    operation, matched = arithmetic.find(statement.opcode)
+    found = arithmetic.find(statement.opcode)
+    if found is None:
+        raise unknown(statement.opcode)
+    operation, matched = found
     function, options = operation.function, operation.options(matched)
     target, *sources = statement.operands
     kinds = [kind.format(**matched) for kind in operation.reads]
@@ -77,7 +80,7 @@ def _arithmetic(module: Module, statement: Statement) -> Callable[[Any, Units], 
     wide = statement.opcode.startswith("cvt")
     reads = [reader(module, source, kind, wide=wide) for source, kind in zip(sources, kinds, strict=True)]
     write = writer(module, target, operation.writes.format(**matched), wide=wide)
-    with_machine = operation.wants("machine")
+    with_machine = "machine" in operation.keywords
 
     def run(machine: Any, units: Units) -> None:
         values = [read(machine, units) for read in reads]
