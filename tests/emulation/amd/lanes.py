@@ -40,8 +40,10 @@ def _lanes_of(name: str, value: str, lanes: int) -> tuple[np.ndarray, np.ndarray
     raise UnknownInstruction(f"unknown pattern of lanes: {name}:{value}")
 
 
-_PATTERNS = ("quad_perm", "row_mirror", "row_half_mirror", "row_shl", "row_shr", "row_ror", "row_xmask")
-_PATTERNS += ("row_share", "row_newbcast", "row_bcast")
+_PATTERNS = {
+    *("quad_perm", "row_mirror", "row_half_mirror", "row_shl", "row_shr", "row_ror", "row_xmask"),
+    *("row_share", "row_newbcast", "row_bcast"),
+}
 _DPP = {*_PATTERNS, "row_mask", "bank_mask", "bound_ctrl", "fi"}
 
 
@@ -74,14 +76,8 @@ def swizzled(read: Read, statement: Statement) -> tuple[Read, Callable[[Any, Uni
     return swizzle, enabled
 
 
-_PARTS = {
-    "BYTE_0": (0, 8),
-    "BYTE_1": (8, 8),
-    "BYTE_2": (16, 8),
-    "BYTE_3": (24, 8),
-    "WORD_0": (0, 16),
-    "WORD_1": (16, 16),
-}
+# the first bit, and how many
+_PARTS = {f"BYTE_{i}": (8 * i, 8) for i in range(4)} | {f"WORD_{i}": (16 * i, 16) for i in range(2)}
 
 
 def sub_word(reads: list[Read], sources: list[str], statement: Statement) -> list[Read]:

@@ -193,9 +193,8 @@ def _scaled(x: np.ndarray, denominator: np.ndarray, numerator: np.ndarray) -> tu
         return (value != 0) & (np.abs(value) < smallest)
 
     with np.errstate(all="ignore"):
-        wide = np.float64 if kind == 4 else np.longdouble
-        small_reciprocal = subnormal(1 / denominator.astype(wide))
-        small_quotient = subnormal(numerator.astype(wide) / denominator.astype(wide))
+        small_reciprocal = subnormal(x.dtype.type(1) / denominator)
+        small_quotient = subnormal(numerator / denominator)
     is_denominator, is_numerator = x == denominator, x == numerator
     up, down = np.ldexp(x, by), np.ldexp(x, -by)
     cases = [
@@ -243,7 +242,8 @@ def mixed_fma(kernel: Kernel, statement: Statement, *, half: str, type: str) -> 
     write = vector_writer(target + {"": "", "lo": ".l", "hi": ".h"}[half], type)
 
     def run(machine: Any, units: Units) -> Writes:
-        value = fma32(*np.broadcast_arrays(*(read(machine, units) for read in reads)))
+        a, b, c = np.broadcast_arrays(*(read(machine, units) for read in reads))
+        value = fma32(a, b, c)
         # a half is the float32 result, rounded once more
         return [lambda: write(machine, units, value if type == "f32" else value.astype(np.float16))]
 

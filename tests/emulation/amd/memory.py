@@ -151,7 +151,7 @@ def store(kernel: Kernel, statement: Statement, *, width: str) -> Decoded:
 
 
 def _in_buffer(statement: Statement, size: int) -> Callable[[Any, Units], tuple[np.ndarray, np.ndarray]]:
-    """Addresses of a buffer access, and the active lanes that are in the buffer: the others read 0 and write nothing."""
+    """Addresses of a buffer access, and the active lanes in the buffer: the others read 0 and write nothing."""
     _, lanes, resource, base = statement.operands
     name = register(resource)
     if name is None or name.file != "s" or name.count != 4:

@@ -1,8 +1,12 @@
-"""AMD operands: scalar and vector registers, constants and masks, as functions that read and write."""
+"""AMD operands: scalar and vector registers, constants and masks, as functions that read and write.
+
+The functions have no state, and are made once for each operand and type.
+"""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -104,6 +108,7 @@ def _check(name: Register, kind: str, text: str) -> None:
         raise UnknownInstruction(f"{text} has 16 bits, {kind} takes more")
 
 
+@cache
 def scalar_reader(text: str, kind: str) -> Read:
     """What reads a scalar operand (waves,)."""
     name, dtype = register(text), DTYPES[kind]
@@ -132,6 +137,7 @@ def _split(value: np.ndarray) -> list[np.ndarray]:
     return [bits.astype(np.uint32), (bits >> np.uint64(32)).astype(np.uint32)]
 
 
+@cache
 def scalar_writer(text: str, kind: str) -> Write:
     """What writes a scalar operand."""
     name = register(text)
@@ -148,6 +154,7 @@ def scalar_writer(text: str, kind: str) -> Write:
     return write
 
 
+@cache
 def vector_reader(text: str, kind: str) -> Read:
     """What reads an operand of a vector instruction: (waves, lanes), or (waves, 1) where all lanes read the same."""
     for pattern, change in ((r"-(?=[vsa|n])(.*)", np.negative), (r"neg\((.*)\)", np.negative), (r"\|(.*)\|", np.abs)):
@@ -173,6 +180,7 @@ def _modified(text: str, kind: str, change: Callable[[np.ndarray], np.ndarray]) 
     return lambda machine, units: change(read(machine, units)).view(DTYPES[kind])
 
 
+@cache
 def vector_writer(text: str, kind: str) -> Write:
     """What writes a vector register in the active lanes, of which `enabled` may leave some out."""
     name = register(text)
@@ -196,6 +204,7 @@ def vector_writer(text: str, kind: str) -> Write:
     return write
 
 
+@cache
 def mask_reader(text: str) -> Read:
     """What reads a mask of lanes (waves, lanes)."""
 
@@ -206,6 +215,7 @@ def mask_reader(text: str) -> Read:
     return read
 
 
+@cache
 def mask_writer(text: str) -> Write:
     """What writes a mask of lanes; inactive lanes' bits are 0."""
 

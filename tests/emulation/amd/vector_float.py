@@ -148,7 +148,7 @@ def division_fixed(quotient, denominator, numerator):
     """A quotient with the results that the steps before cannot give: NaN, infinity, zero, and the sign."""
     negative = np.signbit(denominator) ^ np.signbit(numerator)
     dtype = quotient.dtype
-    smallest, largest = {4: (-150, 128), 8: (-1075, 1024)}[dtype.itemsize]
+    smallest = {4: -150, 8: -1075}[dtype.itemsize]
     undefined = (
         np.isnan(numerator)
         | np.isnan(denominator)
