@@ -41,7 +41,11 @@ FACTORS: dict[str, dict[str, Sequence[Any]]] = {
         "weighted": _BOTH,
         "gradient": (True, False),
     },
-    "pairwise_sum": {"shape": ((3, 4096), (2, 1), (2, 7), (3, 1500)), "misaligned": _BOTH, "dtype": ("float32", "float64")},
+    "pairwise_sum": {
+        "shape": ((3, 4096), (2, 1), (2, 7), (3, 1500)),
+        "misaligned": _BOTH,
+        "dtype": ("float32", "float64"),
+    },
     "reverse_step": {
         **_PLACE,
         "dtype": _FLOATS,

@@ -76,11 +76,10 @@ def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return total, (a - (total - back)) + (b - back)
 
 
-def fma32(a: np.ndarray, b: np.ndarray, c: np.ndarray, mode: str = "rn") -> np.ndarray:
-    """a b + c of float32, rounded once."""
+def fma32(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a b + c of float32, rounded once to nearest even."""
     # a product of float32 is exact in float64
-    exact = odd_sum(a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64))
-    return exact.astype(np.float32) if mode == "rn" else rounded(exact, "f32", mode).astype(np.float32)
+    return odd_sum(a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)).astype(np.float32)
 
 
 def fma64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

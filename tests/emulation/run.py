@@ -1,7 +1,7 @@
-"""Run cases of `cases.py` for one target: ``python -m emulation.run sm_90 noise-0 q_sample-3``, from `tests/`.
+"""Run cases and faults for one target: ``python -m emulation.run sm_90 noise-0 "fault: no barrier"``, from `tests/`.
 
 A process of its own, since kernels that were imported for Triton's interpreter cannot be compiled. Prints a line of JSON
-for each case: its name, an error or null, and what it has launched.
+for each: its name, what was found wrong or null, and how many launches had a barrier.
 """
 
 import gc
@@ -14,6 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import test_q_sample
+import test_reverse_step
+import test_simple_loss
+import test_vlb_terms
 import torch
 from interpreter import VARIABLE, assert_same_bits
 from noisestep.accelerated import launch
@@ -21,13 +25,11 @@ from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, 
 from op_cases import Case
 from torch import Tensor
 
-import test_q_sample
-import test_reverse_step
-import test_simple_loss
-import test_vlb_terms
-
+from . import block_sum
 from .cases import TARGETS, Call, calls
 from .driver import on
+from .faults import Fault, faults_for
+from .memory import EmulationError
 
 # barriers are tried in so many random orders of the warps
 ORDERS = 10
@@ -67,7 +69,9 @@ def check(call: Call, run: Run) -> None:
 
 
 def _case(options: dict[str, Any], **more: Any) -> Case:
-    fields = {name: options.pop(name) for name in ("shape", "dtype", "layout", "in_tensors", "one_t") if name in options}
+    fields = {
+        name: options.pop(name) for name in ("shape", "dtype", "layout", "in_tensors", "one_t") if name in options
+    }
     # a seed, a step and numbers of samples that fill their words
     address = dict(seed=2**63 + 2**33 + 5, stream=11, step=2**27 + 3, sample=2**40 + 2**32 - 2)
     return Case(**fields, **address, T=30, **more)
@@ -133,8 +137,10 @@ def _check_vlb_terms(options: dict[str, Any], run: Run) -> None:
     place, one_t, case = _place(options), options["one_t"], _case(options)
     options = test_vlb_terms.fitting(case, options)
     # both terms: the decoder's at t = 1
-    for t in (torch.ones(case.shape[0], dtype=torch.int64), torch.full((case.shape[0],), 17)) if one_t else (
-        test_vlb_terms.timesteps(case),
+    for t in (
+        (torch.ones(case.shape[0], dtype=torch.int64), torch.full((case.shape[0],), 17))
+        if one_t
+        else (test_vlb_terms.timesteps(case),)
     ):
         inputs = test_vlb_terms.arguments(case, t, options["prediction"], options["variance"], options["levels"])
         given = int(t[0]) if one_t else t
@@ -164,37 +170,61 @@ def run_call(call: Call, target: str) -> int:
     call = Call(call.op, call.number, options)
     seen: list[tuple[str, str, int]] = []
 
-    def running(**settings: Any) -> Run:
-        def run(op: Run, *arguments: Any, **rest: Any) -> Any:
-            with emulated(target, **settings):
-                return op(*arguments, **rest)
-
-        return run
-
     with mock.patch.object(launch, _WIDE[0], _WIDE[1] if wide else getattr(launch, _WIDE[0])):
-        check(call, running(seen=seen))
+        check(call, _running(target, seen=seen))
         barriers = sum(has_barrier(text) for _, text, _ in seen)
         for seed in range(ORDERS if barriers else 0):
-            check(call, running(sched="random", seed=seed))
+            check(call, _running(target, sched="random", seed=seed))
     return barriers
 
 
+def find(fault: Fault, target: str) -> str | None:
+    """What the emulator finds of a fault: the kind of error, or None."""
+    given: dict[str, Any] = dict(edit=fault.planted, shared=lambda size: int(size * fault.shared))
+    if fault.shape_of_text is not None and fault.options is not None:
+        seen: list[tuple[str, str, int]] = []
+        check(Call("q_sample", 0, {**fault.options, "shape": fault.shape_of_text}), _running(target, seen=seen))
+        given["edit"] = lambda text: seen[0][1]
+    for seed in range(fault.orders or 1):
+        run = _running(target, sched="random" if fault.orders else "lockstep", seed=seed, **given)
+        try:
+            if fault.options is None:
+                block_sum.check(run)
+            else:
+                check(Call("q_sample", 0, fault.options), run)
+        except (AssertionError, EmulationError) as error:
+            return type(error).__name__
+    return None
+
+
+def _running(target: str, **settings: Any) -> Run:
+    def run(op: Run, *arguments: Any, **rest: Any) -> Any:
+        with emulated(target, **settings):
+            return op(*arguments, **rest)
+
+    return run
+
+
 def main(target: str, *names: str) -> None:
-    """Run the named cases, or all of them."""
+    """Run the named cases and faults, or all of them."""
     if target not in TARGETS:
         raise SystemExit(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
-    known = {call.name: call for call in calls()}
+    known: dict[str, Call | Fault] = {call.name: call for call in calls()}
+    known |= {f"fault: {fault.name}": fault for fault in faults_for(target)}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SystemExit(f"no such case: {', '.join(unknown)}")
     # what is loaded stays: the collector need not look at it again while kernels are decoded
     gc.freeze()
     for name in names or known:
-        error, barriers = None, 0
+        error, barriers, chosen = None, 0, known[name]
         try:
-            barriers = run_call(known[name], target)
+            if isinstance(chosen, Fault):
+                error = find(chosen, target)
+            else:
+                barriers = run_call(chosen, target)
         except Exception:
-            error = f"{dict(known[name].options)}\n{traceback.format_exc()}"
+            error = f"{chosen}\n{traceback.format_exc()}"
         print(json.dumps({"name": name, "error": error, "barriers": barriers}), flush=True)
 
 

@@ -28,20 +28,23 @@ def _finished(result, ftz, sat):
     return flush(result) if ftz else result
 
 
-def _exact(name, *x):
-    """A result of float64 operands, exact or rounded to odd."""
+def _exact(name, mode, *x):
+    """A result of float64 operands, exact or rounded to odd, but for a zero, which has the sign of the mode."""
     if name == "mul":
         return x[0] * x[1]
-    if name == "fma":
-        return odd_sum(x[0] * x[1], x[2])
-    return odd_sum(x[0], x[1] if name == "add" else -x[1])
+    one, other = (x[0] * x[1], x[2]) if name == "fma" else (x[0], x[1] if name == "add" else -x[1])
+    total = odd_sum(one, other)
+    if mode == "rm":
+        # what cancels is -0 when rounding down
+        total = np.where((total == 0) & (np.signbit(one) | np.signbit(other)), -0.0, total)
+    return total
 
 
 def _single(name, mode, *x):
     """A result of float32 operands, rounded once."""
     if mode == "rn" and name != "fma":
         return {"add": np.add, "sub": np.subtract, "mul": np.multiply}[name](*x)
-    exact = _exact(name, *(value.astype(np.float64) for value in np.broadcast_arrays(*x)))
+    exact = _exact(name, mode, *(value.astype(np.float64) for value in np.broadcast_arrays(*x)))
     return exact.astype(np.float32) if mode == "rn" else rounded(exact, "f32", mode).astype(np.float32)
 
 
@@ -103,7 +106,7 @@ def double_fma(a, b, c):
 
 def _narrow(name, kind, *x):
     """A result of half-precision operands, rounded once, in the type's array."""
-    exact = _exact(name, *(_widened(value, kind).astype(np.float64) for value in np.broadcast_arrays(*x)))
+    exact = _exact(name, "rn", *(_widened(value, kind).astype(np.float64) for value in np.broadcast_arrays(*x)))
     if kind == "bf16":
         return floats.bfloat16_bits(exact)
     return rounded(exact, "f16").astype(np.float16)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..machine import ALL, Units, UnknownInstruction
 from .isa import Decoded, other
-from .operands import DTYPES, address, bits, number, reader, vector, writer
+from .operands import DTYPES, address, bits, reader, vector, writer
 from .parse import Module, Statement
 
 TYPE = r"(?P<type>[bus](?:8|16|32|64)|f16|f32|f64)"
@@ -165,11 +165,3 @@ def atomic(module: Module, statement: Statement, *, name: str, space: str, updat
 def all_units(machine, units: Units) -> np.ndarray:
     """The numbers of units."""
     return machine.number if units is ALL or isinstance(units, slice) else units
-
-
-def constant(text: str) -> int:
-    """An operand that must be a number."""
-    value = number(text, "u32")
-    if value is None:
-        raise UnknownInstruction(f"only a number is emulated, not {text}")
-    return int(value[0])

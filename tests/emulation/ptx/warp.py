@@ -7,7 +7,7 @@ from ..machine import Units, UnknownInstruction
 from ..memory import EmulationError
 from .isa import Decoded, other
 from .machine import WARP
-from .movement import all_units, constant
+from .movement import all_units
 from .operands import DTYPES, address, reader, vector, writer
 from .parse import Module, Statement
 
@@ -16,10 +16,10 @@ class LaneError(EmulationError):
     """A thread reads from another one of its warp that does not take part."""
 
 
-def _check_mask(text: str) -> None:
-    # Triton's own is always this one
-    if constant(text) != 0xFFFFFFFF:
-        raise UnknownInstruction(f"only a mask of the whole warp is emulated, not {text}")
+def _whole(read_mask, machine, units: Units) -> None:
+    """Refuse a mask of members that is not of the whole warp; Triton's always is."""
+    if (read_mask(machine, units) != 0xFFFFFFFF).any():
+        raise UnknownInstruction("only a mask of the whole warp is emulated")
 
 
 def _whole_warps(machine, units: Units) -> np.ndarray:
@@ -33,7 +33,7 @@ def _whole_warps(machine, units: Units) -> np.ndarray:
 @other.define(r"shfl\.sync\.(?P<mode>up|down|bfly|idx)\.b32")
 def shuffle(module: Module, statement: Statement, *, mode: str) -> Decoded:
     target, source, lane, clamp, mask = statement.operands
-    _check_mask(mask)
+    read_mask = reader(module, mask, "u32")
     target, _, inside = target.partition("|")
     read, read_lane = reader(module, source, "b32"), reader(module, lane, "u32")
     read_clamp = reader(module, clamp, "u32")
@@ -41,6 +41,7 @@ def shuffle(module: Module, statement: Statement, *, mode: str) -> Decoded:
     write_inside = writer(module, inside, "pred") if inside else None
 
     def run(machine, units: Units) -> None:
+        _whole(read_mask, machine, units)
         at = all_units(machine, units)
         own, b = machine.lane[at], read_lane(machine, units).astype(np.int64) & 31
         c = read_clamp(machine, units).astype(np.int64)
@@ -79,10 +80,11 @@ _REDUCTIONS = {
 )
 def reduce(module: Module, statement: Statement, *, update: str, type: str, nan: str = "") -> Decoded:
     target, source, mask = statement.operands
-    _check_mask(mask)
+    read_mask = reader(module, mask, "u32")
     read, write = reader(module, source, type), writer(module, target, type)
 
     def run(machine, units: Units) -> None:
+        _whole(read_mask, machine, units)
         rows = np.broadcast_to(read(machine, units), _whole_warps(machine, units).shape).reshape(-1, WARP)
         if type == "f32" and not nan:
             one = floats.minimum if update == "min" else floats.maximum
@@ -101,11 +103,12 @@ def vote(module: Module, statement: Statement, *, mode: str, type: str) -> Decod
     if (mode == "ballot") != (type == "b32"):
         raise UnknownInstruction(f"unknown opcode: {statement.opcode}")
     target, source, mask = statement.operands
-    _check_mask(mask)
+    read_mask = reader(module, mask, "u32")
     negated, source = source.startswith("!"), source.lstrip("!")
     read, write = reader(module, source, "pred"), writer(module, target, type)
 
     def run(machine, units: Units) -> None:
+        _whole(read_mask, machine, units)
         rows = np.broadcast_to(read(machine, units) ^ negated, _whole_warps(machine, units).shape).reshape(-1, WARP)
         if mode == "ballot":
             result = (rows.astype(np.uint64) << np.arange(WARP, dtype=np.uint64)).sum(axis=1).astype(np.uint32)
