@@ -155,9 +155,16 @@ def _pieces(body: str) -> list[str]:
 
     body = re.sub(r"\{[^{};]*\}", keep, body)
     body = re.sub(r"[{}]", ";", body)
-    body = re.sub(r"(?m)^(\s*[\w$]+:)(?!:)", r"\1;", body)
     restored = re.sub(r"\x00(\d+)\x00", lambda match: vectors[int(match[1])], body)
-    return [" ".join(piece.split()) for piece in restored.split(";") if piece.strip()]
+    pieces = []
+    for piece in restored.split(";"):
+        piece = " ".join(piece.split())
+        while label := re.match(r"([\w$]+:)(?!:)\s*", piece):
+            pieces.append(label[1])
+            piece = piece[label.end() :]
+        if piece:
+            pieces.append(piece)
+    return pieces
 
 
 def _statement(text: str) -> Statement:
