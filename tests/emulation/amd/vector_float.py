@@ -158,5 +158,7 @@ def division_fixed(quotient, denominator, numerator):
     infinite = (denominator == 0) | np.isinf(numerator)
     zero = np.isinf(denominator) | (numerator == 0)
     zero |= np.frexp(numerator)[1] - np.frexp(denominator)[1] < smallest
+    # the steps before make a NaN of what has overflown on the way
+    infinite |= np.isnan(quotient) & ~zero
     size = np.where(infinite, dtype.type(np.inf), np.where(zero, dtype.type(0), np.abs(quotient)))
     return np.where(undefined, dtype.type(np.nan), np.where(negative, -size, size))
