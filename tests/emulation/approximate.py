@@ -55,6 +55,16 @@ class Approximation:
         """
         return self.off(FUNCTIONS[name](x.astype(np.longdouble)), relative, x.dtype)
 
+    def faithful(self, name: str, x: np.ndarray) -> np.ndarray:
+        """A function of float32 within one unit in the last place: one of the two numbers around the exact result."""
+        exact = FUNCTIONS[name](x.astype(np.longdouble))
+        nearest = exact.astype(x.dtype)
+        if self.seed is None:
+            return nearest
+        inf = x.dtype.type(np.inf)
+        other = np.nextafter(nearest, np.where(exact > nearest, inf, -inf))
+        return np.where((exact != nearest) & (self.rng.random(x.shape) < 0.5), other, nearest)
+
     def off(self, exact: np.ndarray, relative: float, dtype: np.dtype) -> np.ndarray:
         """An exact result as the instruction gives it."""
         if self.seed is not None:

@@ -39,11 +39,9 @@ def compared(a: np.ndarray, b: np.ndarray, relation: str) -> np.ndarray:
         return unordered if relation == "u" else ~unordered
     if a.dtype.kind == "f":
         unordered = np.isnan(a) | np.isnan(b)
-        if relation == "neq":
-            return (a != b) | unordered
-        if relation.startswith("n") and relation[1:] in _COMPARISONS:
-            return ~_COMPARISONS[relation[1:]](a, b)
-        return _COMPARISONS[relation](a, b) & ~unordered
+        negated = relation.startswith("n")
+        result = _COMPARISONS[relation.removeprefix("n")](a, b) & ~unordered
+        return ~result if negated else result
     return _COMPARISONS[relation](a, b)
 
 
