@@ -21,6 +21,15 @@ settings.register_profile("written", parent=settings.get_profile("noisestep"), p
 settings.load_profile("noisestep")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulation",
+        choices=("quick", "all"),
+        default="quick",
+        help="compiled kernels to run in the emulator: some of them (quick), or every case on every target (all)",
+    )
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA or ROCm device, and there is none")
