@@ -1,6 +1,8 @@
 """The diffusers schedulers are diffusers': configs, saving, pipelines, timesteps, and what is refused."""
 
+import copy
 import json
+import pickle
 import warnings
 
 import numpy as np
@@ -72,6 +74,16 @@ def test_a_change_of_config_or_schedule_takes_effect(fused):
     # the float32 of alphas_cumprod, beside that of the betas: 1e-4 of 1 - alpha_bar at the first step
     assert off <= 1e-3
     assert scheduler.add_noise(x, output, 999).sub(output).abs().max() == 0
+
+
+@pytest.mark.parametrize("fused", FUSED)
+def test_copies_and_pickles_step_alike(fused):
+    scheduler, x = fused(), batch()
+    scheduler.set_timesteps(10)
+    scheduler.use_address(1)
+    expected = scheduler.step(x, scheduler.timesteps[3], x).prev_sample
+    for same in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        assert torch.equal(same.step(x, same.timesteps[3], x).prev_sample, expected)
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
