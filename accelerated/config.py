@@ -32,10 +32,6 @@ class DataConfig(Checked):
     source: str = setting(
         "digits", Text(), "'digits', a folder of images, an .npz or .npy, IDX files, or tar files by a pattern"
     )
-    stream: bool = setting(
-        False, Switch(), "decode images when they are needed, instead of all of them first; tar files always are"
-    )
-    workers: int = setting(2, Range(int, 0, 256), "processes that decode streamed images, for each device")
     size: tuple[int, int] | None = setting(None, Pair(), "bring all images to this size")
     channels: int | None = setting(None, Choice((1, 3, 4, None)), "bring all images to grey, RGB or RGBA")
     fit: str = setting("crop", Choice(("crop", "pad")), "how an image of another shape is fitted to the size")
@@ -44,6 +40,10 @@ class DataConfig(Checked):
         0.5, Range(float, 0, 1, open_low=True, open_high=True), "share of the images kept from training"
     )
     split_seed: int = setting(0, Range(int, 0, 2**32 - 1), "seed of the split into training and held-out images")
+    stream: bool = setting(
+        False, Switch(), "decode images when they are needed, instead of all of them first; tar files always are"
+    )
+    workers: int = setting(2, Range(int, 0, 256), "processes that decode streamed images, for each device")
 
 
 @dataclass(frozen=True)

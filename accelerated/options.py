@@ -74,13 +74,13 @@ SAMPLE_FLAGS = {
 # masks of dropout, which are those of a micro-batch), but how many there are
 RESUME_FLAGS = (
     "--data",
-    "--workers",
     "--steps",
-    "--micro-batch",
     "--log-every",
     "--sample-every",
     "--checkpoint-every",
     "--keep",
+    "--micro-batch",
+    "--workers",
 )
 
 
