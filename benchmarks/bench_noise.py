@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from bounds import Exact, assert_near
 from cases import DEVICE, HALF, PLAIN, Case, address, numpy_eps
 from noisestep.accelerated.noise import FORWARD
 from noisestep.accelerated.ops import noise
-from providers import Exact, Op, assert_near, compiled, plan, run
+from providers import Op, compiled, plan, run
 from torch import Tensor
 
 
@@ -56,6 +57,7 @@ OP = Op(
         "noisestep": ours,
     },
     tensors=dict(forward=1),
+    stream=FORWARD,
     compare=compare,
 )
 

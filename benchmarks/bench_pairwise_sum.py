@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from cases import PLAIN, Case, depth, gamma
+from bounds import Exact, depth, gamma
+from cases import PLAIN, Case
 from noisestep.accelerated.ops import fixed_sum
-from providers import Exact, Op, compiled, plan, run
+from providers import Op, compiled, plan, run
 
 
 def inputs(case: Case) -> dict:

@@ -6,11 +6,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from cases import ON_DEVICE, SCHEDULE, Case, address, gamma, numpy_eps, wide
+from bounds import Exact, gamma, wide
+from cases import ON_DEVICE, SCHEDULE, Case, address, numpy_eps
 from noisestep.accelerated.noise import FORWARD
 from noisestep.accelerated.ops import q_sample
 from noisestep.reference import forward
-from providers import Exact, Op, compiled, plan, run, versus
+from providers import Op, compiled, plan, run, versus
 
 
 def inputs(case: Case) -> dict:
@@ -79,6 +80,7 @@ OP = Op(
     tensors=dict(forward=2, backward=3, both=6),
     leaves=("x_0", "eps"),
     gradients=gradients,
+    stream=FORWARD,
 )
 
 

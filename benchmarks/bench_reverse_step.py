@@ -6,11 +6,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from cases import ON_DEVICE, SCHEDULE, Case, address, gamma, numpy_eps
+from bounds import Exact, gamma
+from cases import ON_DEVICE, SCHEDULE, Case, address, numpy_eps
 from noisestep.accelerated.noise import REVERSE
 from noisestep.accelerated.ops import reverse_step
 from noisestep.reference import reverse
-from providers import Exact, Op, compiled, plan, run, versus
+from providers import Op, compiled, plan, run, versus
 
 # of the whole batch: diffusers has no other
 T = 500

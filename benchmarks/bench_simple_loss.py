@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
-from cases import UNIT, Case, address, depth, gamma, numpy_eps
+from bounds import UNIT, Exact, depth, gamma
+from cases import Case, address, numpy_eps
 from noisestep.accelerated.noise import FORWARD
 from noisestep.accelerated.ops import simple_loss
 from noisestep.reference import loss
-from providers import Exact, Op, compiled, plan, run
+from providers import Op, compiled, plan, run
 from torch.nn import functional as F
+
+# of the step's noise
+AT = address(FORWARD, 0)
 
 
 def inputs(case: Case) -> dict:
@@ -15,7 +19,7 @@ def inputs(case: Case) -> dict:
 
 
 def exact(x) -> Exact:
-    eps = numpy_eps(address(FORWARD, 0), x.output.shape)
+    eps = numpy_eps(AT, x.output.shape)
     value = np.array(loss.simple_loss(x.output, eps))
     batch, n = len(eps), eps[0].size
     return Exact(
@@ -27,7 +31,7 @@ def exact(x) -> Exact:
 
 
 def gradients(x, grad: np.ndarray, case: Case) -> list[Exact]:
-    eps = numpy_eps(address(FORWARD, 0), x.output.shape)
+    eps = numpy_eps(AT, x.output.shape)
     scale = 2 / eps.size * grad
     # stored as a residual in the output's type, and scaled
     stored = UNIT[case.torch_dtype]
@@ -48,8 +52,8 @@ def formula(output, eps):
 compiled_formula = compiled(formula)
 
 
-def ours(x, noise):
-    return simple_loss(x.output, noise)
+def ours(x, _):
+    return simple_loss(x.output, AT)
 
 
 OP = Op(
@@ -57,7 +61,7 @@ OP = Op(
     inputs=inputs,
     forward=exact,
     providers={
-        "numpy": lambda x, noise: loss.simple_loss(x.output, numpy_eps(noise, x.output.shape)),
+        "numpy": lambda x, _: loss.simple_loss(x.output, x.eps),
         "torch": lambda x, _: formula(x.output, x.eps),
         "torch.compile": lambda x, _: compiled_formula(x.output, x.eps),
         "noisestep eager": ours,

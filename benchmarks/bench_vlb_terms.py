@@ -5,14 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import DEVICE, ON_DEVICE, SCHEDULE, SHAPES, Case, wide
+from bounds import Exact, wide
+from cases import DEVICE, ON_DEVICE, SCHEDULE, SHAPES, Case
 from noisestep.accelerated.noise import FORWARD
 from noisestep.accelerated.ops import q_sample, vlb_terms
 from noisestep.reference import bound, posterior, reverse
-from providers import Exact, Op, compiled, plan, run
+from providers import Op, compiled, plan, run
 from scipy.stats import norm
 
-LOG_VARIANCE = torch.from_numpy(SCHEDULE.posterior_log_variance).float().to(DEVICE)
+LOG_VARIANCE = torch.tensor(SCHEDULE.posterior_log_variance, dtype=torch.float32, device=DEVICE)
 
 
 def inputs(case: Case) -> dict:

@@ -13,8 +13,6 @@ from torch import Tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCHEDULE = Schedule.from_name("linear", 1000)
 ON_DEVICE = DeviceSchedule(SCHEDULE, DEVICE)
-# roundings: half a unit in the last place of a number in [1, 2)
-UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 _SEED = 2026
 
 
@@ -89,20 +87,3 @@ def numpy_eps(at: Noise, shape: tuple[int, ...]) -> np.ndarray:
 @cache
 def _eps_at_step_0(shape: tuple[int, ...], stream: int) -> np.ndarray:
     return noise.normal(_SEED, stream, 0, np.arange(shape[0]), shape[1:])
-
-
-def gamma(roundings: float, unit: float = UNIT[torch.float32]) -> float:
-    """A bound of the relative error of so many roundings in a row, in float32 where no other unit is given."""
-    return roundings * unit / (1 - roundings * unit)
-
-
-def depth(n: int) -> int:
-    """Additions that an element goes through in a `fixed_sum` of n."""
-    if n <= 1024:
-        return max(n - 1, 0).bit_length()
-    return 10 + depth(-(-n // 1024))
-
-
-def wide(column: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A number for each sample, with the axes that let it multiply x."""
-    return column.reshape(-1, *(1,) * (x.ndim - 1))

@@ -1,17 +1,17 @@
 """Providers of an op side by side: each is compared with the float64 reference, and only then timed.
 
 A provider is a function of the op's inputs and of noise. "noisestep", "noisestep eager" and "numpy" are told the
-noise's address; the others are given noise where they are checked or differentiated, and make their own, with None in
-its place, where they are timed.
+noise's address, another one for each call that is timed; the others are given that noise where they are checked, and
+draw their own, with None in its place, where they are timed.
 """
 
 import functools
 import itertools
 import shutil
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,40 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CASES, COMPILED, DEVICE, GRADIENT_CASES, UNIT, Case, address, gamma
+from bounds import ADDRESSED, Exact, assert_near
+from cases import CASES, COMPILED, DEVICE, GRADIENT_CASES, Case, address
 from noisestep.accelerated import native
 from noisestep.accelerated.launch import use_kernels
-from noisestep.accelerated.noise import FORWARD
 from timing import DeviceTimer, measure, measure_pairs, surroundings
 from torch import Tensor
 
-# those that are told where the noise is
-ADDRESSED = ("numpy", "noisestep eager", "noisestep")
-
 Provider = Callable[[SimpleNamespace, Any], Any]
-
-
-@dataclass(frozen=True)
-class Exact:
-    """A result in float64, and how far others may be from it before they round to their own type.
-
-    Parameters
-    ----------
-    value : ndarray
-    bound : ndarray or float
-        Of noisestep: what docs/ops.md promises.
-    size : ndarray
-        Of the terms that the value is the sum of. PyTorch's plain formula may be 16 roundings of the batch's type
-        off these. diffusers has alpha_bar_t in the batch's type and takes 1 - alpha_bar_t and its root from that,
-        which near alpha_bar_t = 1 leaves sqrt(u): it may be twice that off.
-    peers : ndarray, optional
-        What both of them may be off instead.
-    """
-
-    value: np.ndarray
-    bound: np.ndarray | float
-    size: np.ndarray
-    peers: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +45,10 @@ class Op:
         For each direction, how many tensors of the batch's size the op reads and writes at the least.
     leaves, gradients : sequence of str, callable
         What has a gradient, and the exact one of each, from the inputs and the gradient of the result.
-    stream : int
-        Of the noise.
+    stream : int, optional
+        Of the noise, where a call draws some.
+    compare : callable
+        What a result must pass, and a gradient.
     """
 
     name: str
@@ -82,12 +58,13 @@ class Op:
     tensors: Mapping[str, int]
     leaves: Sequence[str] = ()
     gradients: Callable[[SimpleNamespace, np.ndarray, Case], Sequence[Exact]] | None = None
-    stream: int = FORWARD
-    compare: Callable[[str, Tensor, Exact, Case], None] = field(default_factory=lambda: assert_near)
+    stream: int | None = None
+    compare: Callable[[str, Tensor, Exact, Case], None] = assert_near
 
 
-def plan(op: Op, cases: Sequence[Case] = CASES) -> Iterator[Any]:
+def plan(op: Op, cases: Sequence[Case] = CASES) -> list[Any]:
     """The parameters (case, direction, provider) of an op's benchmark."""
+    parameters = []
     for case in cases:
         directions = ("forward", "backward", "both") if op.leaves and case in GRADIENT_CASES else ("forward",)
         for direction, provider in itertools.product(directions, op.providers):
@@ -96,27 +73,22 @@ def plan(op: Op, cases: Sequence[Case] = CASES) -> Iterator[Any]:
                 continue
             if provider == "torch.compile" and case not in COMPILED:
                 continue
-            on_device = DEVICE == "cuda" and provider != "numpy"
-            yield pytest.param(
-                case,
-                direction,
-                provider,
-                id=f"{provider}-{direction}-{case}",
-                marks=[pytest.mark.benchmark(timer=DeviceTimer())] if on_device else [],
-            )
+            marks = [pytest.mark.benchmark(timer=DeviceTimer())] if _on_device(provider) else []
+            name = f"{provider}-{direction}-{case}"
+            parameters.append(pytest.param(case, direction, provider, id=name, marks=marks))
+    return parameters
 
 
 def run(benchmark: Any, op: Op, case: Case, direction: str, provider: str) -> None:
     """Check one provider of an op on a case, then time it."""
     _skip_what_is_missing(op, provider)
-    with native.eager() if provider == "noisestep eager" else nullcontext():
-        forward = direction == "forward"
+    forward = direction == "forward"
+    with native.eager() if provider == "noisestep eager" else nullcontext(), torch.set_grad_enabled(not forward):
         call = _forward(op, case, provider) if forward else _differentiated(op, case, direction, provider)
-        on_device = DEVICE == "cuda" and provider != "numpy"
         benchmark.group = f"{op.name}, {direction}, {case}"
-        median = measure(benchmark, call, on_device=on_device)
+        median = measure(benchmark, call, on_device=_on_device(provider))
     moved = op.tensors[direction] * case.bytes
-    benchmark.extra_info |= surroundings(DEVICE if on_device else "cpu") | {"bytes": moved}
+    benchmark.extra_info |= surroundings(DEVICE if _on_device(provider) else "cpu") | {"bytes": moved}
     if median is not None:
         benchmark.extra_info["GB/s"] = round(moved / median / 1e9, 3)
 
@@ -127,8 +99,9 @@ def versus(benchmark: Any, say: Callable[[str], None], op: Op, case: Case, what:
         pytest.skip("this ratio is a CPU's, and there is a GPU: CUDA_VISIBLE_DEVICES= hides it")
     for provider in ("diffusers", "noisestep"):
         _skip_what_is_missing(op, provider)
-    ours, theirs = (_forward(op, case, provider) for provider in ("noisestep", "diffusers"))
-    pairs = measure_pairs(benchmark, ours, theirs, rounds=100, warmup=10)
+    with torch.no_grad():
+        ours, theirs = (_forward(op, case, provider) for provider in ("noisestep", "diffusers"))
+        pairs = measure_pairs(benchmark, ours, theirs, rounds=100, warmup=10)
     benchmark.extra_info |= surroundings("cpu")
     times = f"{pairs.ours * 1e6:.0f} µs against {pairs.theirs * 1e6:.0f} µs"
     say(f"noisestep against diffusers, {what}, {case.shape}: {pairs.ratio:.1f} x ({times})")
@@ -146,25 +119,34 @@ def _forward(op: Op, case: Case, provider: str) -> Callable[[], object]:
     x = _float64(inputs) if provider == "numpy" else inputs
     function, addressed = op.providers[provider], provider in ADDRESSED
     steps = itertools.count(1)
-    with torch.no_grad():
-        result = function(x, address(op.stream, 0) if addressed else case.eps(op.stream))
-        result = result[0] if isinstance(result, tuple) else result
-        op.compare(provider, torch.as_tensor(result), _exact(op, case), case)
 
-    @torch.no_grad()
-    def call() -> object:
-        return function(x, address(op.stream, next(steps)) if addressed else None)
+    def noise(step: int | None) -> Any:
+        if op.stream is None:
+            return None
+        if addressed:
+            return address(op.stream, next(steps) if step is None else step)
+        return None if step is None else case.eps(op.stream)
 
-    # with noise of its own it takes another way than with noise that is given
-    call()
+    def call(step: int | None = None) -> Any:
+        return function(x, noise(step))
+
+    op.compare(provider, _tensor(call(0)), _exact(op, case), case)
+    # noise of its own takes it another way than noise that is given
+    first, second = _tensor(call()), _tensor(call())
+    if op.stream is not None:
+        assert not torch.equal(first, second), f"{provider} is wrong, and not timed: the same noise in two calls"
     return call
+
+
+def _tensor(result: Any) -> Tensor:
+    return torch.as_tensor(result[0] if isinstance(result, tuple) else result)
 
 
 def _differentiated(op: Op, case: Case, direction: str, provider: str) -> Callable[[], object]:
     x = SimpleNamespace(**op.inputs(case))
     leaves = [getattr(x, name).requires_grad_() for name in op.leaves]
-    addressed = provider in ADDRESSED and "eps" not in op.leaves
-    noise = address(op.stream, 0) if addressed else getattr(x, "eps", None)
+    # noise that has a gradient is given
+    noise = getattr(x, "eps", None)
     function = op.providers[provider]
     result = function(x, noise)
     grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(9)).to(result.device, result.dtype)
@@ -187,26 +169,8 @@ def _float64(inputs: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(**{name: (x.double() if x.is_floating_point() else x).numpy() for name, x in arrays.items()})
 
 
-def assert_near(provider: str, actual: Tensor, exact: Exact, case: Case) -> None:
-    """A result is within its provider's bound (`Exact`), and half a unit in the last place of its own type."""
-    unit = UNIT[case.torch_dtype]
-    if provider in ADDRESSED:
-        error = exact.bound
-    elif exact.peers is not None:
-        error = exact.peers
-    else:
-        error = exact.size * (2 * unit**0.5 if provider == "diffusers" else gamma(16, unit))
-    value = actual.detach().double().cpu().numpy()
-    assert value.shape == exact.value.shape, f"{provider}: shape {value.shape} for {exact.value.shape}"
-    # below the smallest normal number, units in the last place are a fixed distance apart
-    tiny = torch.finfo(actual.dtype).smallest_normal
-    allowed = error + UNIT[actual.dtype] * np.maximum(np.abs(exact.value) + error, tiny)
-    off = np.abs(value - exact.value)
-    # written so that a NaN is outside
-    outside = ~(off <= allowed)
-    assert not outside.any(), (
-        f"{provider} is wrong, and not timed: {outside.sum()} of {outside.size}, by {off.max():.3g}"
-    )
+def _on_device(provider: str) -> bool:
+    return DEVICE == "cuda" and provider != "numpy"
 
 
 def _skip_what_is_missing(op: Op, provider: str) -> None:
