@@ -3,21 +3,20 @@
 Both networks make the same optimizer step (forward, mean squared error, backward, fused AdamW) in turn in one
 process, so that whatever else the machine does falls on both; the ratio is the median over the pairs.
 
-    OMP_WAIT_POLICY=passive pytest benchmarks/bench_unet.py -s
+    pytest benchmarks/bench_unet.py
 """
 
-import statistics
-import time
 from collections.abc import Callable
 
 import pytest
 import torch
 from noisestep.accelerated.models import UNet, UNetConfig
+from timing import measure_pairs, surroundings
 from torch import Tensor, nn
 
 diffusers = pytest.importorskip("diffusers", reason="the peer: pip install 'noisestep[bench]'")
 
-BATCH, CLASSES, THREADS, PAIRS, WARMUP = 128, 10, 2, 30, 3
+BATCH, CLASSES, PAIRS, WARMUP = 128, 10, 30, 3
 TARGET = 1.5
 
 
@@ -42,45 +41,35 @@ def make_theirs() -> tuple[nn.Module, Callable[[Tensor, Tensor, Tensor], Tensor]
     return network, lambda x, t, label: network(x, t).sample
 
 
-def trainer(make: Callable[[], tuple[nn.Module, Callable[..., Tensor]]]) -> tuple[int, Callable[[], float]]:
-    """The network's number of parameters, and a function that makes one optimizer step and returns its seconds."""
+def trainer(make: Callable[[], tuple[nn.Module, Callable[..., Tensor]]]) -> tuple[int, Callable[[], None]]:
+    """The network's number of parameters, and a function that makes one optimizer step."""
     torch.manual_seed(0)
     network, predict = make()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
     x, eps = torch.randn(2, BATCH, 1, 8, 8)
     t, label = torch.randint(1, 1000, (BATCH,)), torch.randint(0, CLASSES, (BATCH,))
 
-    def step() -> float:
-        start = time.perf_counter()
+    def step() -> None:
         nn.functional.mse_loss(predict(x, t, label), eps).backward()
         optimizer.step()
         optimizer.zero_grad()
-        return time.perf_counter() - start
 
     return sum(parameter.numel() for parameter in network.parameters()), step
 
 
-def test_unet_trains_faster_than_diffusers(benchmark):
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        our_parameters, ours = trainer(make_ours)
-        their_parameters, theirs = trainer(make_theirs)
-        for _ in range(WARMUP):
-            ours(), theirs()
-        pairs = []
-        benchmark.pedantic(lambda: pairs.append((ours(), theirs())), rounds=PAIRS)
-    finally:
-        torch.set_num_threads(before)
-    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
+def test_unet_trains_faster_than_diffusers(benchmark, say):
+    our_parameters, ours = trainer(make_ours)
+    their_parameters, theirs = trainer(make_theirs)
+    pairs = measure_pairs(benchmark, ours, theirs, rounds=PAIRS, warmup=WARMUP)
+    rates = []
     for name, parameters, seconds in (
-        ("noisestep", our_parameters, statistics.median(pair[0] for pair in pairs)),
-        ("diffusers", their_parameters, statistics.median(pair[1] for pair in pairs)),
+        ("noisestep", our_parameters, pairs.ours),
+        ("diffusers", their_parameters, pairs.theirs),
     ):
         benchmark.extra_info[f"{name} images/s"] = round(BATCH / seconds)
         benchmark.extra_info[f"{name} parameters"] = parameters
-        print(f"\n{name}: {parameters:,} parameters, {BATCH / seconds:.0f} images/s", end="")
-    benchmark.extra_info["ratio"] = round(ratio, 2)
-    print(f"\nratio: {ratio:.2f}")
+        rates.append(f"{BATCH / seconds:.0f} images/s with {parameters:,} parameters")
+    benchmark.extra_info |= surroundings("cpu")
+    say(f"noisestep against diffusers, training the digits' U-Net: {pairs.ratio:.2f} x ({' against '.join(rates)})")
     assert our_parameters >= their_parameters
-    assert ratio >= TARGET
+    assert pairs.ratio >= TARGET
