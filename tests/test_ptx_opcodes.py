@@ -296,6 +296,9 @@ def test_single_precision_fma_rounds_once(mode, close):
         with np.errstate(all="ignore"):
             c[::4] = -(a[::4] * b[::4])
             c[1::4] = np.ldexp(a[1::4] * b[1::4], 24)
+        # just below and above a tie, by less than float64 can hold
+        a[2::16], b[2::16], c[2::16] = 2.0**-24 * (1 + 2.0**-23), 1 - 2.0**-23, 1 + 2.0**-23
+        a[6::16], b[6::16], c[6::16] = 2.0**-24 * (1 + 2.0**-23), 1 + 2.0**-23, -1.0
     (result,) = run_ptx(f"fma.{mode}.f32 %o0, %i0, %i1, %i2;", [a, b, c], [np.float32])
     assert_numbers(actual=result, expected=elementwise(partial(exact.fma, kind="f32", mode=mode), a, b, c))
 

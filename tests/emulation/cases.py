@@ -90,24 +90,22 @@ class Call:
 def pairwise(factors: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """Rows of values in which every two values of two factors meet, few of them and always the same."""
     names = list(factors)
-    open_pairs = dict.fromkeys(
+    unmet = dict.fromkeys(
         ((a, i), (b, j))
         for a, b in combinations(names, 2)
         for i, j in product(range(len(factors[a])), range(len(factors[b])))
     )
     count = 0
-    while open_pairs:
-        row = dict(next(iter(open_pairs)))
+    while unmet:
+        row = dict(next(iter(unmet)))
         for name in names:
             if name not in row:
                 # the value that meets most values for the first time; of equal ones another each time
                 size = len(factors[name])
-                row[name] = max(
-                    ((i + count) % size for i in range(size)),
-                    key=lambda i, name=name: sum(_pair(names, (name, i), item) in open_pairs for item in row.items()),
-                )
+                met = [sum(_pair(names, (name, i), other) in unmet for other in row.items()) for i in range(size)]
+                row[name] = max(((i + count) % size for i in range(size)), key=met.__getitem__)
         for pair in combinations(((name, row[name]) for name in names), 2):
-            open_pairs.pop(pair, None)
+            unmet.pop(pair, None)
         count += 1
         yield {name: factors[name][row[name]] for name in names}
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
+_WHOLE: dict[str, Callable[[Fraction], int]] = {"rn": round, "rz": math.trunc, "rm": math.floor, "rp": math.ceil}
 # bits of precision, exponents of the smallest normal and of the largest number
 FORMATS = {"f16": (11, -14, 15), "bf16": (8, -126, 127), "f32": (24, -126, 127), "f64": (53, -1022, 1023)}
 MODES = ("rn", "rz", "rm", "rp")
@@ -30,7 +31,7 @@ def rounded(x: Fraction, kind: str, mode: str = "rn") -> float:
     exponent -= magnitude < Fraction(2) ** exponent
     unit = Fraction(2) ** (max(exponent, smallest) - precision + 1)
     steps = x / unit
-    whole = {"rn": round, "rz": math.trunc, "rm": math.floor, "rp": math.ceil}[mode](steps)
+    whole = _WHOLE[mode](steps)
     result = whole * unit
     if abs(result) >= Fraction(2) ** (largest + 1):
         to_infinity = {"rn": True, "rz": False, "rm": x < 0, "rp": x > 0}[mode]
