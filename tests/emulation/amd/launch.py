@@ -64,7 +64,7 @@ def launch(
     block = np.zeros(kernel.argument_bytes, np.uint8)
     held = Buffer.of(block)
     device = Global([value for value in values if isinstance(value, Buffer)] + [held])
-    block[:] = _argument_block(kernel, values, device)
+    block[:] = _argument_block(kernel, values, device, (x, y, z), num_warps)
     device.refresh(held)
     Waves(
         kernel,
@@ -81,7 +81,9 @@ def launch(
     device.write_back()
 
 
-def _argument_block(kernel: Kernel, values: list[Any], device: Global) -> np.ndarray:
+def _argument_block(
+    kernel: Kernel, values: list[Any], device: Global, grid: tuple[int, int, int], num_warps: int
+) -> np.ndarray:
     explicit = [argument for argument in kernel.arguments if not argument.kind.startswith("hidden")]
     missing = len(explicit) - len(values)
     if missing not in (0, _SCRATCH):
@@ -90,7 +92,24 @@ def _argument_block(kernel: Kernel, values: list[Any], device: Global) -> np.nda
     for argument, value in zip(explicit, [*values, *[0] * missing], strict=True):
         content = np.frombuffer(_bytes(argument, value, device), np.uint8)
         block[argument.offset : argument.offset + argument.size] = content
+    for argument in kernel.arguments:
+        if argument.kind.startswith("hidden"):
+            content = np.frombuffer(_hidden(argument, kernel, grid, num_warps), np.uint8)
+            block[argument.offset : argument.offset + argument.size] = content
     return block
+
+
+def _hidden(argument: Argument, kernel: Kernel, grid: tuple[int, int, int], num_warps: int) -> bytes:
+    """What the runtime adds to a kernel's arguments: sizes of the grid; all bits set where the emulator has nothing."""
+    kind, _, axis = argument.kind.rpartition("_")
+    known = {
+        "hidden_block_count": dict(zip("xyz", grid, strict=True)),
+        "hidden_group_size": {"x": num_warps * kernel.lanes, "y": 1, "z": 1},
+        "hidden_remainder": {"x": 0, "y": 0, "z": 0},
+    }
+    if kind not in known:
+        return b"\xff" * argument.size
+    return known[kind][axis].to_bytes(argument.size, "little")
 
 
 def _bytes(argument: Argument, value: Any, device: Global) -> bytes:
