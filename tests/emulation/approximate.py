@@ -24,7 +24,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass
 class Approximation:
-    """How approximate instructions err.
+    """How approximate instructions err, where the exact result is not itself a number of the type.
 
     Parameters
     ----------
@@ -67,6 +67,9 @@ class Approximation:
 
     def off(self, exact: np.ndarray, relative: float, dtype: np.dtype) -> np.ndarray:
         """An exact result as the instruction gives it."""
-        if self.seed is not None:
-            exact = exact * (1 + self.rng.uniform(-relative, relative, exact.shape))
-        return exact.astype(dtype)
+        nearest = exact.astype(dtype)
+        if self.seed is None:
+            return nearest
+        wrong = exact * (1 + self.rng.uniform(-relative, relative, exact.shape))
+        # what needs no rounding stays: NVIDIA's own exp of float64 takes ex2.approx of an integer for exact
+        return np.where(nearest == exact, nearest, wrong.astype(dtype))

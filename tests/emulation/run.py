@@ -9,8 +9,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -19,7 +18,7 @@ import test_reverse_step
 import test_simple_loss
 import test_vlb_terms
 import torch
-from interpreter import VARIABLE, assert_same_bits
+from interpreter import assert_same_bits
 from noisestep.accelerated import launch
 from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
 from op_cases import Case
@@ -36,6 +35,13 @@ ORDERS, FIRST = 10, 3
 # samples larger than this take the code for 64-bit offsets where a case asks for it
 _WIDE = ("_AXIS", 1)
 
+# the modules in which an op asks whether its kernel is to run
+_OPS = [
+    module
+    for name, module in sys.modules.items()
+    if name.startswith("noisestep.accelerated.ops.") and hasattr(module, "use_kernels")
+]
+
 Run = Callable[..., Any]
 
 
@@ -46,8 +52,10 @@ def emulated(target: str, **settings: Any) -> Iterator[None]:
     # what fills torch.empty and its relatives
     torch.use_deterministic_algorithms(True)
     try:
-        # the variable is for noisestep alone: Triton, which compiles here, must not see it
-        with on(target, **settings), mock.patch.object(launch, "os", SimpleNamespace(environ={VARIABLE: "1"})):
+        with on(target, **settings), ExitStack() as stack:
+            # not by the variable that asks for the interpreter: Triton's compiler reads it too
+            for module in _OPS:
+                stack.enter_context(mock.patch.object(module, "use_kernels", return_value=True))
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)

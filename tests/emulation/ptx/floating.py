@@ -203,7 +203,7 @@ def gross_approximation(a, *, name, machine):
     # works on the upper halves alone: 20 bits of the fraction, subnormal numbers being 0
     upper = (a.view(np.uint64) & np.uint64(0xFFFFFFFF00000000)).view(np.float64)
     upper = np.where(np.abs(upper) < 2.0**-1022, np.copysign(0.0, upper), upper)
-    result = machine.approximation(name, upper, 2.0**-20)
+    result = machine.approximation(name, upper, 2.0**-21)
     return (result.view(np.uint64) & np.uint64(0xFFFFFFFF00000000)).view(np.float64)
 
 
