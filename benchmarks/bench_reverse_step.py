@@ -44,6 +44,7 @@ def in_numpy(x, noise) -> np.ndarray:
 def formula(x_t, output, t, z, table):
     z = torch.randn_like(x_t) if z is None else z
     c = table[t]
+    # c[4], of DDIM's own eps, is 0
     x_0 = (c[0] * x_t + c[1] * output).clamp(*CLIP)
     return c[2] * x_0 + c[3] * x_t + c[5] * z
 

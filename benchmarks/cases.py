@@ -67,7 +67,7 @@ PLAIN = tuple(Case(shape) for shape in SHAPES)
 HALF = (Case(LATENTS, "bfloat16"), Case(LATENTS, "float16"))
 CHANNELS_LAST = (Case(LATENTS, layout="channels_last"),)
 CASES = PLAIN + HALF + CHANNELS_LAST
-# where gradients are timed, and where torch.compile is: it takes seconds to compile
+# where gradients are timed, and where torch.compile is, which takes seconds for each
 GRADIENT_CASES = (Case((16, 3, 32, 32)), Case(LATENTS), Case(LATENTS, "bfloat16"))
 COMPILED = (Case(LATENTS),)
 

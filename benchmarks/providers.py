@@ -11,7 +11,7 @@ import shutil
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,7 +68,7 @@ def plan(op: Op, cases: Sequence[Case] = CASES) -> list[Any]:
     for case in cases:
         directions = ("forward", "backward", "both") if op.leaves and case in GRADIENT_CASES else ("forward",)
         for direction, provider in itertools.product(directions, op.providers):
-            # float64 in C order and forward, whatever the batch
+            # the reference works in float64 and C order, and has no backward
             if provider == "numpy" and (direction, case) != ("forward", Case(case.shape)):
                 continue
             if provider == "torch.compile" and case not in COMPILED:
@@ -88,7 +88,7 @@ def run(benchmark: Any, op: Op, case: Case, direction: str, provider: str) -> No
         benchmark.group = f"{op.name}, {direction}, {case}"
         median = measure(benchmark, call, on_device=_on_device(provider))
     moved = op.tensors[direction] * case.bytes
-    benchmark.extra_info |= surroundings(DEVICE if _on_device(provider) else "cpu") | {"bytes": moved}
+    benchmark.extra_info |= asdict(case) | surroundings(DEVICE if _on_device(provider) else "cpu") | {"bytes": moved}
     if median is not None:
         benchmark.extra_info["GB/s"] = round(moved / median / 1e9, 3)
 
