@@ -105,7 +105,8 @@ class World:
             if isinstance(blocks, nn.ModuleList):
                 for block in blocks:
                     fully_shard(block, mesh=self.mesh)
-        fully_shard(model, mesh=self.mesh)
+        # by default the outermost part stays whole until backward(), which never comes where samples are drawn
+        fully_shard(model, mesh=self.mesh, reshard_after_forward=True)
 
     def replicate(self, model: nn.Module) -> nn.Module:
         """The model to call in training: one whose backward() leaves the mean gradient of all processes."""

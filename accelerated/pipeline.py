@@ -12,6 +12,7 @@ from . import config as configuration
 from . import figures
 from .checkpoint import Checkpoint
 from .config import SampleConfig, TrainConfig
+from .data import is_tar
 from .distributed import ALONE, World, listening, torchrun
 from .errors import RunError
 from .report import write_report
@@ -281,7 +282,9 @@ def _classes(trained: Trained, text: str) -> list[int]:
 
 
 def _stem(source: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_]+", "-", Path(source).name.split(".")[0]).strip("-") or "images"
+    # tar files are called by numbers, and by the folder that they are in
+    path = Path(source).parent if is_tar(source) else Path(source)
+    return re.sub(r"[^A-Za-z0-9_]+", "-", path.name.split(".")[0]).strip("-") or "images"
 
 
 def _numbered(folder: Path, stem: str) -> Path:
