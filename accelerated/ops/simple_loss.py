@@ -25,7 +25,7 @@ from ..kernels import normals, row_of_table, widened
 from ..kernels import pairwise_sum as pairwise_sum_kernel
 from ..kernels import stored as stored_kernel
 from ..kernels import unit_range as unit_range_kernel
-from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..launch import BLOCKS, Layout, address_arguments, as_rows, launch, use_kernels
 from ..native import calls as native
 from ..noise import NOWHERE, Address, Noise, normal_at
 from ..schedule import DeviceSchedule, Prediction
@@ -242,7 +242,8 @@ def _simple_loss_backward(grad_losses: Tensor, residual: Tensor, output: Tensor)
     scale = grad_losses * (2 / max(1, prod(residual.shape[1:])))
     if not use_kernels(residual):
         return stored(per_sample(scale, residual) * residual.to(scale.dtype), residual, residual.dtype)
-    layout = Layout(residual, residual.dtype)
+    # with little to do for an element, a thread takes more of them
+    layout = Layout(residual, residual.dtype, blocks=2 * BLOCKS)
     gradient = layout.write(residual, residual.dtype)
     arguments = layout.arguments()
     launch(
