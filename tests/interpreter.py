@@ -89,8 +89,7 @@ def kernels(*, programs: int | None = None) -> Iterator[None]:
     make = launch.Layout.__init__
     deterministic = torch.are_deterministic_algorithms_enabled()
 
-    def spread(self: Any, x: Tensor, stores: torch.dtype, *, sums: bool = False) -> None:
-        blocks = launch.BLOCKS
+    def spread(self: Any, x: Tensor, stores: torch.dtype, *, sums: bool = False, blocks: int = launch.BLOCKS) -> None:
         if programs is not None and not sums:
             n = x[0].numel() if len(x) else 1
             blocks = 1 << (max(1, n // (4 * programs)).bit_length() - 1)
