@@ -100,6 +100,17 @@ def test_wide_integers():
     assert np.array_equal(result, wrapped(elementwise(lambda a, b, c: a * b + c, a, b, c), U64))
 
 
+def test_overflow_of_wide_products():
+    for opcode, kind, limit in (("v_mad_u64_u32", "u32", (0, 2**64)), ("v_mad_i64_i32", "i32", (-(2**63), 2**63))):
+        a, b = (words(i).view(SIGNED[kind]) for i in (0, 1))
+        c = words(2, 64).view(SIGNED[f"{kind[0]}64"])
+        lines = f"{opcode} v[40:41], vcc_lo, v10, v12, v[14:15]\n v_cndmask_b32 v42, 0, 1, vcc_lo"
+        value, over = run_amd(lines, [a, b, c], [U64, U32])
+        exact_values = elementwise(lambda a, b, c: a * b + c, a, b, c)
+        assert np.array_equal(value, wrapped(exact_values, U64))
+        assert over.tolist() == [int(not limit[0] <= x < limit[1]) for x in exact_values]
+
+
 def test_permuted_bytes():
     def permuted(a, b, selector):
         both, result = a << 32 | b, 0

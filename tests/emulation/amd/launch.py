@@ -9,7 +9,7 @@ import numpy as np
 
 from ..approximate import Approximation
 from ..machine import Program, Schedule
-from ..memory import Buffer, Global, arguments_as_buffers
+from ..memory import POISON, Buffer, Global, arguments_as_buffers
 from . import control, mask_operations, memory, scalar_operations, vector_float, vector_integer  # noqa: F401
 from .isa import decode
 from .machine import Waves
@@ -64,7 +64,7 @@ def launch(
     block = np.zeros(kernel.argument_bytes, np.uint8)
     held = Buffer.of(block)
     device = Global([value for value in values if isinstance(value, Buffer)] + [held])
-    block[:] = _argument_block(kernel, values, device, (x, y, z), num_warps)
+    block[:] = _argument_block(kernel, values, device, _hidden((x, y, z), num_warps * kernel.lanes))
     device.refresh(held)
     Waves(
         kernel,
@@ -81,35 +81,28 @@ def launch(
     device.write_back()
 
 
-def _argument_block(
-    kernel: Kernel, values: list[Any], device: Global, grid: tuple[int, int, int], num_warps: int
-) -> np.ndarray:
+def _hidden(grid: tuple[int, int, int], threads: int) -> dict[str, int]:
+    """What the runtime tells a kernel beside its arguments (LLVM, "Code Object V5 Metadata")."""
+    known = {"hidden_grid_dims": 3 - (grid[2] == 1) - (grid[1:] == (1, 1))}
+    for axis, programs, size in zip("xyz", grid, (threads, 1, 1), strict=True):
+        known[f"hidden_block_count_{axis}"] = programs
+        known[f"hidden_group_size_{axis}"] = size
+        known[f"hidden_remainder_{axis}"] = known[f"hidden_global_offset_{axis}"] = 0
+    return known
+
+
+def _argument_block(kernel: Kernel, values: list[Any], device: Global, hidden: dict[str, int]) -> np.ndarray:
     explicit = [argument for argument in kernel.arguments if not argument.kind.startswith("hidden")]
     missing = len(explicit) - len(values)
     if missing not in (0, _SCRATCH):
         raise ValueError(f"{kernel.name} takes {len(explicit)} arguments, got {len(values)}")
-    block = np.zeros(kernel.argument_bytes, np.uint8)
-    for argument, value in zip(explicit, [*values, *[0] * missing], strict=True):
+    # what is not told here is nothing that a kernel could take for a size
+    block = np.full(-(-kernel.argument_bytes // 2), POISON, np.uint16).view(np.uint8)[: kernel.argument_bytes]
+    told = [(argument, hidden[argument.kind]) for argument in kernel.arguments if argument.kind in hidden]
+    for argument, value in [*zip(explicit, [*values, *[0] * missing], strict=True), *told]:
         content = np.frombuffer(_bytes(argument, value, device), np.uint8)
         block[argument.offset : argument.offset + argument.size] = content
-    for argument in kernel.arguments:
-        if argument.kind.startswith("hidden"):
-            content = np.frombuffer(_hidden(argument, kernel, grid, num_warps), np.uint8)
-            block[argument.offset : argument.offset + argument.size] = content
     return block
-
-
-def _hidden(argument: Argument, kernel: Kernel, grid: tuple[int, int, int], num_warps: int) -> bytes:
-    """What the runtime adds to a kernel's arguments: sizes of the grid; all bits set where the emulator has nothing."""
-    kind, _, axis = argument.kind.rpartition("_")
-    known = {
-        "hidden_block_count": dict(zip("xyz", grid, strict=True)),
-        "hidden_group_size": {"x": num_warps * kernel.lanes, "y": 1, "z": 1},
-        "hidden_remainder": {"x": 0, "y": 0, "z": 0},
-    }
-    if kind not in known:
-        return b"\xff" * argument.size
-    return known[kind][axis].to_bytes(argument.size, "little")
 
 
 def _bytes(argument: Argument, value: Any, device: Global) -> bytes:

@@ -149,13 +149,13 @@ def multiply_add_wide(kernel: Kernel, statement: Statement, *, type: str) -> Dec
     target, out, *sources = statement.operands
     a, b, c = (vector_reader(source, kind) for source, kind in zip(sources, (narrow, narrow, wide), strict=True))
     write, write_out = vector_writer(target, wide), mask_writer(out)
-    if wide == "i64" and register(out) and register(out).count:  # type: ignore[union-attr]
-        raise UnknownInstruction("the overflow of v_mad_i64_i32 is not emulated")
 
     def run(machine: Any, units: Units) -> Writes:
         addend = c(machine, units)
-        value = a(machine, units).astype(addend.dtype) * b(machine, units).astype(addend.dtype) + addend
-        over = value < addend
+        product = a(machine, units).astype(addend.dtype) * b(machine, units).astype(addend.dtype)
+        value = product + addend
+        # a signed sum has left its range where its sign is neither that of one part nor that of the other
+        over = value < addend if wide == "u64" else (product ^ value) & (addend ^ value) < 0
         return [lambda: write(machine, units, value), lambda: write_out(machine, units, over)]
 
     return Decoded(run)
