@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import test_amd_opcodes as amd
 import test_emulation_machine as machine
-import test_ptx_opcodes as ptx
+import test_ptx_conversions as conversions
+import test_ptx_floats as ptx
+import test_ptx_integers as whole
 from emulation import floats, integers, memory
 from emulation import machine as scheduler
 
@@ -31,7 +33,7 @@ FAULTS: dict[str, tuple[str, Any, Callable[[], None]]] = {
     "rounding to nearest, away from zero in ties": (
         "emulation.floats._ROUND",
         {**floats._ROUND, "rn": lambda x: np.trunc(x + np.copysign(0.5, x))},
-        lambda: ptx.test_conversions_to_narrower_numbers("f32", "bf16", "rn"),
+        lambda: conversions.test_conversions_to_narrower_numbers("f32", "bf16", "rn"),
     ),
     "a directed rounding the other way": (
         "emulation.floats._ROUND",
@@ -41,12 +43,12 @@ FAULTS: dict[str, tuple[str, Any, Callable[[], None]]] = {
     "the lower half of a product": (
         "emulation.ptx.integer.high_product",
         lambda a, b: a * b,
-        lambda: ptx.test_integer_arithmetic("mul.hi", "u32"),
+        lambda: whole.test_integer_arithmetic("mul.hi", "u32"),
     ),
     "a shift whose distance wraps around": (
         "emulation.ptx.integer.shift_left",
         lambda x, k: x << (k % np.uint32(8 * x.dtype.itemsize)).astype(x.dtype),
-        lambda: ptx.test_logic_and_shifts(32),
+        lambda: whole.test_logic_and_shifts(32),
     ),
     "a bit field without its sign": (
         "emulation.amd.vector_integer.extract",

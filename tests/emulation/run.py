@@ -25,13 +25,13 @@ from op_cases import Case
 from torch import Tensor
 
 from . import block_sum
-from .cases import TARGETS, Call, calls
+from .cases import FIRST, TARGETS, Call, calls
 from .driver import on
 from .faults import Fault, faults_for
 from .memory import EmulationError
 
 # a kernel with a barrier runs in so many random orders of the warps in the first cases of its op, in one in the others
-ORDERS, FIRST = 10, 3
+ORDERS = 10
 # samples larger than this take the code for 64-bit offsets where a case asks for it
 _WIDE = ("_AXIS", 1)
 
