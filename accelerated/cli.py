@@ -208,6 +208,11 @@ def working(device: str, parallel: str, timeout: float) -> Iterator[dict[str, An
         place = pipeline.find_device(device)
         with distributed.join(place, parallel=parallel, timeout=timeout) as world:
             yield {"device": place, "world": world, "say": click.echo if world.leader else lambda line: None}
+        if not world.leader:
+            # done, and long before the leader, who judges and writes: while the interpreter is taken down, a native
+            # thread that is still alive aborts the process now and then, and torchrun would end the leader for it
+            sys.stderr.flush()
+            os._exit(0)
 
 
 @contextmanager
