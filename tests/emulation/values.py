@@ -1,10 +1,12 @@
 """Inputs for the tests of opcodes, and how their results are compared."""
 
+from typing import Any
+
 import numpy as np
 
 N = 256
-BITS = {"16": np.uint16, "32": np.uint32, "64": np.uint64}
-FLOAT = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
+BITS: dict[str, Any] = {"16": np.uint16, "32": np.uint32, "64": np.uint64}
+FLOAT: dict[str, Any] = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
 
 
 def words(seed: int, size: int = 32) -> np.ndarray:
