@@ -2,16 +2,13 @@
 
 Both schedulers make the same thing from the same numbers in turn in one process, so that whatever else the machine does
 falls on both; the ratio is the median over the pairs. Before anything is timed the two results are compared.
-
-    OMP_WAIT_POLICY=passive pytest benchmarks/bench_diffusers.py -s
 """
 
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from timing import measure_pairs, surroundings
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -21,7 +18,7 @@ from noisestep.accelerated.integrations.diffusers import FusedDDIMScheduler, Fus
 from noisestep.accelerated.noise import FORWARD, Noise  # noqa: E402
 from noisestep.accelerated.ops import noise as noise_op  # noqa: E402
 
-THREADS, PAIRS, WARMUP, STEPS = 2, 30, 3, 50
+STEPS = 50
 SHAPES = [(16, 3, 32, 32), (64, 3, 64, 64)]
 # between float32 tables of diffusers and ours, of numbers about 4: see docs/integrations.md
 CLOSE = 5e-3
@@ -29,18 +26,9 @@ Call = Callable[[], Tensor]
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+def no_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
-    torch.set_num_threads(before)
-
-
-def seconds(call: Call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def peak_memory(call: Call) -> int:
@@ -55,29 +43,25 @@ def peak_memory(call: Call) -> int:
     return highest
 
 
-def compare(benchmark, theirs: Call, ours: Call, *, rounds: int = PAIRS, per_call: int = 0) -> None:
-    """Time two calls in turn and print their times, memory and ratio; samples/s too where a call makes some."""
-    for _ in range(WARMUP if rounds > 3 else 1):
-        theirs(), ours()
-    pairs: list[tuple[float, float]] = []
-    benchmark.pedantic(lambda: pairs.append((seconds(theirs), seconds(ours))), rounds=rounds)
-    ratio = statistics.median(slow / fast for slow, fast in pairs)
-    for name, column, call in (("diffusers", 0, theirs), ("noisestep", 1, ours)):
-        median, memory = statistics.median(pair[column] for pair in pairs), peak_memory(call)
-        line = f"{median * 1e6:.0f} us, peak memory {memory / 2**20:.2f} MiB"
-        if per_call:
-            line = f"{per_call / median:.2f} samples/s, peak memory {memory / 2**20:.2f} MiB"
-            benchmark.extra_info[f"{name} samples/s"] = round(per_call / median, 3)
-        benchmark.extra_info[f"{name} us"] = round(median * 1e6, 1)
-        benchmark.extra_info[f"{name} MiB"] = round(memory / 2**20, 3)
-        print(f"\n{name}: {line}", end="")
-    benchmark.extra_info |= {
-        "ratio": round(ratio, 2),
-        "threads": THREADS,
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-    }
-    print(f"\nratio: {ratio:.2f}")
+@pytest.fixture
+def compare(benchmark, say, request) -> Callable[..., None]:
+    """Time two calls in turn and say what each takes, in a line; samples a second where a call makes some."""
+
+    def run(theirs: Call, ours: Call, *, rounds: int = 30, warmup: int = 3, samples: int = 0) -> None:
+        pairs = measure_pairs(benchmark, ours, theirs, rounds=rounds, warmup=warmup)
+        said = []
+        for name, seconds, call in (("noisestep", pairs.ours, ours), ("diffusers", pairs.theirs, theirs)):
+            mebibytes = peak_memory(call) / 2**20
+            time = f"{samples / seconds:.1f} samples/s" if samples else f"{seconds * 1e6:.0f} µs"
+            said.append(f"{time}, {mebibytes:.2f} MiB")
+            benchmark.extra_info |= {f"{name} µs": round(seconds * 1e6, 1), f"{name} MiB": round(mebibytes, 3)}
+            if samples:
+                benchmark.extra_info[f"{name} samples/s"] = round(samples / seconds, 3)
+        benchmark.extra_info |= surroundings("cpu")
+        what = request.node.name.removeprefix("test_")
+        say(f"noisestep's scheduler against diffusers', {what}: {pairs.ratio:.2f} x ({' against '.join(said)})")
+
+    return run
 
 
 @pytest.fixture(params=SHAPES, ids=lambda shape: "x".join(map(str, shape)))
@@ -94,24 +78,23 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     assert (actual - expected).abs().max() <= CLOSE
 
 
-def test_noising_with_noise_given(benchmark, x, t):
+def test_noising_with_noise_given(compare, x, t):
     theirs, ours, eps = diffusers.DDPMScheduler(), FusedDDPMScheduler(), torch.randn_like(x)
     assert_close(ours.add_noise(x, eps, t), theirs.add_noise(x, eps, t))
-    compare(benchmark, lambda: theirs.add_noise(x, eps, t), lambda: ours.add_noise(x, eps, t))
+    compare(lambda: theirs.add_noise(x, eps, t), lambda: ours.add_noise(x, eps, t))
 
 
-def test_noising_with_fresh_noise(benchmark, x, t):
+def test_noising_with_fresh_noise(compare, x, t):
     theirs, ours, address = diffusers.DDPMScheduler(), FusedDDPMScheduler(), Noise(0, FORWARD, 0)
     assert_close(ours.add_noise(x, address, t), theirs.add_noise(x, noise_op(address, x.shape), t))
     compare(
-        benchmark,
         lambda: theirs.add_noise(x, torch.randn_like(x), t),
         lambda: ours.add_noise(x, address, t),
     )
 
 
 @pytest.mark.parametrize("source", ["generator", "address"])
-def test_a_ddpm_step(benchmark, x, source):
+def test_a_ddpm_step(compare, x, source):
     theirs, ours, output = diffusers.DDPMScheduler(), FusedDDPMScheduler(), torch.randn_like(x)
     for scheduler in (theirs, ours):
         scheduler.set_timesteps(STEPS)
@@ -122,27 +105,25 @@ def test_a_ddpm_step(benchmark, x, source):
     )
     options = {"generator": one} if source == "generator" else {"seed": 0}
     compare(
-        benchmark,
         lambda: theirs.step(output, t, x, generator=other).prev_sample,
         lambda: ours.step(output, other_t, x, **options).prev_sample,
     )
 
 
-def test_a_ddim_step(benchmark, x):
+def test_a_ddim_step(compare, x):
     theirs, ours, output = diffusers.DDIMScheduler(), FusedDDIMScheduler(), torch.randn_like(x)
     for scheduler in (theirs, ours):
         scheduler.set_timesteps(STEPS)
     t, other_t = theirs.timesteps[20], ours.timesteps[20]
     assert_close(ours.step(output, other_t, x).prev_sample, theirs.step(output, t, x).prev_sample)
     compare(
-        benchmark,
         lambda: theirs.step(output, t, x).prev_sample,
         lambda: ours.step(output, other_t, x).prev_sample,
     )
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_a_loop_of_50_steps_with_a_small_unet(benchmark, sampler):
+def test_a_loop_of_50_steps_with_a_small_unet(compare, sampler):
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
         sample_size=16,
@@ -176,4 +157,4 @@ def test_a_loop_of_50_steps_with_a_small_unet(benchmark, sampler):
         expected = theirs.step(output, t, x, generator=one).prev_sample
         assert_close(ours.step(output, t, x, generator=other).prev_sample, expected)
         x = expected
-    compare(benchmark, lambda: loop(theirs), lambda: loop(ours), rounds=7, per_call=len(start))
+    compare(lambda: loop(theirs), lambda: loop(ours), rounds=7, warmup=1, samples=len(start))

@@ -97,4 +97,7 @@ def test_noising_is_never_slower_than_diffusers(benchmark, say, shape, return_ep
     def noised(x, noise):
         return q_sample(ON_DEVICE, x.x_0, x.t, noise, return_eps=return_eps)
 
-    assert versus(benchmark, say, replace(OP, providers=OP.providers | {"noisestep": noised}), Case(shape), what) >= 1.0
+    assert (
+        versus(benchmark, say, replace(OP, providers=OP.providers | {"noisestep": noised}), Case(shape), what) >= 1.0
+        or benchmark.disabled
+    )

@@ -107,4 +107,4 @@ def test_reverse_step(benchmark, case, direction, provider):
 
 @pytest.mark.parametrize("shape", [(16, 3, 32, 32), (64, 3, 64, 64)], ids=str)
 def test_a_step_is_faster_than_diffusers(benchmark, say, shape):
-    assert versus(benchmark, say, OP, Case(shape), "a reverse step") >= 1.3
+    assert versus(benchmark, say, OP, Case(shape), "a reverse step") >= 1.3 or benchmark.disabled

@@ -72,4 +72,5 @@ def test_unet_trains_faster_than_diffusers(benchmark, say):
     benchmark.extra_info |= surroundings("cpu")
     say(f"noisestep against diffusers, training the digits' U-Net: {pairs.ratio:.2f} x ({' against '.join(rates)})")
     assert our_parameters >= their_parameters
-    assert pairs.ratio >= TARGET
+    # with timing switched off there is one pair, which tells nothing
+    assert pairs.ratio >= TARGET or benchmark.disabled
