@@ -217,114 +217,58 @@ def _in_torch(
     return x_t.copy_(x_s) if in_place else stored(x_s, x_t, x_t.dtype), predicted
 
 
-@torch.library.custom_op("noisestep::reverse_step", mutates_args=())
-def _reverse_step(
-    x_t: Tensor,
-    output: Tensor,
-    unconditional: Tensor | None,
-    t: Tensor,
-    table: Tensor,
-    eps: Tensor | None,
-    seed: int,
-    seed_tensor: Tensor | None,
-    stream: int,
-    step: int,
-    step_tensor: Tensor | None,
-    sample: int,
-    sample_tensor: Tensor | None,
-    noisy: bool,
-    clip: bool,
-    own_eps: bool,
-    learned: bool,
-    return_x_0: bool,
-) -> tuple[Tensor, Tensor]:
-    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
-    options = (noisy, clip, own_eps, learned, return_x_0)
-    return _run(x_t, output, unconditional, t, table, eps, address, *options, in_place=False)
+# what both registered ops take: x_t first, then these
+_ARGUMENTS = (
+    "Tensor output, Tensor? unconditional, Tensor t, Tensor table, Tensor? eps, int seed, Tensor? seed_tensor, "
+    "int stream, int step, Tensor? step_tensor, int sample, Tensor? sample_tensor, "
+    "bool noisy, bool clip, bool own_eps, bool learned, bool return_x_0"
+)
 
 
-def _run(
-    x_t: Tensor, output: Tensor, unconditional: Tensor | None, t: Tensor, table: Tensor, *rest: Any, in_place: bool
-):
-    if t.is_cpu:
-        check_range(t, len(table) - 1)
-    run = _launch if use_kernels(x_t) else _in_torch
-    x_s, x_0 = run(x_t, output, unconditional, t, table, *rest, in_place)
-    return x_s, x_t.new_empty(0) if x_0 is None else x_0
+@torch.library.custom_op(
+    "noisestep::reverse_step", mutates_args=(), schema=f"(Tensor x_t, {_ARGUMENTS}) -> (Tensor, Tensor)"
+)
+def _reverse_step(x_t: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _run(x_t, *rest, in_place=False)
 
 
 @_reverse_step.register_fake
-def _(
-    x_t,
-    output,
-    unconditional,
-    t,
-    table,
-    eps,
-    seed,
-    seed_tensor,
-    stream,
-    step,
-    step_tensor,
-    sample,
-    sample_tensor,
-    noisy,
-    clip,
-    own_eps,
-    learned,
-    return_x_0,
-):
-    return torch.empty_like(x_t), torch.empty_like(x_t) if return_x_0 else x_t.new_empty(0)
+def _(x_t, *rest):
+    return torch.empty_like(x_t), _fake_x_0(x_t, *rest)
 
 
-@torch.library.custom_op("noisestep::reverse_step_", mutates_args=("x_t",))
-def _reverse_step_in_place(
+@torch.library.custom_op(
+    "noisestep::reverse_step_", mutates_args=("x_t",), schema=f"(Tensor(a!) x_t, {_ARGUMENTS}) -> Tensor"
+)
+def _reverse_step_in_place(x_t: Tensor, *rest: Any) -> Tensor:
+    return _run(x_t, *rest, in_place=True)[1]
+
+
+@_reverse_step_in_place.register_fake
+def _(x_t, *rest):
+    return _fake_x_0(x_t, *rest)
+
+
+def _run(
     x_t: Tensor,
     output: Tensor,
     unconditional: Tensor | None,
     t: Tensor,
     table: Tensor,
     eps: Tensor | None,
-    seed: int,
-    seed_tensor: Tensor | None,
-    stream: int,
-    step: int,
-    step_tensor: Tensor | None,
-    sample: int,
-    sample_tensor: Tensor | None,
-    noisy: bool,
-    clip: bool,
-    own_eps: bool,
-    learned: bool,
-    return_x_0: bool,
-) -> Tensor:
-    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
-    options = (noisy, clip, own_eps, learned, return_x_0)
-    return _run(x_t, output, unconditional, t, table, eps, address, *options, in_place=True)[1]
+    *rest: Any,
+    in_place: bool,
+) -> tuple[Tensor, Tensor]:
+    address, options = rest[:7], rest[7:]
+    if t.is_cpu:
+        check_range(t, len(table) - 1)
+    run = _launch if use_kernels(x_t) else _in_torch
+    x_s, x_0 = run(x_t, output, unconditional, t, table, eps, address, *options, in_place)
+    return x_s, x_t.new_empty(0) if x_0 is None else x_0
 
 
-@_reverse_step_in_place.register_fake
-def _(
-    x_t,
-    output,
-    unconditional,
-    t,
-    table,
-    eps,
-    seed,
-    seed_tensor,
-    stream,
-    step,
-    step_tensor,
-    sample,
-    sample_tensor,
-    noisy,
-    clip,
-    own_eps,
-    learned,
-    return_x_0,
-):
-    return torch.empty_like(x_t) if return_x_0 else x_t.new_empty(0)
+def _fake_x_0(x_t, *rest):
+    return torch.empty_like(x_t) if rest[-1] else x_t.new_empty(0)
 
 
 @overload
