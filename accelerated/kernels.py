@@ -133,9 +133,9 @@ def normals(
     if WALK == "pixels" or VECTOR == 1:
         in_pieces = (z0, z1, z2, z3)
     elif VECTOR == 2:
-        in_pieces = (_in_turn(z0, z1), _in_turn(z2, z3))
+        in_pieces = (_in_turn(z0, z1), _in_turn(z2, z3))  # type: ignore[assignment]
     else:
-        in_pieces = (tl.join(tl.join(z0, z2), tl.join(z1, z3)).reshape((4 * BLOCKS,)),)
+        in_pieces = (tl.join(tl.join(z0, z2), tl.join(z1, z3)).reshape((4 * BLOCKS,)),)  # type: ignore[assignment]
     return in_pieces
 
 

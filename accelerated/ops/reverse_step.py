@@ -141,7 +141,7 @@ def _launch(
     in_place: bool,
 ) -> tuple[Tensor, Tensor | None]:
     layout = Layout(x_t, x_t.dtype)
-    x = layout.read(x_t)
+    x = x_t.contiguous(memory_format=layout.format)
     # an element is read by the thread that writes it, and before it does
     x_s = x if in_place else layout.write(x_t, x_t.dtype)
     x_0 = layout.write(x_t, x_t.dtype) if return_x_0 else None
@@ -262,7 +262,7 @@ def _run(
     address, options = rest[:7], rest[7:]
     if t.is_cpu:
         check_range(t, len(table) - 1)
-    run = _launch if use_kernels(x_t) else _in_torch
+    run: Any = _launch if use_kernels(x_t) else _in_torch
     x_s, x_0 = run(x_t, output, unconditional, t, table, eps, address, *options, in_place)
     return x_s, x_t.new_empty(0) if x_0 is None else x_0
 

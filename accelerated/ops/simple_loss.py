@@ -92,16 +92,16 @@ def _kernel(
         if not WHOLE:
             squares = tl.where(mask, squares, 0.0)
         # a sum over two elements has one order
-        sums += (squares if VECTOR >= 4 else tl.sum(squares, axis=1),)
+        sums += (squares if VECTOR >= 4 else tl.sum(squares, axis=1),)  # type: ignore[assignment]
         if residual_ptr is not None:
             if weight_ptr is not None:
                 residual = weight * residual
             tl.store(residual_ptr + offset, stored_kernel(residual, residual_ptr), mask=mask)
-    total = sums[0]
+    total = sums[0]  # type: ignore[misc]
     if VECTOR == 1:
-        total = (sums[0] + sums[1]) + (sums[2] + sums[3])
+        total = (sums[0] + sums[1]) + (sums[2] + sums[3])  # type: ignore[misc]
     elif VECTOR == 2:
-        total = sums[0] + sums[1]
+        total = sums[0] + sums[1]  # type: ignore[misc]
     store_sum(sums_ptr, row, program, pairwise_sum_kernel(total, total.shape[0]))
 
 
