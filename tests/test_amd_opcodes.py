@@ -89,6 +89,12 @@ def test_signed_integers():
 
     in_lanes("v_bfe_i32", ["i32", "u32", "u32"], "i32", field)
 
+    def low_24(a):
+        return (a + 2**23) % 2**24 - 2**23
+
+    in_lanes("v_mul_i32_i24", ["i32", "i32"], "i32", lambda a, b: low_24(a) * low_24(b))
+    in_lanes("v_mad_i32_i24", ["i32"] * 3, "i32", lambda a, b, c: low_24(a) * low_24(b) + c)
+
 
 def test_wide_integers():
     in_lanes("v_lshlrev_b64", ["u32", "u64"], "u64", lambda k, a: a << k % 64)

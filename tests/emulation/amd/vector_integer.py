@@ -54,6 +54,21 @@ def multiply_add_24(a, b, c):
     return (a & _LOW_24) * (b & _LOW_24) + c
 
 
+def _signed_24(a):
+    # the sign is bit 23
+    return a << np.int32(8) >> np.int32(8)
+
+
+@vector.define(r"v_mul_(?P<type>i32)_i24")
+def multiply_signed_24(a, b):
+    return _signed_24(a) * _signed_24(b)
+
+
+@vector.define(r"v_mad_(?P<type>i32)_i24")
+def multiply_add_signed_24(a, b, c):
+    return _signed_24(a) * _signed_24(b) + c
+
+
 @vector.define(r"v_(?P<name>min|max)_(?P<type>[ui](?:16|32))")
 def extreme(a, b, *, name):
     return np.minimum(a, b) if name == "min" else np.maximum(a, b)
