@@ -92,6 +92,18 @@ def test_kernel_has_the_bits_of_the_torch_path_where_a_row_takes_two_axes_of_the
     assert_same_bits(actual=eps, expected=expected[1], strides=False)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(1, 2**31 + 1029), (3, 2**30 + 5)])
+def test_more_elements_than_32_bits_count(shape):
+    # the last elements of the last sample, from a whole block on
+    first = shape[1] // 4 * 4 - 4096
+    z = noise_op(Noise(7, 2, 0, 5), shape, device="cuda")[-1, first:].cpu()
+    counters = [[block, 2 << 28, 5 + shape[0] - 1, 0] for block in range(first // 4, -(-shape[1] // 4))]
+    words = noise.philox4x32(counters, [7, 0]).ravel()
+    expected = np.stack(noise.normal_pair(words[0::2], words[1::2]), axis=-1).ravel()[: len(z)]
+    assert_same_bits(actual=z, expected=torch.from_numpy(expected.copy()))
+
+
 def bound(x_0: np.ndarray, eps: np.ndarray, signal: np.ndarray, sigma: np.ndarray, x: torch.Tensor) -> np.ndarray:
     """What x_t may be off before it is rounded to its own type."""
     # a level of uint8 is multiplied by a rounded 1/255
