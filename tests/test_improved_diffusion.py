@@ -292,7 +292,7 @@ def test_k_diffusion_takes_the_object(monkeypatch):
     # its evaluation wants CLIP, which wants a setuptools of another time; none of that is used here
     monkeypatch.setitem(sys.modules, "clip", types.ModuleType("clip"))
     external = pytest.importorskip(
-        "k_diffusion.external", reason="needs k-diffusion: pip install 'noisestep[integrations]'"
+        "k_diffusion.external", reason="needs k-diffusion: see docs/integrations.md"
     )
     sampling = sys.modules["k_diffusion.sampling"]
     model = Network()

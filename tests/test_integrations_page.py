@@ -114,7 +114,7 @@ def test_improved_diffusion():
 def test_k_diffusion(monkeypatch):
     # its evaluation wants CLIP, which wants a setuptools of another time; none of that is used here
     monkeypatch.setitem(sys.modules, "clip", types.ModuleType("clip"))
-    pytest.importorskip("k_diffusion", reason="needs k-diffusion: pip install 'noisestep[integrations]'")
+    pytest.importorskip("k_diffusion", reason="needs k-diffusion: see docs/integrations.md")
     with torch.no_grad():
         assert run("k-diffusion", model=Network())["x_0"].shape == (2, 3, 8, 8)
 
