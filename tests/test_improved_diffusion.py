@@ -291,9 +291,7 @@ def test_an_output_of_too_few_channels_is_refused():
 def test_k_diffusion_takes_the_object(monkeypatch):
     # its evaluation wants CLIP, which wants a setuptools of another time; none of that is used here
     monkeypatch.setitem(sys.modules, "clip", types.ModuleType("clip"))
-    external = pytest.importorskip(
-        "k_diffusion.external", reason="needs k-diffusion: see docs/integrations.md"
-    )
+    external = pytest.importorskip("k_diffusion.external", reason="needs k-diffusion: see docs/integrations.md")
     sampling = sys.modules["k_diffusion.sampling"]
     model = Network()
     denoiser = external.OpenAIDenoiser(model, diffusion_of(), has_learned_sigmas=False)
