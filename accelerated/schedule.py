@@ -1,5 +1,6 @@
 """The tables of a `Schedule` on a device, rounded once."""
 
+import itertools
 from typing import Literal, Self
 
 import numpy as np
@@ -15,6 +16,9 @@ Variance = Literal["beta", "posterior", "zero", "learned_range"]
 
 # columns of a reverse table; see DeviceSchedule.reverse_table
 COLUMNS = 13
+
+
+_numbers = itertools.count()
 
 
 class DeviceSchedule:
@@ -54,6 +58,8 @@ class DeviceSchedule:
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule must be a noisestep.reference Schedule, got {type(schedule).__name__}")
         self.schedule = schedule
+        # what a compiled graph knows a schedule by: its tables are constants there
+        self._number = str(next(_numbers))
         self.device = torch.device(device)
         self.previous = None if previous is None else Jumps(schedule, previous).to
         self.T = schedule.T
@@ -122,7 +128,9 @@ class DeviceSchedule:
         ValueError
             For an unknown option, with those allowed.
         """
-        return _kept_table(self, prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
+        return self._kept_table(
+            self._number, prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype
+        )
 
     def is_noisy(self, *, variance: Variance = "posterior", eta: float | None = None) -> bool:
         """Whether any step of an update adds noise; the arguments are those of `reverse_table`.
@@ -154,38 +162,34 @@ class DeviceSchedule:
     def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(table).to(dtype).to(self.device)
 
+    def _kept_table(
+        self,
+        number: str,
+        prediction: Prediction,
+        variance: Variance,
+        eta: float | None,
+        rederive_eps: bool,
+        clip: tuple[float, float] | None,
+        guidance: float | None,
+        temperature: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        tables = self._tables
+        key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
+        if key not in tables:
+            columns = _reverse_columns(self.schedule, self.previous, prediction, variance, eta, rederive_eps)
+            columns[5] = temperature * columns[5]
+            low, high = (0.0, 0.0) if clip is None else clip
+            for value in (1.0 if guidance is None else guidance, low, high):
+                columns.append(np.full(self.T + 1, value))
+            tables[key] = self._on_device(np.stack(columns, axis=-1), dtype)
+        return tables[key]
+
+    # a compiled function runs it once and keeps what it returned
+    _kept_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
     def __repr__(self) -> str:
         return f"DeviceSchedule({self.schedule!r}, device={str(self.device)!r})"
-
-
-def _kept_table(
-    device_schedule: DeviceSchedule,
-    prediction: Prediction,
-    variance: Variance,
-    eta: float | None,
-    rederive_eps: bool,
-    clip: tuple[float, float] | None,
-    guidance: float | None,
-    temperature: float,
-    dtype: torch.dtype,
-) -> Tensor:
-    tables = device_schedule._tables
-    key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
-    if key not in tables:
-        columns = _reverse_columns(
-            device_schedule.schedule, device_schedule.previous, prediction, variance, eta, rederive_eps
-        )
-        columns[5] = temperature * columns[5]
-        low, high = (0.0, 0.0) if clip is None else clip
-        for value in (1.0 if guidance is None else guidance, low, high):
-            columns.append(np.full(device_schedule.T + 1, value))
-        tables[key] = device_schedule._on_device(np.stack(columns, axis=-1), dtype)
-    return tables[key]
-
-
-# a compiled function runs it once, while it is compiled, and keeps what it returned. This is what
-# torch.compiler.assume_constant_result does, but that takes a second to import the compiler
-_kept_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _reverse_columns(

@@ -219,8 +219,8 @@ def _in_torch(
 
 # what both registered ops take: x_t first, then these
 _ARGUMENTS = (
-    "Tensor output, Tensor? unconditional, Tensor t, Tensor table, Tensor? eps, int seed, Tensor? seed_tensor, "
-    "int stream, int step, Tensor? step_tensor, int sample, Tensor? sample_tensor, "
+    "Tensor output, Tensor? unconditional, Tensor t, Tensor table, Tensor? eps, SymInt seed, Tensor? seed_tensor, "
+    "SymInt stream, SymInt step, Tensor? step_tensor, SymInt sample, Tensor? sample_tensor, "
     "bool noisy, bool clip, bool own_eps, bool learned, bool return_x_0"
 )
 
