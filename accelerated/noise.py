@@ -5,133 +5,18 @@ wrap around in int64, which leaves both of their halves intact.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
 
 import torch
-from noisestep.reference import noise as reference
-from noisestep.reference.noise import (
-    AUGMENTATION,
-    DROPOUT,
-    FORWARD,
-    INITIAL,
-    LABEL_DROPOUT,
-    PERMUTATION,
-    REVERSE,
-    STEPS,
-    STREAMS,
-    TIMESTEP,
-    permutation,
-)
+from noisestep.reference.noise import permutation
 from torch import Tensor
 
-from .native import calls as native
+from .address import EVEN, EXPONENT, LOG, ODD, STEPS, TINY, Address, NoiseAddress
+from .backends.native import calls as native
 
-__all__ = [
-    "AUGMENTATION",
-    "DROPOUT",
-    "FORWARD",
-    "INITIAL",
-    "LABEL_DROPOUT",
-    "PERMUTATION",
-    "REVERSE",
-    "TIMESTEP",
-    "Noise",
-    "normal",
-    "permutation",
-    "uniform",
-    "uniform_integers",
-    "words",
-]
+__all__ = ["normal", "permutation", "uniform", "uniform_integers", "words"]
 
 _LOW = 0xFFFFFFFF
-
-# plain floats, which Dynamo and Triton take as constants
-LOG: tuple[float, ...] = tuple(reference.LOG.tolist())
-EVEN: tuple[float, ...] = tuple(reference.EVEN.tolist())
-ODD: tuple[float, ...] = tuple(reference.ODD.tolist())
-EXPONENT = float(reference.EXPONENT)
-TINY = float(reference.TINY)
-
-
-@dataclass(frozen=True, eq=False)
-class Noise:
-    """The address of a batch of random numbers: eps = f(seed, stream, step, sample, element).
-
-    Parameters
-    ----------
-    seed : int or Tensor
-        An integer in [0, 2^64), or an int64 tensor with one element on the device of the batch, whose
-        64 bits are the seed.
-    stream : int
-        In [0, 16): `FORWARD`, `TIMESTEP`, `INITIAL`, `REVERSE`, `LABEL_DROPOUT`, `AUGMENTATION`,
-        `PERMUTATION`, `DROPOUT`, or one of the free ones from 9.
-    step : int or Tensor
-        In [0, 2^28): the optimizer step in training, the timestep in sampling. A tensor is int64, with
-        one element or one for each sample. The values of a tensor are not read: only their low 28 bits count.
-    sample : int or Tensor
-        The number of the batch's first sample, from which the others count on; or an int64 tensor,
-        shape (B,), with the number of each.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a part of another type, dtype or rank, or an integer out of its range.
-    """
-
-    seed: int | Tensor
-    stream: int
-    step: int | Tensor
-    sample: int | Tensor = 0
-
-    def __post_init__(self) -> None:
-        _check_part("seed", self.seed, 1 << 64, rows=False)
-        _check_part("stream", self.stream, STREAMS, rows=False, tensor=False)
-        _check_part("step", self.step, STEPS, rows=True)
-        _check_part("sample", self.sample, 1 << 63, rows=True)
-
-    def arguments(self) -> "Address":
-        """The address as the plain arguments of a registered op: (seed, its tensor, stream, step, ...).
-
-        Returns
-        -------
-        seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor
-            The integer is 0 where the tensor is given; the tensor is None where the integer is.
-            The seed is wrapped into the range of int64.
-        """
-        seed, seed_tensor = _either(self.seed)
-        return (
-            seed - (1 << 64) if seed >= 1 << 63 else seed,
-            seed_tensor,
-            self.stream,
-            *_either(self.step),
-            *_either(self.sample),
-        )
-
-
-# an address as a registered op takes it; see Noise.arguments
-Address: TypeAlias = tuple[int, Tensor | None, int, int, Tensor | None, int, Tensor | None]
-NOWHERE: Address = (0, None, 0, 0, None, 0, None)
-
-
-def _either(part: int | Tensor) -> tuple[int, Tensor | None]:
-    return (0, part) if isinstance(part, Tensor) else (part, None)
-
-
-def _check_part(name: str, part: int | Tensor, end: int, *, rows: bool, tensor: bool = True) -> None:
-    if isinstance(part, Tensor):
-        if not tensor:
-            raise TypeError(f"{name} must be an int, got a tensor")
-        if part.dtype != torch.int64:
-            raise TypeError(f"{name} must be an int or an int64 tensor, got a tensor of {part.dtype}")
-        if part.ndim > 1 or (part.numel() != 1 and not rows):
-            allowed = "one element or one for each sample" if rows else "one element"
-            raise ValueError(f"{name} must have {allowed}, got shape {tuple(part.shape)}")
-    elif isinstance(part, bool) or not isinstance(part, (int, torch.SymInt)):
-        raise TypeError(f"{name} must be an int{' or an int64 tensor' if tensor else ''}, got {part!r}")
-    elif not 0 <= part < end:
-        raise ValueError(f"{name} must lie in [0, {end}), got {part}")
 
 
 def _rows(part: int, tensor: Tensor | None, batch: int, device: torch.device, *, count: bool) -> Tensor:
@@ -145,7 +30,7 @@ def _rows(part: int, tensor: Tensor | None, batch: int, device: torch.device, *,
 
 
 def words_at(address: Address, batch: int, count: int, device: torch.device) -> Tensor:
-    """`words` with the address as `Noise.arguments` spells it."""
+    """`words` with the address as `NoiseAddress.arguments` spells it."""
     seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor = address
     key = _rows(seed, seed_tensor, batch, device, count=False)
     steps = _rows(step, step_tensor, batch, device, count=False) & (STEPS - 1)
@@ -204,7 +89,7 @@ def normal_pair(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normal_at(address: Address, shape: Sequence[int], device: torch.device) -> Tensor:
-    """`normal` with the address as `Noise.arguments` spells it, from native code where there is some."""
+    """`normal` with the address as `NoiseAddress.arguments` spells it, from native code where there is some."""
     if device.type == "cpu" and native.takes():
         return native.noise(address, shape)
     return _normal_from(words_at(address, shape[0], _even(shape), device), shape)
@@ -254,12 +139,12 @@ def _(
     return torch.empty((batch, count), dtype=torch.int64, device=device)
 
 
-def words(address: Noise, batch: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+def words(address: NoiseAddress, batch: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """Random words 0 .. count - 1 of each sample: `noisestep.reference.noise.words`, bit for bit.
 
     Parameters
     ----------
-    address : Noise
+    address : NoiseAddress
     batch : int
         B, the samples.
     count : int
@@ -274,12 +159,12 @@ def words(address: Noise, batch: int, count: int, device: torch.device | str = "
     return _words(*address.arguments(), batch, count, torch.device(device))
 
 
-def normal(address: Noise, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+def normal(address: NoiseAddress, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Standard normal noise: `noisestep.reference.noise.normal`, bit for bit, from PyTorch operations.
 
     Parameters
     ----------
-    address : Noise
+    address : NoiseAddress
     shape : sequence of int
         (B, ...), the batch first.
     device : torch.device or str
@@ -291,12 +176,12 @@ def normal(address: Noise, shape: Sequence[int], device: torch.device | str = "c
     return _normal_from(words(address, shape[0], _even(shape), device), tuple(shape))
 
 
-def uniform(address: Noise, batch: int, device: torch.device | str = "cpu") -> Tensor:
+def uniform(address: NoiseAddress, batch: int, device: torch.device | str = "cpu") -> Tensor:
     """A uniform number in [0, 1) for each sample: `noisestep.reference.noise.uniform`, bit for bit.
 
     Parameters
     ----------
-    address : Noise
+    address : NoiseAddress
     batch : int
         B, the samples.
     device : torch.device or str
@@ -308,12 +193,14 @@ def uniform(address: Noise, batch: int, device: torch.device | str = "cpu") -> T
     return (words(address, batch, 1, device)[:, 0] >> 8).float() * 2.0**-24
 
 
-def uniform_integers(address: Noise, batch: int, low: int, high: int, device: torch.device | str = "cpu") -> Tensor:
+def uniform_integers(
+    address: NoiseAddress, batch: int, low: int, high: int, device: torch.device | str = "cpu"
+) -> Tensor:
     """A uniform integer in low .. high for each sample: `noisestep.reference.noise.integers`.
 
     Parameters
     ----------
-    address : Noise
+    address : NoiseAddress
     batch : int
         B, the samples.
     low, high : int

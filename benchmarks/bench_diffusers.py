@@ -14,8 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 
 diffusers = pytest.importorskip("diffusers", reason="the peer: pip install 'noisestep[bench]'")
 
+from noisestep.accelerated.address import FORWARD, NoiseAddress  # noqa: E402
 from noisestep.accelerated.integrations.diffusers import FusedDDIMScheduler, FusedDDPMScheduler  # noqa: E402
-from noisestep.accelerated.noise import FORWARD, Noise  # noqa: E402
 from noisestep.accelerated.ops import noise as noise_op  # noqa: E402
 
 STEPS = 50
@@ -85,7 +85,7 @@ def test_noising_with_noise_given(compare, x, t):
 
 
 def test_noising_with_fresh_noise(compare, x, t):
-    theirs, ours, address = diffusers.DDPMScheduler(), FusedDDPMScheduler(), Noise(0, FORWARD, 0)
+    theirs, ours, address = diffusers.DDPMScheduler(), FusedDDPMScheduler(), NoiseAddress(0, FORWARD, 0)
     assert_close(ours.add_noise(x, address, t), theirs.add_noise(x, noise_op(address, x.shape), t))
     compare(
         lambda: theirs.add_noise(x, torch.randn_like(x), t),

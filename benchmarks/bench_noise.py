@@ -5,7 +5,7 @@ import pytest
 import torch
 from bounds import Exact, assert_near
 from cases import DEVICE, HALF, PLAIN, Case, address, numpy_eps
-from noisestep.accelerated.noise import FORWARD
+from noisestep.accelerated.address import FORWARD
 from noisestep.accelerated.ops import noise
 from providers import Op, compiled, plan, run
 from torch import Tensor

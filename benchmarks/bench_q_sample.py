@@ -8,7 +8,7 @@ import pytest
 import torch
 from bounds import Exact, gamma, wide
 from cases import ON_DEVICE, SCHEDULE, Case, address, numpy_eps
-from noisestep.accelerated.noise import FORWARD
+from noisestep.accelerated.address import FORWARD
 from noisestep.accelerated.ops import q_sample
 from noisestep.reference import forward
 from providers import Op, compiled, plan, run, versus

@@ -8,7 +8,7 @@ import pytest
 import torch
 from bounds import Exact, gamma
 from cases import ON_DEVICE, SCHEDULE, Case, address, numpy_eps
-from noisestep.accelerated.noise import REVERSE
+from noisestep.accelerated.address import REVERSE
 from noisestep.accelerated.ops import reverse_step
 from noisestep.reference import reverse
 from providers import Op, compiled, plan, run, versus

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from bounds import UNIT, Exact, depth, gamma
 from cases import Case, address, numpy_eps
-from noisestep.accelerated.noise import FORWARD
+from noisestep.accelerated.address import FORWARD
 from noisestep.accelerated.ops import simple_loss
 from noisestep.reference import loss
 from providers import Op, compiled, plan, run

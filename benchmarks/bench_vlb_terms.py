@@ -7,7 +7,7 @@ import pytest
 import torch
 from bounds import Exact, wide
 from cases import DEVICE, ON_DEVICE, SCHEDULE, SHAPES, Case
-from noisestep.accelerated.noise import FORWARD
+from noisestep.accelerated.address import FORWARD
 from noisestep.accelerated.ops import q_sample, vlb_terms
 from noisestep.reference import bound, posterior, reverse
 from providers import Op, compiled, plan, run

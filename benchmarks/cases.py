@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from noisestep.accelerated.noise import Noise
+from noisestep.accelerated.address import NoiseAddress
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule, noise
 from torch import Tensor
@@ -72,12 +72,12 @@ GRADIENT_CASES = (Case((16, 3, 32, 32)), Case(LATENTS), Case(LATENTS, "bfloat16"
 COMPILED = (Case(LATENTS),)
 
 
-def address(stream: int, step: int) -> Noise:
+def address(stream: int, step: int) -> NoiseAddress:
     """Where the noise of a step is."""
-    return Noise(_SEED, stream, step)
+    return NoiseAddress(_SEED, stream, step)
 
 
-def numpy_eps(at: Noise, shape: tuple[int, ...]) -> np.ndarray:
+def numpy_eps(at: NoiseAddress, shape: tuple[int, ...]) -> np.ndarray:
     """The reference's noise at an address."""
     if at.step == 0:
         return _eps_at_step_0(shape, at.stream)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from noisestep.accelerated.config import train_config
 from noisestep.accelerated.data import ImageStream
-from noisestep.accelerated.feed import Feed
+from noisestep.accelerated.training.batches import Feed
+from noisestep.accelerated.training.config import train_config
 from PIL import Image
 
 SHARD, CLASSES, BATCH = 1000, 10, 50

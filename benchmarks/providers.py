@@ -21,8 +21,8 @@ import pytest
 import torch
 from bounds import ADDRESSED, Exact, assert_near
 from cases import CASES, COMPILED, DEVICE, GRADIENT_CASES, Case, address
-from noisestep.accelerated import native
-from noisestep.accelerated.launch import use_kernels
+from noisestep.accelerated.backends import native
+from noisestep.accelerated.backends.triton.launch import use_kernels
 from timing import DeviceTimer, measure, measure_pairs, surroundings
 from torch import Tensor
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from noisestep.accelerated.checkpoint import Checkpoint, DataRecord
-from noisestep.accelerated.config import TrainConfig
+from noisestep.accelerated.cli.runs import Trained
 from noisestep.accelerated.data import load_images
-from noisestep.accelerated.distributed import ALONE, World, join
-from noisestep.accelerated.feed import Feed
-from noisestep.accelerated.runs import Trained
-from noisestep.accelerated.state import State
-from noisestep.accelerated.training import Step
+from noisestep.accelerated.training.batches import Feed
+from noisestep.accelerated.training.checkpoint import Checkpoint, DataRecord
+from noisestep.accelerated.training.config import TrainConfig
+from noisestep.accelerated.training.distributed import ALONE, World, join
+from noisestep.accelerated.training.loop import Step
+from noisestep.accelerated.training.state import State
 from tiny_run import tiny_config
 from torch import Tensor
 

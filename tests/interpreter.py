@@ -84,7 +84,7 @@ def kernels(*, programs: int | None = None) -> Iterator[None]:
 
     With `programs`, a sample of an elementwise op is spread over about that many of them.
     """
-    import noisestep.accelerated.launch as launch
+    import noisestep.accelerated.backends.triton.launch as launch
 
     make = launch.Layout.__init__
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -110,7 +110,7 @@ def kernels(*, programs: int | None = None) -> Iterator[None]:
 
 def on_device(value: Any) -> Any:
     """The same on the device that kernels run on; a tensor keeps its strides."""
-    from noisestep.accelerated.noise import Noise
+    from noisestep.accelerated.address import NoiseAddress
     from noisestep.accelerated.schedule import DeviceSchedule
 
     if isinstance(value, Tensor):
@@ -122,8 +122,8 @@ def on_device(value: Any) -> Any:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=DEVICE).copy_(value)
     if isinstance(value, DeviceSchedule):
         return value.to(DEVICE)
-    if isinstance(value, Noise):
-        return Noise(*(on_device(part) for part in (value.seed, value.stream, value.step, value.sample)))
+    if isinstance(value, NoiseAddress):
+        return NoiseAddress(*(on_device(part) for part in (value.seed, value.stream, value.step, value.sample)))
     if isinstance(value, tuple | list):
         return type(value)(map(on_device, value))
     return value

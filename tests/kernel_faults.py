@@ -56,7 +56,7 @@ def _faults(op: str, file: str, changes: dict[str, tuple[str, str]]) -> list[Fau
 FAULTS = [
     *_faults(
         "noise",
-        "kernels.py",
+        "backends/triton/kernels.py",
         {
             "9 rounds of Philox": ("tl.static_range(10)", "tl.static_range(9)"),
             "another Weyl constant": ("k0 + 0x9E3779B9", "k0 + 0x9E3779B8"),
@@ -94,7 +94,7 @@ FAULTS = [
     ),
     *_faults(
         "noise",
-        "walk.py",
+        "backends/triton/tiling.py",
         {
             "every program the first units": (
                 "return program * UNITS + tl.arange(0, UNITS)",
@@ -152,7 +152,7 @@ FAULTS = [
     ),
     *_faults(
         "q_sample",
-        "kernels.py",
+        "backends/triton/kernels.py",
         {
             "truncation": (
                 "    return value.to(pointer.dtype.element_ty)",
@@ -169,7 +169,7 @@ FAULTS = [
     ),
     *_faults(
         "q_sample",
-        "walk.py",
+        "backends/triton/tiling.py",
         {
             "channels_last by pixel": ("(element - channel * inner) * CHANNELS + channel", "element"),
             "channels_last the other way": (
@@ -195,7 +195,7 @@ FAULTS = [
     ),
     *_faults(
         "q_sample",
-        "launch.py",
+        "backends/triton/launch.py",
         {
             "noise of the layout's order": ("CHANNELS=self.channels", "CHANNELS=1"),
             "a part of a program for the whole": (
@@ -222,7 +222,7 @@ FAULTS = [
     ),
     *_faults(
         "pairwise_sum",
-        "kernels.py",
+        "backends/triton/kernels.py",
         {
             "another order": ("values.reshape((SIZE // 2, 2)), axis=1", "values.reshape((2, SIZE // 2)), axis=0"),
             "the order of the library": ("    if SIZE > 1:\n        total", "    if SIZE > 2048:\n        total"),
@@ -283,7 +283,7 @@ FAULTS = [
     ),
     *_faults(
         "simple_loss",
-        "walk.py",
+        "backends/triton/tiling.py",
         {
             "rows on top of each other": (
                 "offset = (row * size + program * (4 * BLOCKS)) + local",
@@ -415,7 +415,7 @@ FAULTS = [
     ),
     *_faults(
         "native",
-        "native/ops.cpp",
+        "backends/native/ops.cpp",
         {
             "9 rounds of Philox": ("round < 10", "round < 9"),
             "the sample's high word dropped": ("c3[i] = u32(sample >> 32);", "c3[i] = 0;"),

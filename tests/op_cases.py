@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from laws import NAMED
-from noisestep.accelerated.noise import Noise
+from noisestep.accelerated.address import NoiseAddress
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
 from torch import Tensor
@@ -79,16 +79,16 @@ class Case:
         generator = torch.Generator().manual_seed(99)
         return torch.randint(0, self.T + 1, () if self.one_t else self.shape[:1], generator=generator)
 
-    def noise(self) -> Noise:
+    def noise(self) -> NoiseAddress:
         """The address, of integers or of tensors."""
         if not self.in_tensors:
-            return Noise(self.seed, self.stream, self.step, self.sample)
+            return NoiseAddress(self.seed, self.stream, self.step, self.sample)
         batch = self.shape[0]
         seed = torch.tensor(self.seed - (self.seed >> 63 << 64))
         # as many rows as samples, in no order
         sample = self.sample + torch.arange(batch, dtype=torch.int64).flip(0) * 3
         step = torch.tensor(self.step) if self.one_t else (self.step + torch.arange(batch)) % 2**28
-        return Noise(seed, self.stream, step, sample)
+        return NoiseAddress(seed, self.stream, step, sample)
 
 
 def arranged(x: Tensor, layout: str) -> Tensor:

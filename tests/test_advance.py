@@ -3,7 +3,7 @@
 import pytest
 import torch
 from interpreter import assert_same_bits, kernels, run_kernel
-from noisestep.accelerated.noise import REVERSE, Noise
+from noisestep.accelerated.address import REVERSE, NoiseAddress
 from noisestep.accelerated.ops import advance, reverse_step
 from op_cases import assert_registered, compiled, device_schedule
 
@@ -28,13 +28,15 @@ def test_it_counts_where_the_counter_is():
 def test_a_chain_steps_itself(path):
     def step(x, t):
         # what a graph would capture: nothing in it changes but what lies in tensors
-        reverse_step(D, x, torch.tanh(x), t, Noise(3, REVERSE, t), clip=(-1, 1), in_place=True)
+        reverse_step(D, x, torch.tanh(x), t, NoiseAddress(3, REVERSE, t), clip=(-1, 1), in_place=True)
         advance(t, -1)
 
     x, t = torch.randn(2, 3, 5), torch.tensor(9)
     expected = x.clone()
     for host_t in range(9, 0, -1):
-        expected = reverse_step(D, expected, torch.tanh(expected), host_t, Noise(3, REVERSE, host_t), clip=(-1, 1))
+        expected = reverse_step(
+            D, expected, torch.tanh(expected), host_t, NoiseAddress(3, REVERSE, host_t), clip=(-1, 1)
+        )
     if path == "kernel":
         with kernels():
             for _ in range(9):

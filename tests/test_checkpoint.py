@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisestep.accelerated import checkpoint as checkpoints
-from noisestep.accelerated.checkpoint import Checkpoint, DataRecord, latest, load, save
 from noisestep.accelerated.errors import CheckpointError, DamagedCheckpoint
+from noisestep.accelerated.training import checkpoint as checkpoints
+from noisestep.accelerated.training.checkpoint import Checkpoint, DataRecord, latest, load, save
 from tiny_run import tiny_config
 
 RECORD = DataRecord("f" * 64, (1, 8, 8), ("zero", "one"))

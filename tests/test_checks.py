@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from noisestep.accelerated.noise import FORWARD, Noise
+from noisestep.accelerated.address import FORWARD, NoiseAddress
 from noisestep.accelerated.ops import advance, fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
@@ -12,7 +12,7 @@ from op_cases import device_schedule
 
 D = device_schedule("linear", 50)
 ZERO = device_schedule("linear", 50, True)
-NO = Noise(0, FORWARD, 0)
+NO = NoiseAddress(0, FORWARD, 0)
 X = torch.zeros(2, 3, 4)
 INT = torch.zeros(2, 3, 4, dtype=torch.int32)
 META = torch.zeros(2, 3, 4, device="meta")
@@ -54,8 +54,8 @@ BAD_Q_SAMPLE = {
     "t elsewhere": ((D, X, T2.to("meta"), NO), {}, ValueError, "t is on meta, x_0 on cpu; both must be on one device"),
     "t below": ((D, X, -1, NO), {}, ValueError, "t must lie in 0..50, got values from -1 to -1"),
     "t above": ((D, X, torch.tensor([3, 51]), NO), {}, ValueError, "t must lie in 0..50, got values from 3 to 51"),
-    "noise a seed": ((D, X, 1, 7), {}, TypeError, "noise must be a Noise address or a tensor, got int"),
-    "noise None": ((D, X, 1, None), {}, TypeError, "noise must be a Noise address or a tensor, got NoneType"),
+    "noise a seed": ((D, X, 1, 7), {}, TypeError, "noise must be a NoiseAddress address or a tensor, got int"),
+    "noise None": ((D, X, 1, None), {}, TypeError, "noise must be a NoiseAddress address or a tensor, got NoneType"),
     "noise that broadcasts": (
         (D, X, 1, X[:1]),
         {},
@@ -70,7 +70,7 @@ BAD_Q_SAMPLE = {
     ),
     "noise elsewhere": ((D, X, 1, META), {}, ValueError, "noise is on meta, x_0 on cpu; both must be on one device"),
     "three samples": (
-        (D, X, 1, Noise(0, FORWARD, 0, torch.arange(3))),
+        (D, X, 1, NoiseAddress(0, FORWARD, 0, torch.arange(3))),
         {},
         ValueError,
         "noise.sample must have 2 elements for a batch of 2, got shape (3,)",
@@ -91,7 +91,7 @@ BAD_SIMPLE_LOSS = {
         TypeError,
         "output must be one of float32, float16, bfloat16, float64",
     ),
-    "no noise": ((X, None), {}, TypeError, "noise must be a Noise address or a tensor, got NoneType"),
+    "no noise": ((X, None), {}, TypeError, "noise must be a NoiseAddress address or a tensor, got NoneType"),
     "noise that broadcasts": (
         (X, X[:, :1]),
         {},
@@ -102,7 +102,7 @@ BAD_SIMPLE_LOSS = {
         (X, "typo"),
         {"prediction": "x_0", "x_0": X},
         TypeError,
-        "noise must be a Noise address or a tensor, got str",
+        "noise must be a NoiseAddress address or a tensor, got str",
     ),
     "prediction": (
         (X, NO),

@@ -12,10 +12,10 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from noisestep.accelerated import cli, pipeline
-from noisestep.accelerated.cli import main
-from noisestep.accelerated.config import RECIPES, default_of
-from noisestep.accelerated.options import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, field_at
+from noisestep.accelerated.cli import commands as cli
+from noisestep.accelerated.cli import main, pipeline
+from noisestep.accelerated.cli.flags import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, field_at
+from noisestep.accelerated.training.config import RECIPES, default_of
 from PIL import Image
 from tiny_run import SETTINGS, run
 

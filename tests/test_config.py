@@ -9,7 +9,8 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from noisestep.accelerated.config import (
+from noisestep.accelerated.data.pixels import FITS, MODES
+from noisestep.accelerated.training.config import (
     RECIPES,
     DataConfig,
     SampleConfig,
@@ -21,8 +22,7 @@ from noisestep.accelerated.config import (
     to_json,
     train_config,
 )
-from noisestep.accelerated.data.pixels import FITS, MODES
-from noisestep.accelerated.settings import Choice, Range
+from noisestep.accelerated.training.settings import Choice, Range
 from noisestep.reference.betas import BETA_SCHEDULES
 from noisestep.reference.loss import LOSS_WEIGHTINGS
 from noisestep.reference.prediction import Prediction

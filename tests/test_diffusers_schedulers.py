@@ -5,10 +5,10 @@ import pytest
 import torch
 from diffusers_cases import CONFIGS, FUSED, PAIRS, batch, generator, loop, ramp
 from noisestep import reference
+from noisestep.accelerated.address import FORWARD, INITIAL, REVERSE, NoiseAddress
 from noisestep.accelerated.integrations.diffusers import FusedDDIMScheduler, FusedDDPMScheduler
-from noisestep.accelerated.noise import FORWARD, INITIAL, REVERSE, Noise
 from noisestep.accelerated.ops import noise
-from noisestep.accelerated.sampling import sample
+from noisestep.accelerated.samplers.loop import sample
 from noisestep.reference import Schedule
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -189,7 +189,7 @@ def test_an_address_gives_the_samples_of_noisestep(sampler):
     chain = Schedule(scheduler.betas.double().numpy()).respace([4, 31, 701, 1000])
     expected = sample(Network(), chain, count=5, shape=(3, 8, 8), seed=9, sampler=sampler, eta=1.0).images
     for ids in (torch.tensor([3, 1]), torch.tensor([2])):
-        x = noise(Noise(9, INITIAL, 0, ids), (len(ids), 3, 8, 8))
+        x = noise(NoiseAddress(9, INITIAL, 0, ids), (len(ids), 3, 8, 8))
         for t in scheduler.timesteps:
             options = {} if sampler == "ddpm" else {"eta": 1.0, "use_clipped_model_output": True}
             with torch.no_grad():
@@ -200,7 +200,7 @@ def test_an_address_gives_the_samples_of_noisestep(sampler):
 
 def test_noise_by_address_is_added_on_the_way():
     scheduler = FusedDDPMScheduler()
-    x, t, address = batch(), torch.tensor([0, 3, 500, 999]), Noise(0, FORWARD, 5)
+    x, t, address = batch(), torch.tensor([0, 3, 500, 999]), NoiseAddress(0, FORWARD, 5)
     eps = noise(address, x.shape)
     assert torch.equal(scheduler.add_noise(x, address, t), scheduler.add_noise(x, eps, t))
     assert torch.equal(scheduler.get_velocity(x, address, t), scheduler.get_velocity(x, eps, t))
@@ -348,9 +348,9 @@ def test_the_stream_is_that_of_reverse_noise():
     x = batch()
     quiet = scheduler.step(x, 0, x, seed=1).prev_sample
     assert torch.equal(quiet, scheduler.step(x, 0, x, generator=generator()).prev_sample)
-    eps = noise(Noise(1, REVERSE, 501, 0), x.shape)
+    eps = noise(NoiseAddress(1, REVERSE, 501, 0), x.shape)
     sigma = float(scheduler._get_variance(500)) ** 0.5
     with_noise = scheduler.step(x, 500, x, seed=1).prev_sample
     other = scheduler.step(x, 500, x, seed=2).prev_sample
-    eps_2 = noise(Noise(2, REVERSE, 501, 0), x.shape)
+    eps_2 = noise(NoiseAddress(2, REVERSE, 501, 0), x.shape)
     assert (with_noise - other - sigma * (eps - eps_2)).abs().max() <= 1e-4 * sigma

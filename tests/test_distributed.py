@@ -19,15 +19,14 @@ from click.testing import CliRunner
 from distributed_worker import CPU, MODES, STEPS, Outcome, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisestep.accelerated import checkpoint as checkpoints
-from noisestep.accelerated import pipeline
-from noisestep.accelerated.cli import main
+from noisestep.accelerated.cli import main, pipeline
+from noisestep.accelerated.cli.pipeline import find_device
 from noisestep.accelerated.data import load_images
-from noisestep.accelerated.distributed import ALONE, World, join, shares
 from noisestep.accelerated.errors import RunError
-from noisestep.accelerated.feed import Feed
-from noisestep.accelerated.pipeline import find_device
-from noisestep.accelerated.training import Step
+from noisestep.accelerated.training import checkpoint as checkpoints
+from noisestep.accelerated.training.batches import Feed
+from noisestep.accelerated.training.distributed import ALONE, World, join, shares
+from noisestep.accelerated.training.loop import Step
 from safetensors.torch import load_file
 from tiny_run import SETTINGS, tiny_config
 
@@ -260,7 +259,7 @@ def test_processes_with_the_same_rows_are_noticed(alone: Outcome, bounds: list[f
 # strikes one of the processes with a signal at the end of a step, in its first life
 STRUCK = """
 import os, sys
-from noisestep.accelerated import training
+from noisestep.accelerated.training import loop as training
 from noisestep.accelerated.cli import main
 
 rank, number, last = sys.argv.pop(1), int(sys.argv.pop(1)), int(sys.argv.pop(1))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisestep.accelerated.evaluation import evaluate
-from noisestep.accelerated.measures import (
+from noisestep.accelerated.evaluation.evaluate import evaluate
+from noisestep.accelerated.evaluation.metrics import (
     COMPONENTS,
     covariance_factor,
     draw_gaussian,
@@ -18,7 +18,7 @@ from noisestep.accelerated.measures import (
     manifold_measures,
     nearest,
 )
-from noisestep.accelerated.scorecard import Evaluation
+from noisestep.accelerated.evaluation.results import Evaluation
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -267,9 +267,9 @@ def test_pairwise_measures_take_no_more_than_the_limit(
     digits: dict[str, np.ndarray], good: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    monkeypatch.setattr("noisestep.accelerated.evaluation.PAIRWISE_LIMIT", 200)
+    monkeypatch.setattr("noisestep.accelerated.evaluation.evaluate.PAIRWISE_LIMIT", 200)
     monkeypatch.setattr(
-        "noisestep.accelerated.evaluation.manifold_measures",
+        "noisestep.accelerated.evaluation.evaluate.manifold_measures",
         lambda real, fake, k: sizes.append((len(real), len(fake))) or manifold_measures(real, fake, k=k),
     )
     limited = judge(digits, digits["held"], digits["held_labels"])

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from noisestep.accelerated import figures
-from noisestep.accelerated.figures import (
+from noisestep.accelerated.cli import figures
+from noisestep.accelerated.cli.figures import (
     grid,
     loss_figure,
     pairs,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from noisestep import reference as ref
+from noisestep.accelerated.address import FORWARD, NoiseAddress
 from noisestep.accelerated.integrations.improved_diffusion import (
     GaussianDiffusion,
     LossType,
@@ -15,7 +16,6 @@ from noisestep.accelerated.integrations.improved_diffusion import (
     SpacedDiffusion,
     space_timesteps,
 )
-from noisestep.accelerated.noise import FORWARD, Noise
 from noisestep.accelerated.ops import noise as noise_op
 from torch import Tensor, nn
 
@@ -133,7 +133,7 @@ def test_steps_are_the_references(mean, variance, clip, denoised_fn):
 @pytest.mark.parametrize("loss", [kind.name for kind in LossType])
 def test_losses_are_the_references(mean, variance, loss):
     diffusion, model = diffusion_of(mean, variance, loss), Network(outputs_of(variance))
-    x_0, address = tensor(0).clamp(-1, 1), Noise(3, FORWARD, 0)
+    x_0, address = tensor(0).clamp(-1, 1), NoiseAddress(3, FORWARD, 0)
     eps = noise_op(address, x_0.shape)
     terms = diffusion.training_losses(model, x_0, T, noise=address, model_kwargs={"shift": 0.1})
     again = diffusion.training_losses(model, x_0, T, noise=eps, model_kwargs={"shift": 0.1})

@@ -61,14 +61,15 @@ def test_plain_pytorch_learns_and_its_compiled_step_has_the_same_gradient(induct
     names = run("plain", model=model, optimizer=optimizer, batches=[images() * 2 - 1 for _ in range(20)])
     assert names["loss"] < 0.9
     x_0, t, k = images() * 2 - 1, torch.full((8,), 500), 3
-    names["Noise"](0, 0, k)
+    names["NoiseAddress"](0, 0, k)
     loss = names["simple_loss"](
-        model(names["q_sample"](names["schedule"], x_0, t, names["Noise"](0, 0, k)), t), names["Noise"](0, 0, k)
+        model(names["q_sample"](names["schedule"], x_0, t, names["NoiseAddress"](0, 0, k)), t),
+        names["NoiseAddress"](0, 0, k),
     )
     (expected,) = torch.autograd.grad(loss, [model.convolution.weight])
     run(
         "compiled",
-        **{name: names[name] for name in ("Noise", "FORWARD", "q_sample", "simple_loss", "schedule")},
+        **{name: names[name] for name in ("NoiseAddress", "FORWARD", "q_sample", "simple_loss", "schedule")},
         model=model,
         x_0=x_0,
         t=t,

@@ -8,7 +8,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from interpreter import DEVICE, bfloat16_bits, fma, kernels, run_kernel
 from noise_oracle import fma as exact_fma
-from noisestep.accelerated.launch import use_kernels
+from noisestep.accelerated.backends.triton.launch import use_kernels
 
 float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

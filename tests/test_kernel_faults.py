@@ -21,5 +21,5 @@ def test_every_kernel_has_ten_faults_or_more():
 
 
 def test_a_text_that_is_gone_is_reported():
-    with pytest.raises(ValueError, match=r"stands 0 times in accelerated/kernels\.py, not once"):
+    with pytest.raises(ValueError, match=r"stands 0 times in accelerated/backends/triton/kernels\.py, not once"):
         FAULTS[0].planted("")

@@ -15,9 +15,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits
-from noisestep.accelerated import native
-from noisestep.accelerated.native import build, calls
-from noisestep.accelerated.noise import FORWARD, REVERSE, Noise
+from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
+from noisestep.accelerated.backends import native
+from noisestep.accelerated.backends.native import build, calls
 from noisestep.accelerated.ops import noise, q_sample, reverse_step, simple_loss
 from noisestep.reference import noise as reference
 from op_cases import PREDICTIONS, Case, cases, device_schedule
@@ -126,7 +126,7 @@ def test_what_is_no_number_and_both_zeros(clip):
     special = torch.tensor([0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1e-45, -3.0])
     x, output = (part.reshape(1, -1).contiguous() for part in torch.meshgrid(special, special, indexing="ij"))
     for prediction in PREDICTIONS:
-        arguments = D, x, output, 3, Noise(0, REVERSE, 3)
+        arguments = D, x, output, 3, NoiseAddress(0, REVERSE, 3)
         assert_native_is_eager(reverse_step, *arguments, prediction=prediction, clip=clip, return_x_0=True)
     assert_native_is_eager(q_sample, D, x, 3, output)
     assert_native_is_eager(simple_loss, x, output, reduction="none")
@@ -134,13 +134,13 @@ def test_what_is_no_number_and_both_zeros(clip):
 
 def test_a_step_in_a_tensor_counts_with_its_low_28_bits():
     for step in (torch.tensor([2**28 + 3, -1]), torch.tensor(2**40 + 7)):
-        low = Noise(1, 2, step & (2**28 - 1), 3)
-        assert_same_bits(actual=noise(Noise(1, 2, step, 3), (2, 70)), expected=noise(low, (2, 70)))
-        assert_native_is_eager(noise, Noise(1, 2, step, 3), (2, 70))
+        low = NoiseAddress(1, 2, step & (2**28 - 1), 3)
+        assert_same_bits(actual=noise(NoiseAddress(1, 2, step, 3), (2, 70)), expected=noise(low, (2, 70)))
+        assert_native_is_eager(noise, NoiseAddress(1, 2, step, 3), (2, 70))
 
 
 def test_it_runs_for_contiguous_float32(called):
-    x, address = torch.randn(2, 70), Noise(0, FORWARD, 0)
+    x, address = torch.randn(2, 70), NoiseAddress(0, FORWARD, 0)
     q_sample(D, x, 3, address)
     q_sample(D, torch.zeros(2, 70, dtype=torch.uint8), 3, x)
     simple_loss(x, address)
@@ -170,20 +170,20 @@ def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_threads_change_no_bit(many_threads):
     expected = reference.normal(5, FORWARD, 9, range(3), LARGE[1:])
-    np.testing.assert_array_equal(noise(Noise(5, FORWARD, 9), LARGE).numpy(), expected, strict=True)
+    np.testing.assert_array_equal(noise(NoiseAddress(5, FORWARD, 9), LARGE).numpy(), expected, strict=True)
     x, output = torch.randn(LARGE), torch.randn(LARGE)
-    assert_native_is_eager(q_sample, D, x, 7, Noise(5, FORWARD, 9))
-    assert_native_is_eager(simple_loss, output, Noise(5, FORWARD, 9), reduction="none")
-    assert_native_is_eager(reverse_step, D, x, output, 7, Noise(5, REVERSE, 9), clip=(-1, 1))
+    assert_native_is_eager(q_sample, D, x, 7, NoiseAddress(5, FORWARD, 9))
+    assert_native_is_eager(simple_loss, output, NoiseAddress(5, FORWARD, 9), reduction="none")
+    assert_native_is_eager(reverse_step, D, x, output, 7, NoiseAddress(5, REVERSE, 9), clip=(-1, 1))
 
 
 def run(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The noise of an address in a process of its own."""
     program = (
         "import torch\n"
-        "from noisestep.accelerated.noise import Noise\n"
+        "from noisestep.accelerated.noise import NoiseAddress\n"
         "from noisestep.accelerated.ops import noise\n"
-        "print(noise(Noise(3, 0, 1), (1, 5)).view(torch.int32).tolist())"
+        "print(noise(NoiseAddress(3, 0, 1), (1, 5)).view(torch.int32).tolist())"
     )
     given = {**os.environ, "NOISESTEP_CACHE": str(tmp_path), **environment}
     return subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from noise_oracle import as_text, golden
 from noisestep.accelerated import noise as device
-from noisestep.accelerated.noise import FORWARD, Noise
+from noisestep.accelerated.address import FORWARD, NoiseAddress
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops import q_sample
 from noisestep.accelerated.schedule import DeviceSchedule
@@ -54,10 +54,10 @@ def signed(number: int) -> torch.Tensor:
     return torch.tensor([number - (number >> 63 << 64)])
 
 
-def device_address(entry: dict) -> Noise:
+def device_address(entry: dict) -> NoiseAddress:
     """The address of a golden vector, with every part in a tensor that may be in one."""
     seed, stream, step, sample = address(entry)
-    return Noise(signed(seed), stream, torch.tensor(step), signed(sample))
+    return NoiseAddress(signed(seed), stream, torch.tensor(step), signed(sample))
 
 
 def entries(group: str, *, start: bool = False) -> list:
@@ -109,7 +109,7 @@ def test_golden_noise_of_every_path(entry):
 def test_golden_noise_compiled(inductor):
     @torch.compile(fullgraph=True)
     def both(seed, step, sample):
-        place = Noise(seed, entry["stream"], step, sample)
+        place = NoiseAddress(seed, entry["stream"], step, sample)
         return device.normal(place, (1, 8)), noise_op(place, (1, 8))
 
     for entry in entries("normal", start=True):
@@ -121,7 +121,9 @@ def test_golden_noise_compiled(inductor):
 def test_compiled_noise_has_the_bits_of_the_reference(inductor):
     # every lane of a vectorised loop, and its remainder
     compiled = torch.compile(device.normal, fullgraph=True)
-    same_bits(actual=compiled(Noise(5, FORWARD, 9), (3, 100_003)), expected=noise.normal(5, 0, 9, range(3), (100_003,)))
+    same_bits(
+        actual=compiled(NoiseAddress(5, FORWARD, 9), (3, 100_003)), expected=noise.normal(5, 0, 9, range(3), (100_003,))
+    )
 
 
 @pytest.mark.parametrize("entry", entries("uniform"))
@@ -147,14 +149,14 @@ def test_golden_permutations(entry):
 def test_torch_gives_the_bits_of_the_reference(seed, stream, step, sample, batch, shape):
     rows = [sample + i for i in range(batch)]
     expected = noise.normal(seed, stream, step, np.array(rows, np.uint64), shape)
-    same_bits(actual=device.normal(Noise(seed, stream, step, sample), (batch, *shape)), expected=expected)
-    in_tensors = Noise(signed(seed), stream, torch.full((batch,), step), torch.tensor(rows, dtype=torch.int64))
+    same_bits(actual=device.normal(NoiseAddress(seed, stream, step, sample), (batch, *shape)), expected=expected)
+    in_tensors = NoiseAddress(signed(seed), stream, torch.full((batch,), step), torch.tensor(rows, dtype=torch.int64))
     same_bits(actual=noise_op(in_tensors, (batch, *shape)), expected=expected)
 
 
 @given(seeds, steps, samples, st.integers(1, 9), st.integers(-(10**6), 10**6), st.integers(1, 2**31))
 def test_torch_draws_the_uniforms_of_the_reference(seed, step, sample, batch, low, n):
-    place, rows = Noise(seed, 1, step, sample), np.arange(batch, dtype=np.uint64) + np.uint64(sample)
+    place, rows = NoiseAddress(seed, 1, step, sample), np.arange(batch, dtype=np.uint64) + np.uint64(sample)
     same_bits(actual=device.uniform(place, batch), expected=noise.uniform(seed, 1, step, rows))
     span = low, low + n - 1
     expected = noise.integers(seed, 1, step, rows, *span)
@@ -165,7 +167,7 @@ def test_torch_draws_the_uniforms_of_the_reference(seed, step, sample, batch, lo
 @given(seeds, samples, st.sampled_from(DTYPES))
 def test_other_types_are_the_float32_rounded_to_nearest_even(seed, sample, dtype):
     expected = noise.normal(seed, FORWARD, 0, sample, (64,))
-    actual = noise_op(Noise(seed, FORWARD, 0, sample), (1, 64), dtype=dtype)
+    actual = noise_op(NoiseAddress(seed, FORWARD, 0, sample), (1, 64), dtype=dtype)
     assert actual.dtype == dtype
     if dtype == torch.bfloat16:
         word = bits(expected).astype(np.uint64)
@@ -180,22 +182,24 @@ def test_a_row_depends_on_nothing_but_its_own_address(seed, rows, times, random)
     times = times[: len(rows)]
     batch = noise.normal(seed, FORWARD, times, np.array(rows, np.uint64), (3, 5))
     order = random.sample(range(len(rows)), len(rows))
-    place = Noise(seed, FORWARD, torch.tensor(times)[order], torch.tensor(rows)[order])
+    place = NoiseAddress(seed, FORWARD, torch.tensor(times)[order], torch.tensor(rows)[order])
     same_bits(actual=noise_op(place, (len(rows), 3, 5)), expected=batch[order])
     for i, (step, sample) in enumerate(zip(times, rows, strict=True)):
-        same_bits(actual=noise_op(Noise(seed, FORWARD, step, sample), (1, 3, 5))[0], expected=batch[i])
+        same_bits(actual=noise_op(NoiseAddress(seed, FORWARD, step, sample), (1, 3, 5))[0], expected=batch[i])
 
 
 @given(seeds, st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 40))
 def test_only_the_count_in_c_order_matters(seed, shape, more):
     flat = noise.normal(seed, FORWARD, 3, 4, (int(np.prod(shape)) + more,))
-    z = noise_op(Noise(seed, FORWARD, 3, 4), (1, *shape))
+    z = noise_op(NoiseAddress(seed, FORWARD, 3, 4), (1, *shape))
     same_bits(actual=z.reshape(1, -1), expected=flat[:, : z.numel()])
 
 
 def test_the_last_sample_that_an_integer_can_name():
     last = 2**63 - 1
-    same_bits(actual=noise_op(Noise(0, FORWARD, 0, last), (1, 6)), expected=noise.normal(0, FORWARD, 0, last, (6,)))
+    same_bits(
+        actual=noise_op(NoiseAddress(0, FORWARD, 0, last), (1, 6)), expected=noise.normal(0, FORWARD, 0, last, (6,))
+    )
 
 
 @given(seeds, st.integers(1, 3), st.integers(2, 3), st.integers(2, 5), st.integers(2, 5))
@@ -204,7 +208,7 @@ def test_the_layout_in_memory_does_not_matter(seed, batch, channels, height, wid
     schedule = DeviceSchedule(Schedule.from_name("linear", 10))
     x_0 = torch.zeros(shape).to(memory_format=torch.channels_last)
     assume(not x_0.is_contiguous())
-    place = Noise(seed, FORWARD, 0)
+    place = NoiseAddress(seed, FORWARD, 0)
     x_t, eps = q_sample(schedule, x_0, 10, place, return_eps=True)
     assert x_t.is_contiguous(memory_format=torch.channels_last)
     same_bits(actual=eps, expected=noise.normal(seed, FORWARD, 0, range(batch), shape[1:]))
@@ -258,7 +262,7 @@ def test_integers_refuse_an_empty_or_too_wide_range(low, high, n):
     with pytest.raises(ValueError, match=message):
         noise.integers(0, 0, 0, 0, low, high)
     with pytest.raises(ValueError, match=message):
-        device.uniform_integers(Noise(0, 0, 0), 1, low, high)
+        device.uniform_integers(NoiseAddress(0, 0, 0), 1, low, high)
 
 
 int32, floats = torch.zeros(1, dtype=torch.int32), torch.zeros(1)
@@ -291,28 +295,33 @@ BAD_ADDRESSES = {
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_ADDRESSES.values(), ids=BAD_ADDRESSES)
 def test_an_address_refuses_what_is_none(arguments, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        Noise(*arguments)
+        NoiseAddress(*arguments)
 
 
 BAD_CALLS = {
-    "no batch": ((Noise(0, 0, 0), ()), {}, ValueError, "shape must be (B, ...), none of it negative, got ()"),
-    "negative": ((Noise(0, 0, 0), (2, -1)), {}, ValueError, "shape must be (B, ...), none of it negative, got (2, -1)"),
-    "int8": ((Noise(0, 0, 0), (1,)), {"dtype": torch.int8}, TypeError, "dtype must be one of float32, float16"),
-    "a seed": ((0, (1,)), {}, TypeError, "noise must be a Noise address, got int"),
+    "no batch": ((NoiseAddress(0, 0, 0), ()), {}, ValueError, "shape must be (B, ...), none of it negative, got ()"),
+    "negative": (
+        (NoiseAddress(0, 0, 0), (2, -1)),
+        {},
+        ValueError,
+        "shape must be (B, ...), none of it negative, got (2, -1)",
+    ),
+    "int8": ((NoiseAddress(0, 0, 0), (1,)), {"dtype": torch.int8}, TypeError, "dtype must be one of float32, float16"),
+    "a seed": ((0, (1,)), {}, TypeError, "noise must be a NoiseAddress address, got int"),
     "two steps for three": (
-        (Noise(0, 0, torch.zeros(2, dtype=torch.int64)), (3,)),
+        (NoiseAddress(0, 0, torch.zeros(2, dtype=torch.int64)), (3,)),
         {},
         ValueError,
         "noise.step must have 1 or 3 elements for a batch of 3, got shape (2,)",
     ),
     "two samples for three": (
-        (Noise(0, 0, 0, torch.zeros(2, dtype=torch.int64)), (3,)),
+        (NoiseAddress(0, 0, 0, torch.zeros(2, dtype=torch.int64)), (3,)),
         {},
         ValueError,
         "noise.sample must have 3 elements for a batch of 3, got shape (2,)",
     ),
     "another device": (
-        (Noise(torch.zeros(1, dtype=torch.int64, device="meta"), 0, 0), (3,)),
+        (NoiseAddress(torch.zeros(1, dtype=torch.int64, device="meta"), 0, 0), (3,)),
         {},
         ValueError,
         "noise.seed is on meta, the batch on cpu; both must be on one device",

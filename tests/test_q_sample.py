@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits, kernels, on_device, run_kernel
 from laws import NAMED
-from noisestep.accelerated import launch
-from noisestep.accelerated.checks import compute_dtype
-from noisestep.accelerated.noise import FORWARD, Noise
+from noisestep.accelerated.address import FORWARD, NoiseAddress
+from noisestep.accelerated.backends.triton import launch
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops import q_sample
+from noisestep.accelerated.ops.checks import compute_dtype
 from noisestep.reference import forward, noise
 from op_cases import (
     FLOATS,
@@ -97,7 +97,7 @@ def test_kernel_has_the_bits_of_the_torch_path_where_a_row_takes_two_axes_of_the
 def test_more_elements_than_32_bits_count(shape):
     # the last elements of the last sample, from a whole block on
     first = shape[1] // 4 * 4 - 4096
-    z = noise_op(Noise(7, 2, 0, 5), shape, device="cuda")[-1, first:].cpu()
+    z = noise_op(NoiseAddress(7, 2, 0, 5), shape, device="cuda")[-1, first:].cpu()
     counters = [[block, 2 << 28, 5 + shape[0] - 1, 0] for block in range(first // 4, -(-shape[1] // 4))]
     words = noise.philox4x32(counters, [7, 0]).ravel()
     expected = np.stack(noise.normal_pair(words[0::2], words[1::2]), axis=-1).ravel()[: len(z)]
@@ -128,7 +128,9 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
         error = 2 * error
     expected = forward.q_sample(schedule.schedule, exact, t.numpy(), eps)
     for out in FLOATS:
-        x_t, given_eps = q_sample(schedule, x_0, t, Noise(5, FORWARD, 3), dtype=getattr(torch, out), return_eps=True)
+        x_t, given_eps = q_sample(
+            schedule, x_0, t, NoiseAddress(5, FORWARD, 3), dtype=getattr(torch, out), return_eps=True
+        )
         assert_within(actual=x_t, expected=expected, error=error)
         assert_within(actual=given_eps, expected=eps, error=0)
 
@@ -173,49 +175,55 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(case, random):
     schedule, x_0, _, _ = arguments(case, None)
     batch = case.shape[0]
     t = torch.randint(0, case.T + 1, (batch,), generator=torch.Generator().manual_seed(1))
-    address = Noise(case.seed, case.stream, case.step, case.sample)
+    address = NoiseAddress(case.seed, case.stream, case.step, case.sample)
     whole = q_sample(schedule, x_0, t, address)
     order = torch.tensor(random.sample(range(batch), batch), dtype=torch.int64)
-    shuffled = q_sample(schedule, x_0[order], t[order], Noise(case.seed, case.stream, case.step, case.sample + order))
+    shuffled = q_sample(
+        schedule, x_0[order], t[order], NoiseAddress(case.seed, case.stream, case.step, case.sample + order)
+    )
     assert_same_bits(actual=shuffled, expected=whole[order], strides=False)
     for i in range(batch):
-        alone = q_sample(schedule, x_0[i : i + 1], int(t[i]), Noise(case.seed, case.stream, case.step, case.sample + i))
+        alone = q_sample(
+            schedule, x_0[i : i + 1], int(t[i]), NoiseAddress(case.seed, case.stream, case.step, case.sample + i)
+        )
         assert_same_bits(actual=alone, expected=whole[i : i + 1], strides=False)
 
 
 def test_an_address_of_tensors_is_that_of_integers():
     x_0 = torch.randn(3, 5)
-    integers = q_sample(D, x_0, torch.tensor([1, 2, 3]), Noise(7, FORWARD, 5, 9))
+    integers = q_sample(D, x_0, torch.tensor([1, 2, 3]), NoiseAddress(7, FORWARD, 5, 9))
     one, rows = torch.tensor([5]), torch.tensor([5, 5, 5])
     for seed in (7, torch.tensor(7), torch.tensor([7])):
         for step in (5, one, rows):
             for sample in (9, torch.tensor([9, 10, 11])):
-                x_t = q_sample(D, x_0, torch.tensor([1, 2, 3], dtype=torch.int32), Noise(seed, FORWARD, step, sample))
+                x_t = q_sample(
+                    D, x_0, torch.tensor([1, 2, 3], dtype=torch.int32), NoiseAddress(seed, FORWARD, step, sample)
+                )
                 assert_same_bits(actual=x_t, expected=integers)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_nothing_is_added_at_t_0(dtype):
     x_0 = torch.randn(4, 3).to(getattr(torch, dtype))
-    assert torch.equal(q_sample(D, x_0, 0, Noise(0, FORWARD, 0)), x_0)
+    assert torch.equal(q_sample(D, x_0, 0, NoiseAddress(0, FORWARD, 0)), x_0)
 
 
 def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kernel(monkeypatch):
     x_0, t = torch.randn(3, 5), torch.tensor([-7, 51, 2**40])
     for bad in (t, -1, D.T + 1):
         with pytest.raises(ValueError, match=r"t must lie in 0\.\.50, got values from"):
-            q_sample(D, x_0, bad, Noise(0, FORWARD, 0))
-    nearest = q_sample(D, x_0, t.clamp(0, D.T), Noise(0, FORWARD, 0))
+            q_sample(D, x_0, bad, NoiseAddress(0, FORWARD, 0))
+    nearest = q_sample(D, x_0, t.clamp(0, D.T), NoiseAddress(0, FORWARD, 0))
     # interpreted, t is on a CPU too: the kernel is on its own without the check
     monkeypatch.setattr(sys.modules["noisestep.accelerated.ops.q_sample"], "check_range", lambda t, T: None)
-    assert_same_bits(actual=run_kernel(q_sample, D, x_0, t, Noise(0, FORWARD, 0)), expected=nearest)
+    assert_same_bits(actual=run_kernel(q_sample, D, x_0, t, NoiseAddress(0, FORWARD, 0)), expected=nearest)
 
 
 def test_what_is_not_a_number_stays_that():
     x_0 = torch.tensor([[torch.nan, torch.inf, -torch.inf, 1.0, 2.0]])
-    expected = q_sample(D, x_0, 3, Noise(0, FORWARD, 0))
+    expected = q_sample(D, x_0, 3, NoiseAddress(0, FORWARD, 0))
     assert torch.equal(expected.isfinite(), x_0.isfinite())
-    assert_same_bits(actual=run_kernel(q_sample, D, x_0, 3, Noise(0, FORWARD, 0)), expected=expected)
+    assert_same_bits(actual=run_kernel(q_sample, D, x_0, 3, NoiseAddress(0, FORWARD, 0)), expected=expected)
     given_eps = q_sample(D, torch.ones(1, 5), 3, x_0)
     assert torch.equal(given_eps.isfinite(), x_0.isfinite())
     assert_same_bits(actual=run_kernel(q_sample, D, torch.ones(1, 5), 3, x_0), expected=given_eps)
@@ -243,32 +251,39 @@ def test_gradients_are_the_coefficients(dtype):
 
 def test_forward_mode_is_refused():
     with pytest.raises(NotImplementedError, match="x_0 carries a forward-mode derivative"):
-        torch.func.jvp(lambda x: q_sample(D, x, 3, Noise(0, FORWARD, 0)), (torch.ones(2, 3),), (torch.ones(2, 3),))
+        torch.func.jvp(
+            lambda x: q_sample(D, x, 3, NoiseAddress(0, FORWARD, 0)), (torch.ones(2, 3),), (torch.ones(2, 3),)
+        )
     with pytest.raises(NotImplementedError, match="noise carries a forward-mode derivative"):
         torch.func.jvp(lambda x: q_sample(D, torch.ones(2, 3), 3, x), (torch.ones(2, 3),), (torch.ones(2, 3),))
 
 
 def test_functional_transforms_are_refused():
     with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.grad(lambda x: q_sample(D, x, 3, Noise(0, FORWARD, 0)).sum())(torch.ones(2, 3))
+        torch.func.grad(lambda x: q_sample(D, x, 3, NoiseAddress(0, FORWARD, 0)).sum())(torch.ones(2, 3))
 
 
 REGISTERED = {
-    "an address": lambda: q_sample(D, torch.randn(2, 3), 4, Noise(0, FORWARD, 0), return_eps=True),
+    "an address": lambda: q_sample(D, torch.randn(2, 3), 4, NoiseAddress(0, FORWARD, 0), return_eps=True),
     "tensors in it": lambda: q_sample(
-        D, torch.randn(2, 3), torch.tensor([4, 0]), Noise(torch.tensor(1), FORWARD, torch.tensor([3]), torch.arange(2))
+        D,
+        torch.randn(2, 3),
+        torch.tensor([4, 0]),
+        NoiseAddress(torch.tensor(1), FORWARD, torch.tensor([3]), torch.arange(2)),
     ),
     "eps given": lambda: q_sample(D, torch.randn(2, 3).requires_grad_(), 4, torch.randn(2, 3).requires_grad_()),
     "channels_last": lambda: q_sample(
         D,
         torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_(),
         4,
-        Noise(0, FORWARD, 0),
+        NoiseAddress(0, FORWARD, 0),
         dtype=torch.bfloat16,
         return_eps=True,
     ),
-    "transposed": lambda: q_sample(D, torch.randn(3, 2).T.requires_grad_(), 4, Noise(0, FORWARD, 0), return_eps=True),
-    "uint8": lambda: q_sample(D, torch.zeros(2, 3, dtype=torch.uint8), 4, Noise(0, FORWARD, 0)),
+    "transposed": lambda: q_sample(
+        D, torch.randn(3, 2).T.requires_grad_(), 4, NoiseAddress(0, FORWARD, 0), return_eps=True
+    ),
+    "uint8": lambda: q_sample(D, torch.zeros(2, 3, dtype=torch.uint8), 4, NoiseAddress(0, FORWARD, 0)),
 }
 
 
@@ -284,7 +299,7 @@ def test_registration(call, path):
 
 def test_one_graph_for_every_timestep_batch_and_address():
     def function(x_0, t, seed, step, sample):
-        return q_sample(D, x_0, t, Noise(seed, FORWARD, step, sample), dtype=torch.bfloat16)
+        return q_sample(D, x_0, t, NoiseAddress(seed, FORWARD, step, sample), dtype=torch.bfloat16)
 
     traced = compiled(function)
     for i in range(3):
@@ -300,13 +315,13 @@ def test_one_graph_for_every_timestep_batch_and_address():
 
 def test_vmap_is_a_loop():
     x_0, t = torch.randn(4, 2, 3), torch.randint(0, 51, (4, 2))
-    together = torch.vmap(lambda x_0, t: q_sample(D, x_0, t, Noise(0, FORWARD, 0)))(x_0, t)
-    one_by_one = [q_sample(D, *both, Noise(0, FORWARD, 0)) for both in zip(x_0, t, strict=True)]
+    together = torch.vmap(lambda x_0, t: q_sample(D, x_0, t, NoiseAddress(0, FORWARD, 0)))(x_0, t)
+    one_by_one = [q_sample(D, *both, NoiseAddress(0, FORWARD, 0)) for both in zip(x_0, t, strict=True)]
     assert_same_bits(actual=together, expected=torch.stack(one_by_one))
 
 
 def test_autocast_changes_nothing():
     x_0 = torch.randn(2, 3)
-    expected = q_sample(D, x_0, 7, Noise(0, FORWARD, 0))
+    expected = q_sample(D, x_0, 7, NoiseAddress(0, FORWARD, 0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_same_bits(actual=q_sample(D, x_0, 7, Noise(0, FORWARD, 0)), expected=expected)
+        assert_same_bits(actual=q_sample(D, x_0, 7, NoiseAddress(0, FORWARD, 0)), expected=expected)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from noisestep.accelerated.evaluation import evaluate
-from noisestep.accelerated.figures import grid, save_gif, save_png
-from noisestep.accelerated.report import PICTURES, duration, write_report
+from noisestep.accelerated.cli.figures import grid, save_gif, save_png
+from noisestep.accelerated.cli.report import PICTURES, duration, write_report
+from noisestep.accelerated.evaluation.evaluate import evaluate
 
 CONFIG = {
     "data": {"source": "digits", "size": None},

@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreter import GPU, assert_same_bits, kernels, run_kernel
 from laws import NAMED, log_alpha_bar
-from noisestep.accelerated.checks import compute_dtype
-from noisestep.accelerated.noise import REVERSE, Noise
+from noisestep.accelerated.address import REVERSE, NoiseAddress
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops import reverse_step
+from noisestep.accelerated.ops.checks import compute_dtype
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
 from noisestep.reference import reverse as reference
@@ -136,7 +136,9 @@ def test_in_place_gives_the_same_and_writes_to_x_t_alone(case, update):
 def test_one_graph_in_place():
     def function(x_t, output, t):
         y = x_t * 1
-        x_0 = reverse_step(D, y, output, t, Noise(0, REVERSE, t), clip=(-1, 1), in_place=True, return_x_0=True)[1]
+        x_0 = reverse_step(D, y, output, t, NoiseAddress(0, REVERSE, t), clip=(-1, 1), in_place=True, return_x_0=True)[
+            1
+        ]
         return y, x_0
 
     inputs = *torch.randn(2, 2, 3), torch.tensor(5)
@@ -283,10 +285,10 @@ def test_the_memory_layout_changes_no_bit(case, update):
 def test_a_sample_is_the_same_alone_and_in_any_batch(case, update):
     update = replace(update.fitting(case), guidance=None, return_x_0=False)
     schedule, x_t, output, _, _ = arguments(case, update)
-    t, row = timesteps(case), Noise(case.seed, REVERSE, case.step, case.sample)
+    t, row = timesteps(case), NoiseAddress(case.seed, REVERSE, case.step, case.sample)
     whole = reverse_step(schedule, x_t, output, t, row, **vars(update))
     for i in range(case.shape[0]):
-        row = Noise(case.seed, REVERSE, case.step, case.sample + i)
+        row = NoiseAddress(case.seed, REVERSE, case.step, case.sample + i)
         alone = reverse_step(schedule, x_t[i : i + 1], output[i : i + 1], int(t[i]), row, **vars(update))
         assert_same_bits(actual=alone, expected=whole[i : i + 1], strides=False)
 
@@ -294,21 +296,21 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(case, update):
 def test_an_address_of_tensors_is_that_of_integers():
     x_t, output = torch.randn(2, 3, 5)
     t = torch.tensor([7, 7, 7])
-    expected = reverse_step(D, x_t, output, 7, Noise(3, REVERSE, 7, 9))
-    in_tensors = Noise(torch.tensor(3), REVERSE, t, torch.tensor([9, 10, 11]))
+    expected = reverse_step(D, x_t, output, 7, NoiseAddress(3, REVERSE, 7, 9))
+    in_tensors = NoiseAddress(torch.tensor(3), REVERSE, t, torch.tensor([9, 10, 11]))
     for timestep in (t, t.to(torch.int32), t[0]):
         assert_same_bits(actual=reverse_step(D, x_t, output, timestep, in_tensors), expected=expected)
 
 
 def test_guidance_joined_is_guidance_in_a_pair():
     x_t, without, out = torch.randn(3, 2, 4)
-    joined = reverse_step(D, x_t, torch.cat([without, out]), 9, Noise(0, REVERSE, 9), guidance=3.0)
+    joined = reverse_step(D, x_t, torch.cat([without, out]), 9, NoiseAddress(0, REVERSE, 9), guidance=3.0)
     assert_same_bits(
-        actual=reverse_step(D, x_t, (without, out), 9, Noise(0, REVERSE, 9), guidance=3.0), expected=joined
+        actual=reverse_step(D, x_t, (without, out), 9, NoiseAddress(0, REVERSE, 9), guidance=3.0), expected=joined
     )
     # 0 is the unconditional output alone
-    actual = reverse_step(D, x_t, (without, out), 9, Noise(0, REVERSE, 9), guidance=0.0)
-    assert_same_bits(actual=actual, expected=reverse_step(D, x_t, without, 9, Noise(0, REVERSE, 9)))
+    actual = reverse_step(D, x_t, (without, out), 9, NoiseAddress(0, REVERSE, 9), guidance=0.0)
+    assert_same_bits(actual=actual, expected=reverse_step(D, x_t, without, 9, NoiseAddress(0, REVERSE, 9)))
 
 
 @pytest.mark.parametrize("variance", ["posterior", "beta", "learned_range"])
@@ -316,7 +318,8 @@ def test_guidance_joined_is_guidance_in_a_pair():
 def test_noise_is_added_after_the_first_step_and_not_in_it(variance, run):
     x_t, output = torch.randn(2, 2, 3), torch.randn(2, 4 if variance == "learned_range" else 2, 3)
     one, other = (
-        run(reverse_step, D, x_t, output, torch.tensor([1, 2]), Noise(s, REVERSE, 0), variance=variance) for s in (1, 2)
+        run(reverse_step, D, x_t, output, torch.tensor([1, 2]), NoiseAddress(s, REVERSE, 0), variance=variance)
+        for s in (1, 2)
     )
     assert torch.equal(one[0], other[0])
     assert (one[1] != other[1]).all()
@@ -326,7 +329,7 @@ def test_noise_is_added_after_the_first_step_and_not_in_it(variance, run):
 def test_only_an_update_that_adds_no_noise_goes_without(option):
     x_t, output = torch.randn(2, 2, 3)
     without = reverse_step(D, x_t, output, 9, None, **option)
-    assert_same_bits(actual=reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 9), **option), expected=without)
+    assert_same_bits(actual=reverse_step(D, x_t, output, 9, NoiseAddress(0, REVERSE, 9), **option), expected=without)
     with pytest.raises(ValueError, match=r"this update adds noise \(variance='posterior', eta=None\)"):
         reverse_step(D, x_t, output, 9, None)
 
@@ -335,9 +338,9 @@ def test_only_an_update_that_adds_no_noise_goes_without(option):
 def test_t_0_leaves_x_t_alone(dtype):
     x_t, output = torch.randn(2, 2, 4, 3).to(getattr(torch, dtype))
     for option in ({}, {"eta": 1.0}, {"clip": (-0.1, 0.1), "prediction": "v"}):
-        assert torch.equal(reverse_step(D, x_t, output, 0, Noise(0, REVERSE, 0), **option), x_t)
+        assert torch.equal(reverse_step(D, x_t, output, 0, NoiseAddress(0, REVERSE, 0), **option), x_t)
     both = output.repeat(1, 2, 1)
-    assert torch.equal(reverse_step(D, x_t, both, 0, Noise(0, REVERSE, 0), variance="learned_range"), x_t)
+    assert torch.equal(reverse_step(D, x_t, both, 0, NoiseAddress(0, REVERSE, 0), variance="learned_range"), x_t)
 
 
 def test_temperature_scales_the_noise():
@@ -353,39 +356,39 @@ def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kerne
     t = torch.tensor([-7, 51, 2**40])
     for bad in (t, -1, D.T + 1):
         with pytest.raises(ValueError, match=r"t must lie in 0\.\.50, got values from"):
-            reverse_step(D, x_t, output, bad, Noise(0, REVERSE, 0))
-    nearest = reverse_step(D, x_t, output, t.clamp(0, D.T), Noise(0, REVERSE, 0))
+            reverse_step(D, x_t, output, bad, NoiseAddress(0, REVERSE, 0))
+    nearest = reverse_step(D, x_t, output, t.clamp(0, D.T), NoiseAddress(0, REVERSE, 0))
     # interpreted, t is on a CPU too: the kernel is on its own without the check
     monkeypatch.setattr(sys.modules["noisestep.accelerated.ops.reverse_step"], "check_range", lambda t, T: None)
-    assert_same_bits(actual=run_kernel(reverse_step, D, x_t, output, t, Noise(0, REVERSE, 0)), expected=nearest)
+    assert_same_bits(actual=run_kernel(reverse_step, D, x_t, output, t, NoiseAddress(0, REVERSE, 0)), expected=nearest)
 
 
 @pytest.mark.parametrize("clip", [None, (-1, 1)])
 def test_what_is_not_a_number_stays_that(clip):
     x_t, output = torch.randn(2, 1, 5)
     output[0, 1] = torch.nan
-    expected = reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0), clip=clip)
+    expected = reverse_step(D, x_t, output, 9, NoiseAddress(0, REVERSE, 0), clip=clip)
     assert expected.isnan().tolist() == [[False, True, False, False, False]]
-    actual = run_kernel(reverse_step, D, x_t, output, 9, Noise(0, REVERSE, 0), clip=clip)
+    actual = run_kernel(reverse_step, D, x_t, output, 9, NoiseAddress(0, REVERSE, 0), clip=clip)
     assert_same_bits(actual=actual, expected=expected)
 
 
 def test_a_gradient_is_refused():
     x_t, output = torch.randn(2, 3), torch.randn(2, 3, requires_grad=True)
-    x_s = reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0))
+    x_s = reverse_step(D, x_t, output, 9, NoiseAddress(0, REVERSE, 0))
     with pytest.raises(RuntimeError, match=r"noisestep\.reverse_step\.default but no autograd formula was registered"):
         x_s.sum().backward()
     with torch.no_grad():
-        assert not reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0)).requires_grad
+        assert not reverse_step(D, x_t, output, 9, NoiseAddress(0, REVERSE, 0)).requires_grad
 
 
 REGISTERED = {
-    "an address": lambda: reverse_step(D, *torch.randn(2, 2, 3), 4, Noise(0, REVERSE, 0), return_x_0=True),
+    "an address": lambda: reverse_step(D, *torch.randn(2, 2, 3), 4, NoiseAddress(0, REVERSE, 0), return_x_0=True),
     "tensors": lambda: reverse_step(
         D,
         *torch.randn(2, 2, 3),
         torch.tensor([4, 0]),
-        Noise(torch.tensor(1), REVERSE, torch.tensor([3]), torch.arange(2)),
+        NoiseAddress(torch.tensor(1), REVERSE, torch.tensor([3]), torch.arange(2)),
         clip=(-1, 1),
         eta=1.0,
     ),
@@ -399,7 +402,9 @@ REGISTERED = {
         guidance=2.0,
         return_x_0=True,
     ),
-    "in place": lambda: reverse_step(D, *torch.randn(2, 2, 3), 4, Noise(0, REVERSE, 0), in_place=True, return_x_0=True),
+    "in place": lambda: reverse_step(
+        D, *torch.randn(2, 2, 3), 4, NoiseAddress(0, REVERSE, 0), in_place=True, return_x_0=True
+    ),
     "transposed": lambda: reverse_step(D, torch.randn(3, 2).T, torch.randn(2, 3), 4, None, variance="zero"),
 }
 
@@ -413,7 +418,7 @@ def test_registration(name, path):
 
 def test_one_graph_for_every_timestep_batch_and_address():
     def function(x_t, output, t, seed, sample):
-        return reverse_step(D, x_t, output, t, Noise(seed, REVERSE, t, sample), clip=(-1, 1), prediction="v")
+        return reverse_step(D, x_t, output, t, NoiseAddress(seed, REVERSE, t, sample), clip=(-1, 1), prediction="v")
 
     traced = compiled(function)
     for i in range(3):
@@ -440,16 +445,16 @@ def test_a_table_that_is_first_wanted_in_a_graph_is_made_there_once():
 
 def test_vmap_is_a_loop():
     x_t, output = torch.randn(2, 4, 2, 3)
-    together = torch.vmap(lambda x_t, output: reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0)))(x_t, output)
-    one_by_one = [reverse_step(D, *both, 9, Noise(0, REVERSE, 0)) for both in zip(x_t, output, strict=True)]
+    together = torch.vmap(lambda x_t, output: reverse_step(D, x_t, output, 9, NoiseAddress(0, REVERSE, 0)))(x_t, output)
+    one_by_one = [reverse_step(D, *both, 9, NoiseAddress(0, REVERSE, 0)) for both in zip(x_t, output, strict=True)]
     assert_same_bits(actual=together, expected=torch.stack(one_by_one))
 
 
 def test_autocast_changes_nothing():
     x_t, output = torch.randn(2, 2, 3)
-    expected = reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0))
+    expected = reverse_step(D, x_t, output, 9, NoiseAddress(0, REVERSE, 0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_same_bits(actual=reverse_step(D, x_t, output, 9, Noise(0, REVERSE, 0)), expected=expected)
+        assert_same_bits(actual=reverse_step(D, x_t, output, 9, NoiseAddress(0, REVERSE, 0)), expected=expected)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -459,7 +464,7 @@ def test_gaussian_data_is_sampled_with_the_mean_and_variance_of_the_recursion(pr
     m, s, T, count = 0.4, 0.3, 12, 20_000
     schedule = device_schedule("cosine", T)
     table = schedule.schedule
-    x = noise_op(Noise(0, REVERSE, T + 1), (count, 4))
+    x = noise_op(NoiseAddress(0, REVERSE, T + 1), (count, 4))
     mean, variance = 0.0, 1.0
     for t in range(T, 0, -1):
         signal, sigma = table.sqrt_alpha_bar[t], table.sqrt_one_minus_alpha_bar[t]
@@ -471,7 +476,7 @@ def test_gaussian_data_is_sampled_with_the_mean_and_variance_of_the_recursion(pr
             eps = (x_t - signal * x_0) / sigma
             return {"x_0": x_0, "eps": eps, "v": signal * eps - sigma * x_0}[prediction]
 
-        x = reverse_step(schedule, x, best(x), t, Noise(0, REVERSE, t), prediction=prediction, **option)
+        x = reverse_step(schedule, x, best(x), t, NoiseAddress(0, REVERSE, t), prediction=prediction, **option)
         # x_{t-1} = slope x_t + offset + deviation z, by the papers' formulas
         eps_slope, eps_offset = (1 - signal * gain) / sigma, -signal * (m - gain * signal * m) / sigma
         if "eta" in option:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisestep.accelerated import sampling
 from noisestep.accelerated.models import UNet
-from noisestep.accelerated.sampling import sample
+from noisestep.accelerated.samplers import loop as sampling
+from noisestep.accelerated.samplers.loop import sample
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import noise as reference_noise
 from noisestep.reference.sampling import sample as reference_sample

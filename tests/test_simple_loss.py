@@ -7,10 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits, kernels, run_kernel
 from laws import NAMED
-from noisestep.accelerated.checks import compute_dtype
-from noisestep.accelerated.noise import FORWARD, Noise
+from noisestep.accelerated.address import FORWARD, NoiseAddress
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops import q_sample, simple_loss
+from noisestep.accelerated.ops.checks import compute_dtype
 from noisestep.reference import loss as reference
 from op_cases import (
     FLOATS,
@@ -143,7 +143,7 @@ def test_v_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
     case = Case((T, 2, 9), dtype)
     x_0 = case.tensor(3, dtype=torch.uint8 if dtype == "float32" else torch.float32)
     weight = torch.from_numpy(reference.loss_weights(schedule.schedule, "min_snr", prediction="v")[1:]).float()
-    assert_near_the_reference(case.tensor(1), Noise(5, FORWARD, 3), x_0, t, schedule, "v", weight)
+    assert_near_the_reference(case.tensor(1), NoiseAddress(5, FORWARD, 3), x_0, t, schedule, "v", weight)
 
 
 @settings(max_examples=40)
@@ -174,14 +174,14 @@ def test_the_memory_layout_changes_no_bit(case, prediction):
 @given(cases())
 def test_a_sample_is_the_same_alone_and_in_any_batch(case):
     output = case.tensor(1)
-    whole = simple_loss(output, Noise(case.seed, 0, case.step, case.sample), reduction="none")
+    whole = simple_loss(output, NoiseAddress(case.seed, 0, case.step, case.sample), reduction="none")
     for i in range(case.shape[0]):
-        alone = simple_loss(output[i : i + 1], Noise(case.seed, 0, case.step, case.sample + i), reduction="none")
+        alone = simple_loss(output[i : i + 1], NoiseAddress(case.seed, 0, case.step, case.sample + i), reduction="none")
         assert_same_bits(actual=alone, expected=whole[i : i + 1])
 
 
 def test_the_loss_is_of_the_noise_that_q_sample_added():
-    x_0, address = torch.rand(3, 2, 5), Noise(3, FORWARD, 7, 11)
+    x_0, address = torch.rand(3, 2, 5), NoiseAddress(3, FORWARD, 7, 11)
     _, eps = q_sample(D, x_0, torch.tensor([1, 20, 50]), address, return_eps=True)
     assert simple_loss(eps, address) == 0
     other = torch.randn(3, 2, 5)
@@ -190,28 +190,32 @@ def test_the_loss_is_of_the_noise_that_q_sample_added():
 
 def test_an_address_of_tensors_is_that_of_integers():
     output = torch.randn(3, 5)
-    expected = simple_loss(output, Noise(7, FORWARD, 5, 9), reduction="none")
-    in_tensors = Noise(torch.tensor(7), FORWARD, torch.tensor([5, 5, 5]), torch.tensor([9, 10, 11]))
+    expected = simple_loss(output, NoiseAddress(7, FORWARD, 5, 9), reduction="none")
+    in_tensors = NoiseAddress(torch.tensor(7), FORWARD, torch.tensor([5, 5, 5]), torch.tensor([9, 10, 11]))
     assert_same_bits(actual=simple_loss(output, in_tensors, reduction="none"), expected=expected)
 
 
 def test_nothing_has_no_loss_and_no_samples_have_no_mean():
-    assert simple_loss(torch.ones(2, 0), Noise(0, FORWARD, 0), reduction="none").tolist() == [0, 0]
-    assert simple_loss(torch.ones(0, 2), Noise(0, FORWARD, 0), reduction="none").shape == (0,)
-    assert simple_loss(torch.ones(0, 2), Noise(0, FORWARD, 0)).isnan()
+    assert simple_loss(torch.ones(2, 0), NoiseAddress(0, FORWARD, 0), reduction="none").tolist() == [0, 0]
+    assert simple_loss(torch.ones(0, 2), NoiseAddress(0, FORWARD, 0), reduction="none").shape == (0,)
+    assert simple_loss(torch.ones(0, 2), NoiseAddress(0, FORWARD, 0)).isnan()
 
 
 def test_a_bad_number_spoils_its_own_sample_alone():
     output = torch.randn(3, 5)
     output[1, 2] = torch.nan
-    expected = simple_loss(output, Noise(0, FORWARD, 0), reduction="none")
+    expected = simple_loss(output, NoiseAddress(0, FORWARD, 0), reduction="none")
     assert expected.isnan().tolist() == [False, True, False]
-    assert_same_bits(actual=run_kernel(simple_loss, output, Noise(0, FORWARD, 0), reduction="none"), expected=expected)
+    assert_same_bits(
+        actual=run_kernel(simple_loss, output, NoiseAddress(0, FORWARD, 0), reduction="none"), expected=expected
+    )
 
 
 def test_t_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"t must lie in 0\.\.50, got values from 51 to 51"):
-        simple_loss(torch.ones(2, 3), Noise(0, FORWARD, 0), prediction="v", schedule=D, t=51, x_0=torch.ones(2, 3))
+        simple_loss(
+            torch.ones(2, 3), NoiseAddress(0, FORWARD, 0), prediction="v", schedule=D, t=51, x_0=torch.ones(2, 3)
+        )
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -224,7 +228,7 @@ def test_gradients(prediction, reduction):
     if prediction == "v":
         options |= dict(schedule=D, t=torch.tensor([3, 50]))
     output.requires_grad_()
-    assert torch.autograd.gradcheck(lambda output: simple_loss(output, Noise(0, FORWARD, 0), **options), output)
+    assert torch.autograd.gradcheck(lambda output: simple_loss(output, NoiseAddress(0, FORWARD, 0), **options), output)
 
 
 def test_gradient_is_that_of_the_chapters_code():
@@ -238,7 +242,7 @@ def test_gradient_is_that_of_the_chapters_code():
 
 def test_a_second_derivative_is_refused():
     output = torch.randn(2, 3, requires_grad=True)
-    (gradient,) = torch.autograd.grad(simple_loss(output, Noise(0, FORWARD, 0)), output, create_graph=True)
+    (gradient,) = torch.autograd.grad(simple_loss(output, NoiseAddress(0, FORWARD, 0)), output, create_graph=True)
     with pytest.raises(RuntimeError, match=r"simple_loss_backward\.default but no autograd formula was registered"):
         gradient.square().sum().backward()
 
@@ -256,11 +260,11 @@ def test_gradients_of_what_the_loss_takes_as_constant_are_refused():
 
 
 REGISTERED = {
-    "no gradient": lambda: simple_loss(torch.randn(2, 3), Noise(0, FORWARD, 0), reduction="none"),
+    "no gradient": lambda: simple_loss(torch.randn(2, 3), NoiseAddress(0, FORWARD, 0), reduction="none"),
     "gradient": lambda: simple_loss(torch.randn(2, 3).requires_grad_(), torch.randn(2, 3), reduction="none").sum(),
     "v": lambda: simple_loss(
         torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_(),
-        Noise(torch.tensor(0), FORWARD, torch.tensor([0, 1]), torch.arange(2)),
+        NoiseAddress(torch.tensor(0), FORWARD, torch.tensor([0, 1]), torch.arange(2)),
         prediction="v",
         schedule=D,
         t=4,
@@ -287,14 +291,14 @@ def test_registration_of_the_kernel(name):
 
 def test_registration_of_the_gradient():
     output = torch.randn(2, 3, requires_grad=True)
-    loss = simple_loss(output, Noise(0, FORWARD, 0), reduction="none").sum()
+    loss = simple_loss(output, NoiseAddress(0, FORWARD, 0), reduction="none").sum()
     assert_registered(lambda: torch.autograd.grad(loss, output), "simple_loss_backward")
 
 
 def test_one_graph_for_every_timestep_batch_and_address():
     def function(parameter, x_0, t, seed, step, weight):
         options = dict(prediction="v", schedule=D, t=t, x_0=x_0, weight=weight)
-        return simple_loss(parameter * x_0, Noise(seed, FORWARD, step), **options)
+        return simple_loss(parameter * x_0, NoiseAddress(seed, FORWARD, step), **options)
 
     traced = compiled(function)
     for i in range(3):
@@ -308,14 +312,14 @@ def test_one_graph_for_every_timestep_batch_and_address():
 
 def test_vmap_is_a_loop():
     outputs = torch.randn(4, 2, 3)
-    together = torch.vmap(lambda output: simple_loss(output, Noise(0, FORWARD, 0), reduction="none"))(outputs)
-    one_by_one = [simple_loss(output, Noise(0, FORWARD, 0), reduction="none") for output in outputs]
+    together = torch.vmap(lambda output: simple_loss(output, NoiseAddress(0, FORWARD, 0), reduction="none"))(outputs)
+    one_by_one = [simple_loss(output, NoiseAddress(0, FORWARD, 0), reduction="none") for output in outputs]
     assert_same_bits(actual=together, expected=torch.stack(one_by_one))
 
 
 def test_autocast_changes_nothing():
     output = torch.randn(2, 3, requires_grad=True)
-    expected = simple_loss(output, Noise(0, FORWARD, 0))
+    expected = simple_loss(output, NoiseAddress(0, FORWARD, 0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual = simple_loss(output, Noise(0, FORWARD, 0))
+        actual = simple_loss(output, NoiseAddress(0, FORWARD, 0))
     assert_same_bits(actual=actual, expected=expected)

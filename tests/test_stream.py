@@ -15,11 +15,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from noisestep.accelerated.config import merge, train_config
+from noisestep.accelerated.cli.runs import Split, in_memory
 from noisestep.accelerated.data import DataError, ImageStream, load_images
 from noisestep.accelerated.data.index import expand
-from noisestep.accelerated.feed import Feed
-from noisestep.accelerated.runs import Split, in_memory
+from noisestep.accelerated.training.batches import Feed
+from noisestep.accelerated.training.config import merge, train_config
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import SETTINGS, run, tiny_config
@@ -222,7 +222,7 @@ def test_of_a_stream_the_judges_read_a_part(folder: Path, monkeypatch: pytest.Mo
     assert isinstance(split.train, ImageStream)
     assert (len(split.train), len(split.held_out)) == (36, 24)
     assert len(in_memory(split.train)) == 36
-    monkeypatch.setattr("noisestep.accelerated.runs.JUDGED_BYTES", 3 * 8 * 8 * 10)
+    monkeypatch.setattr("noisestep.accelerated.cli.runs.JUDGED_BYTES", 3 * 8 * 8 * 10)
     few = in_memory(split.train)
     np.testing.assert_array_equal(few.images, split.train.read(np.arange(10)))
 
@@ -230,7 +230,7 @@ def test_of_a_stream_the_judges_read_a_part(folder: Path, monkeypatch: pytest.Mo
 # strikes its own process with a signal at the end of a step
 STRUCK = """
 import os, sys
-from noisestep.accelerated import training
+from noisestep.accelerated.training import loop as training
 from noisestep.accelerated.cli import main
 
 number, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))

@@ -14,16 +14,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisestep.accelerated import checkpoint as checkpoints
-from noisestep.accelerated import training
-from noisestep.accelerated.checkpoint import DataRecord
 from noisestep.accelerated.data import ImageSet, load_images
 from noisestep.accelerated.errors import CheckpointError, Interrupted, TrainingError
-from noisestep.accelerated.feed import Feed, batch_rows
-from noisestep.accelerated.optimizer import learning_rate, update_average
-from noisestep.accelerated.runlog import COLUMNS, RunLog
-from noisestep.accelerated.state import State
-from noisestep.accelerated.training import Step, StopSignals, autocast_dtype, train
+from noisestep.accelerated.training import checkpoint as checkpoints
+from noisestep.accelerated.training import loop as training
+from noisestep.accelerated.training.batches import Feed, batch_rows
+from noisestep.accelerated.training.checkpoint import DataRecord
+from noisestep.accelerated.training.log import COLUMNS, RunLog
+from noisestep.accelerated.training.loop import Step, StopSignals, autocast_dtype, train
+from noisestep.accelerated.training.optimizer import learning_rate, update_average
+from noisestep.accelerated.training.state import State
 from noisestep.reference import noise as reference_noise
 from noisestep.reference.forward import q_sample
 from noisestep.reference.loss import loss_weights, training_target
@@ -350,7 +350,7 @@ def test_tensorboard_gets_loss_and_learning_rate(digits: ImageSet, tmp_path: Pat
 # strikes its own process with a signal at the end of a step, in the middle of the run
 STRUCK = """
 import os, sys
-from noisestep.accelerated import training
+from noisestep.accelerated.training import loop as training
 from noisestep.accelerated.cli import main
 
 number, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))

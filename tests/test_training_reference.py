@@ -12,9 +12,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from noisestep.accelerated.feed import batch_rows
 from noisestep.accelerated.models import SimpleUNet as TorchSimpleUNet
 from noisestep.accelerated.models import simple_unet
+from noisestep.accelerated.training.batches import batch_rows
 from noisestep.reference import digits
 from noisestep.reference.digits import load_digits
 from noisestep.reference.forward import q_sample

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
+from noisestep.accelerated.address import FORWARD, NoiseAddress
 from noisestep.accelerated.models import UNet, UNetConfig
-from noisestep.accelerated.noise import FORWARD, Noise
 from noisestep.accelerated.ops import noise, q_sample, simple_loss
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
@@ -43,7 +43,7 @@ def train(
     scaler = torch.amp.GradScaler("cpu", enabled=dtype is torch.float16)
 
     def forward(x_0: Tensor, t: Tensor, step: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        address = Noise(SEED, FORWARD, step, first + torch.arange(len(x_0)))
+        address = NoiseAddress(SEED, FORWARD, step, first + torch.arange(len(x_0)))
         x_t = q_sample(SCHEDULE, x_0, t, address)
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             output = checkpoint(network, x_t, t, use_reentrant=False) if checkpointing else network(x_t, t)
@@ -119,12 +119,16 @@ def test_micro_batches_have_the_noise_of_the_whole_batch():
         firsts = [0, *itertools.accumulate(sizes)]
         noised = [
             q_sample(
-                SCHEDULE, x_0[a:b], t[a:b], Noise(SEED, FORWARD, torch.tensor(7), torch.arange(a, b)), return_eps=True
+                SCHEDULE,
+                x_0[a:b],
+                t[a:b],
+                NoiseAddress(SEED, FORWARD, torch.tensor(7), torch.arange(a, b)),
+                return_eps=True,
             )
             for a, b in itertools.pairwise(firsts)
         ]
         x_t, eps = (torch.cat(parts) for parts in zip(*noised, strict=True))
-        assert torch.equal(eps, noise(Noise(SEED, FORWARD, 7), x_0.shape))
+        assert torch.equal(eps, noise(NoiseAddress(SEED, FORWARD, 7), x_0.shape))
         assert torch.equal(x_t, q_sample(SCHEDULE, x_0, t, eps))
 
 
@@ -133,7 +137,7 @@ def test_inductor_compiles_the_step_into_one_graph(inductor):
     network = nn.Conv2d(1, 1, 3, padding=1)
 
     def forward(x_0, t, step):
-        address = Noise(SEED, FORWARD, step)
+        address = NoiseAddress(SEED, FORWARD, step)
         return simple_loss(network(q_sample(SCHEDULE, x_0, t, address)), address)
 
     torch._dynamo.reset()

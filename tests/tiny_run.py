@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from noisestep.accelerated.checkpoint import DataRecord
-from noisestep.accelerated.config import TrainConfig, merge, train_config
-from noisestep.accelerated.runs import complete
+from noisestep.accelerated.cli.runs import complete
+from noisestep.accelerated.training.checkpoint import DataRecord
+from noisestep.accelerated.training.config import TrainConfig, merge, train_config
 
 SETTINGS: dict[str, Any] = {
     "model": {

@@ -10,7 +10,7 @@ import torch
 from noisestep.reference.schedule import Schedule
 from torch import Tensor
 
-from ..noise import Noise
+from ..address import NoiseAddress
 from ..ops import q_sample, reverse_step, simple_loss
 from ..schedule import Prediction, Variance
 from .zero_based import ZeroBased
@@ -133,7 +133,7 @@ class _DenoisingDiffusion(_Tables):
         target: Any,
         x_start: Tensor,
         t: Tensor,
-        noise: Tensor | Noise | None = None,
+        noise: Tensor | NoiseAddress | None = None,
         offset_noise_strength: float | None = None,
         loss_reduction: str = "mean",
     ) -> Tensor:

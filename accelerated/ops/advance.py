@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch, use_kernels
+from ..backends.triton.launch import launch, use_kernels
 
 
 @triton.jit
@@ -29,10 +29,10 @@ def _(counter, by):
 def advance(counter: Tensor, by: int = 1) -> Tensor:
     """Add to a counter on its device: the optimizer step of training, or with ``by=-1`` the timestep of sampling.
 
-    A step in a tensor is read by the kernels themselves (`Noise`), and t as well. A captured CUDA graph that
+    A step in a tensor is read by the kernels themselves (`NoiseAddress`), and t as well. A captured CUDA graph that
     ends with this draws fresh noise at each replay and takes the current step, with nothing from the host:
 
-        x_s = reverse_step(schedule, x, model(x, t), t, Noise(seed, REVERSE, t), in_place=True)
+        x_s = reverse_step(schedule, x, model(x, t), t, NoiseAddress(seed, REVERSE, t), in_place=True)
         advance(t, -1)
 
     Parameters

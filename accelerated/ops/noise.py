@@ -7,11 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import check_address, check_dtype
-from ..kernels import normals, stored
-from ..launch import Layout, address_arguments, launch, use_kernels
-from ..noise import Noise, normal_at
-from ..walk import piece, pieces, program_of_row
+from ..address import NoiseAddress
+from ..backends.triton.kernels import normals, stored
+from ..backends.triton.launch import Layout, address_arguments, launch, use_kernels
+from ..backends.triton.tiling import piece, pieces, program_of_row
+from ..noise import normal_at
+from .checks import check_address, check_dtype
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
@@ -73,7 +74,7 @@ def _(shape, seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor
 
 
 def noise(
-    address: Noise,
+    address: NoiseAddress,
     shape: Sequence[int],
     *,
     dtype: torch.dtype = torch.float32,
@@ -83,7 +84,7 @@ def noise(
 
     Parameters
     ----------
-    address : Noise
+    address : NoiseAddress
         Seed, stream, step and sample; row b of the result is the noise of the address's b-th sample.
     shape : sequence of int
         (B, ...), the batch first. Elements count in C order.
@@ -103,8 +104,8 @@ def noise(
 
     Examples
     --------
-    >>> from noisestep.accelerated.noise import FORWARD, Noise
-    >>> noise(Noise(seed=0, stream=FORWARD, step=0), (2, 1, 8, 8)).shape
+    >>> from noisestep.accelerated.address import FORWARD, NoiseAddress
+    >>> noise(NoiseAddress(seed=0, stream=FORWARD, step=0), (2, 1, 8, 8)).shape
     torch.Size([2, 1, 8, 8])
     """
     if not isinstance(shape, Sequence) or not all(isinstance(n, int | torch.SymInt) for n in shape):

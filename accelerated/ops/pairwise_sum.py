@@ -1,14 +1,14 @@
-"""Sums in an order fixed for good: `noisestep.accelerated.arithmetic.pairwise_sum`. Reads a tensor, writes a column."""
+"""Sums in a fixed order: `noisestep.accelerated.backends.eager.pairwise_sum`. Reads a tensor, writes a column."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import chunk_size, pairwise_sum
-from ..checks import check_batch
-from ..kernels import pairwise_sum as pairwise_sum_kernel
-from ..launch import launch, use_kernels
+from ..backends.eager import chunk_size, pairwise_sum
+from ..backends.triton.kernels import pairwise_sum as pairwise_sum_kernel
+from ..backends.triton.launch import launch, use_kernels
+from .checks import check_batch
 
 
 @triton.jit

@@ -7,8 +7,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import like_input, per_sample, rows_at, stored, unit_range
-from ..checks import (
+from ..address import Address, NoiseAddress
+from ..backends.eager import like_input, per_sample, rows_at, stored, unit_range
+from ..backends.native import calls as native
+from ..backends.triton.kernels import normals, row_of_table
+from ..backends.triton.kernels import stored as stored_kernel
+from ..backends.triton.kernels import unit_range as unit_range_kernel
+from ..backends.triton.launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..backends.triton.tiling import piece, pieces, program_of_row
+from ..noise import normal_at
+from ..schedule import DeviceSchedule
+from .checks import (
     FLOATS,
     check_batch,
     check_dtype,
@@ -18,14 +27,6 @@ from ..checks import (
     check_timesteps,
     compute_dtype,
 )
-from ..kernels import normals, row_of_table
-from ..kernels import stored as stored_kernel
-from ..kernels import unit_range as unit_range_kernel
-from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
-from ..native import calls as native
-from ..noise import Address, Noise, normal_at
-from ..schedule import DeviceSchedule
-from ..walk import piece, pieces, program_of_row
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
@@ -182,7 +183,7 @@ def q_sample(
     schedule: DeviceSchedule,
     x_0: Tensor,
     t: Tensor | int,
-    noise: Noise | Tensor,
+    noise: NoiseAddress | Tensor,
     *,
     dtype: torch.dtype | None = None,
     return_eps: Literal[False] = False,
@@ -192,7 +193,7 @@ def q_sample(
     schedule: DeviceSchedule,
     x_0: Tensor,
     t: Tensor | int,
-    noise: Noise | Tensor,
+    noise: NoiseAddress | Tensor,
     *,
     dtype: torch.dtype | None = None,
     return_eps: Literal[True],
@@ -201,7 +202,7 @@ def q_sample(
     schedule: DeviceSchedule,
     x_0: Tensor,
     t: Tensor | int,
-    noise: Noise | Tensor,
+    noise: NoiseAddress | Tensor,
     *,
     dtype: torch.dtype | None = None,
     return_eps: bool = False,
@@ -223,7 +224,7 @@ def q_sample(
     t : Tensor of int64 or int32, shape (B,) or (), or int
         In 0..T; t = 0 leaves clean data. Checked on a CPU. On a GPU it is not read back: a t out of range takes the
         nearest row of the table.
-    noise : Noise or Tensor
+    noise : NoiseAddress or Tensor
         The address that eps is made from, or eps itself, shape (B, ...).
     dtype : torch.dtype, optional
         Of the result; that of x_0 by default, float32 for uint8.

@@ -9,8 +9,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import like_input, rows_at, stored
-from ..checks import (
+from ..address import NOWHERE, Address, NoiseAddress
+from ..backends.eager import like_input, rows_at, stored
+from ..backends.native import calls as native
+from ..backends.triton.kernels import normals, row_of_table, widened
+from ..backends.triton.kernels import stored as stored_kernel
+from ..backends.triton.launch import Layout, address_arguments, as_rows, launch, use_kernels
+from ..backends.triton.tiling import piece, pieces, program_of_row
+from ..noise import normal_at
+from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
+from .checks import (
     check_batch,
     check_clip,
     check_like,
@@ -23,13 +31,6 @@ from ..checks import (
     compute_dtype,
     output_shape,
 )
-from ..kernels import normals, row_of_table, widened
-from ..kernels import stored as stored_kernel
-from ..launch import Layout, address_arguments, as_rows, launch, use_kernels
-from ..native import calls as native
-from ..noise import NOWHERE, Address, Noise, normal_at
-from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
-from ..walk import piece, pieces, program_of_row
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
@@ -277,7 +278,7 @@ def reverse_step(
     x_t: Tensor,
     output: Tensor | tuple[Tensor, Tensor],
     t: Tensor | int,
-    noise: Noise | Tensor | None,
+    noise: NoiseAddress | Tensor | None,
     *,
     prediction: Prediction = "eps",
     clip: tuple[float, float] | None = None,
@@ -295,7 +296,7 @@ def reverse_step(
     x_t: Tensor,
     output: Tensor | tuple[Tensor, Tensor],
     t: Tensor | int,
-    noise: Noise | Tensor | None,
+    noise: NoiseAddress | Tensor | None,
     *,
     prediction: Prediction = "eps",
     clip: tuple[float, float] | None = None,
@@ -312,7 +313,7 @@ def reverse_step(
     x_t: Tensor,
     output: Tensor | tuple[Tensor, Tensor],
     t: Tensor | int,
-    noise: Noise | Tensor | None,
+    noise: NoiseAddress | Tensor | None,
     *,
     prediction: Prediction = "eps",
     clip: tuple[float, float] | None = None,
@@ -344,7 +345,7 @@ def reverse_step(
     t : Tensor of int64 or int32, shape (B,) or (), or int
         A timestep for each sample, in 0..T; t = 0 leaves x_t alone. Checked on a CPU. On a GPU it is not read back: a t
         out of range takes the nearest row of the table.
-    noise : Noise, Tensor or None
+    noise : NoiseAddress, Tensor or None
         The address that z is made from, or z itself; None where the update adds none.
     prediction : {"eps", "x_0", "v"}
         What the network predicts.

@@ -7,8 +7,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import like_input, pairwise_sum, per_sample, rows_at, stored, unit_range
-from ..checks import (
+from ..address import NOWHERE, Address, NoiseAddress
+from ..backends.eager import like_input, pairwise_sum, per_sample, rows_at, stored, unit_range
+from ..backends.native import calls as native
+from ..backends.triton.kernels import normals, row_of_table, widened
+from ..backends.triton.kernels import pairwise_sum as pairwise_sum_kernel
+from ..backends.triton.kernels import stored as stored_kernel
+from ..backends.triton.kernels import unit_range as unit_range_kernel
+from ..backends.triton.launch import BLOCKS, Layout, address_arguments, as_rows, launch, use_kernels
+from ..backends.triton.tiling import piece, pieces, program_of_row, store_sum
+from ..noise import normal_at
+from ..schedule import DeviceSchedule, Prediction
+from .checks import (
     FLOATS,
     check_batch,
     check_constant,
@@ -21,15 +31,6 @@ from ..checks import (
     check_weight,
     compute_dtype,
 )
-from ..kernels import normals, row_of_table, widened
-from ..kernels import pairwise_sum as pairwise_sum_kernel
-from ..kernels import stored as stored_kernel
-from ..kernels import unit_range as unit_range_kernel
-from ..launch import BLOCKS, Layout, address_arguments, as_rows, launch, use_kernels
-from ..native import calls as native
-from ..noise import NOWHERE, Address, Noise, normal_at
-from ..schedule import DeviceSchedule, Prediction
-from ..walk import piece, pieces, program_of_row, store_sum
 from .pairwise_sum import fixed_sum
 
 
@@ -276,7 +277,7 @@ _simple_loss.register_autograd(_backward, setup_context=_save)
 
 def simple_loss(
     output: Tensor,
-    noise: Noise | Tensor | None,
+    noise: NoiseAddress | Tensor | None,
     *,
     prediction: Prediction = "eps",
     schedule: DeviceSchedule | None = None,
@@ -297,7 +298,7 @@ def simple_loss(
     ----------
     output : Tensor, shape (B, ...)
         The network's, float32, float16, bfloat16 or float64.
-    noise : Noise, Tensor or None
+    noise : NoiseAddress, Tensor or None
         The address that eps was made from, or eps itself; None where the target is x_0.
     prediction : {"eps", "x_0", "v"}
         What the network predicts.

@@ -8,8 +8,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arithmetic import pairwise_sum, per_sample, rows_at, stored
-from ..checks import (
+from ..backends.eager import pairwise_sum, per_sample, rows_at, stored
+from ..backends.triton.kernels import pairwise_sum as pairwise_sum_kernel
+from ..backends.triton.kernels import row_of_table
+from ..backends.triton.launch import Layout, as_rows, launch, use_kernels
+from ..backends.triton.tiling import offsets, program_of_row, store_sum
+from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
+from .checks import (
     check_batch,
     check_clip,
     check_constant,
@@ -20,11 +25,6 @@ from ..checks import (
     check_timesteps,
     output_shape,
 )
-from ..kernels import pairwise_sum as pairwise_sum_kernel
-from ..kernels import row_of_table
-from ..launch import Layout, as_rows, launch, use_kernels
-from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
-from ..walk import offsets, program_of_row, store_sum
 from .pairwise_sum import fixed_sum
 
 # the outermost levels reach to infinity: further than any mean is off, with a square that float64 still holds

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import torch
-from noisestep.accelerated.noise import FORWARD, REVERSE, Noise
+from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
 from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
@@ -55,8 +55,8 @@ def _t(x: Tensor) -> Tensor:
     return torch.arange(1, len(x) + 1)
 
 
-def _forward() -> Noise:
-    return Noise(seed=0, stream=FORWARD, step=17)
+def _forward() -> NoiseAddress:
+    return NoiseAddress(seed=0, stream=FORWARD, step=17)
 
 
 def _noise(x: Tensor) -> Call:
@@ -81,7 +81,7 @@ def _reverse(**options: Any) -> Callable[[Tensor], Call]:
         if not x.is_contiguous():
             output = layouts(output, "channels_last")
         given = (output, output.clone()) if "guidance" in options else output
-        return lambda: reverse_step(_schedule(), x, given, t, Noise(seed=0, stream=REVERSE, step=t), **options)
+        return lambda: reverse_step(_schedule(), x, given, t, NoiseAddress(seed=0, stream=REVERSE, step=t), **options)
 
     return prepare
 

@@ -14,8 +14,8 @@ from unittest import mock
 
 import torch
 import triton
-from noisestep.accelerated import checks
-from noisestep.accelerated import launch as launching
+from noisestep.accelerated.backends.triton import launch as launching
+from noisestep.accelerated.ops import checks
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 

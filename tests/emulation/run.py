@@ -19,7 +19,7 @@ import test_simple_loss
 import test_vlb_terms
 import torch
 from interpreter import assert_same_bits
-from noisestep.accelerated import launch
+from noisestep.accelerated.backends.triton import launch
 from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
 from op_cases import Case
 from torch import Tensor

@@ -8,11 +8,11 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ...arithmetic import rows_at, stored
-from ...checks import check_like
-from ...noise import REVERSE, Noise
+from ...address import REVERSE, NoiseAddress
+from ...backends.eager import rows_at, stored
 from ...ops import noise as noise_op
 from ...ops import q_sample
+from ...ops.checks import check_like
 from .chain import PREDICTIONS, Chain
 from .spacing import SPACINGS, checked_steps, custom_timesteps, spaced_timesteps
 
@@ -88,12 +88,12 @@ class FusedScheduler:
         Parameters
         ----------
         seed : int, Tensor or None
-            As for `Noise`; None goes back to generators.
+            As for `NoiseAddress`; None goes back to generators.
         sample_ids : int or Tensor of int64, shape (B,)
             The number of the batch's first image, from which the others count on, or the number of each.
         """
         if seed is not None:
-            Noise(seed, REVERSE, 0, sample_ids)
+            NoiseAddress(seed, REVERSE, 0, sample_ids)
         self._seed, self._sample_ids = seed, sample_ids
 
     def set_timesteps(
@@ -138,14 +138,14 @@ class FusedScheduler:
         self.timesteps = torch.tensor(numbers, dtype=torch.int64).to(device)
         self.to(self.timesteps.device)
 
-    def add_noise(self, original_samples: Tensor, noise: Tensor | Noise, timesteps: Tensor | int) -> Tensor:
+    def add_noise(self, original_samples: Tensor, noise: Tensor | NoiseAddress, timesteps: Tensor | int) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise, rounded once; the op `q_sample`.
 
         Parameters
         ----------
         original_samples : Tensor, shape (B, ...)
             Floating.
-        noise : Tensor, shape (B, ...), or Noise
+        noise : Tensor, shape (B, ...), or NoiseAddress
             The noise, or the address that it is made from on the way.
         timesteps : Tensor of int64 or int32, shape (), (1,) or (B,), or int
             In 0..T - 1.
@@ -167,7 +167,7 @@ class FusedScheduler:
         t, _ = chain.timestep(timesteps, x_0, chain.noised)
         return q_sample(chain.forward(x_0.device), x_0, t, noise, dtype=_wider(x_0, noise))
 
-    def get_velocity(self, sample: Tensor, noise: Tensor | Noise, timesteps: Tensor | int) -> Tensor:
+    def get_velocity(self, sample: Tensor, noise: Tensor | NoiseAddress, timesteps: Tensor | int) -> Tensor:
         """v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) x_0, rounded once.
 
         Parameters
@@ -201,7 +201,7 @@ class FusedScheduler:
         generator: Any,
         seed: int | Tensor | None,
         sample_ids: int | Tensor | None,
-    ) -> Tensor | Noise:
+    ) -> Tensor | NoiseAddress:
         """The noise of a step: its address where one was asked for, or else drawn as diffusers draws it."""
         if seed is None:
             if sample_ids is not None:
@@ -215,7 +215,7 @@ class FusedScheduler:
         if generator is not None:
             raise ValueError("the noise of a step comes from generator or from seed, got both")
         step = t.long() + 1 if isinstance(t, Tensor) else t + 1
-        return Noise(seed, REVERSE, step, 0 if sample_ids is None else sample_ids)
+        return NoiseAddress(seed, REVERSE, step, 0 if sample_ids is None else sample_ids)
 
     def _refuse_address(self, seed: object, sample_ids: object) -> None:
         """compatible=True runs diffusers' code, which draws its own noise."""
@@ -234,7 +234,7 @@ def composed_step(
     x_t: Tensor,
     output: Tensor,
     t: int | Tensor,
-    noise: Tensor | Noise | None,
+    noise: Tensor | NoiseAddress | None,
     *,
     clip: tuple[float, float] | None,
     threshold: tuple[float, float] | None,
@@ -252,7 +252,7 @@ def composed_step(
     x_t, output : Tensor, shape (B, ...)
     t : int or Tensor, shape () or (B,)
         Row of the table.
-    noise : Tensor, Noise or None
+    noise : Tensor, NoiseAddress or None
         None where the update adds none.
     clip : (float, float), optional
         The range of the predicted x_0.
@@ -279,7 +279,7 @@ def composed_step(
         x_0 = torch.clamp(x_0, *clip)
     x_s = (c[2] * x_0 + c[3] * x) + c[4] * out
     if noise is not None:
-        z = noise_op(noise, x_t.shape, device=x_t.device) if isinstance(noise, Noise) else noise
+        z = noise_op(noise, x_t.shape, device=x_t.device) if isinstance(noise, NoiseAddress) else noise
         check_like("noise", z, x_t, "sample")
         sigma = c[5]
         if variance is not None:
@@ -325,5 +325,5 @@ def _floating(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def _wider(x: Tensor, other: Tensor | Noise) -> torch.dtype:
+def _wider(x: Tensor, other: Tensor | NoiseAddress) -> torch.dtype:
     return torch.promote_types(x.dtype, other.dtype) if isinstance(other, Tensor) else x.dtype

@@ -9,9 +9,9 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch import Tensor
 
-from ...checks import compute_dtype
-from ...noise import Noise
+from ...address import NoiseAddress
 from ...ops import reverse_step
+from ...ops.checks import compute_dtype
 from .base import FusedScheduler, composed_step, operands, wants_gradient
 from .chain import Chain
 
@@ -153,7 +153,7 @@ timestep_spacing, rescale_betas_zero_snr
         x_t = operands(sample, model_output)
         t, _ = chain.timestep(timestep, x_t, chain.reversed)
         eta = float(eta)
-        noise: Tensor | Noise | None = variance_noise if eta > 0 else None
+        noise: Tensor | NoiseAddress | None = variance_noise if eta > 0 else None
         if eta > 0:
             if variance_noise is not None and (generator is not None or seed is not None):
                 other = "generator" if generator is not None else "seed"

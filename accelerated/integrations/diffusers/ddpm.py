@@ -9,8 +9,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
-from ...checks import compute_dtype
 from ...ops import reverse_step
+from ...ops.checks import compute_dtype
 from ...schedule import Variance
 from .base import FusedScheduler, composed_step, operands, wants_gradient
 from .chain import Chain

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...noise import Noise
+from ...address import NoiseAddress
 from ...ops import simple_loss, vlb_terms
 from .kinds import LossType
 from .process import Model, Process
@@ -47,7 +47,7 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
         x_start: Tensor,
         t: Tensor,
         model_kwargs: dict[str, Any] | None = None,
-        noise: Tensor | Noise | None = None,
+        noise: Tensor | NoiseAddress | None = None,
     ) -> dict[str, Tensor]:
         """The losses of a batch; Nichol & Dhariwal 2021, section 3.1.
 
@@ -60,7 +60,7 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
         t : Tensor of int64, shape (B,)
             In 0..T - 1.
         model_kwargs : dict, optional
-        noise : Tensor, shape (B, C, ...), or Noise, optional
+        noise : Tensor, shape (B, C, ...), or NoiseAddress, optional
             Drawn by `randn_like` if left out. From an address it is made where it is wanted, and never stored.
 
         Returns

@@ -10,8 +10,8 @@ from noisestep.reference.schedule import Schedule
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ...arithmetic import per_sample
-from ...noise import Noise
+from ...address import NoiseAddress
+from ...backends.eager import per_sample
 from ...ops import q_sample, reverse_step
 from ...schedule import DeviceSchedule, Prediction, Variance
 from ..zero_based import ZeroBased
@@ -97,7 +97,7 @@ class Process:
         variance = self._rows("sqrt_one_minus_alphas_cumprod", t, x_start) ** 2
         return mean, variance, variance.log()
 
-    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | Noise | None = None) -> Tensor:
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | NoiseAddress | None = None) -> Tensor:
         """x_t ~ q(x_t | x_0); Ho et al. 2020, eq. 4.
 
         Parameters
@@ -106,7 +106,7 @@ class Process:
             x_0; floating, or uint8 levels.
         t : Tensor of int64, shape (B,)
             In 0..T - 1.
-        noise : Tensor, shape (B, ...), or Noise, optional
+        noise : Tensor, shape (B, ...), or NoiseAddress, optional
             Given, made from its address, or drawn by `randn_like`.
 
         Returns
@@ -219,7 +219,7 @@ class Process:
         clip_denoised: bool = True,
         denoised_fn: Callable[[Tensor], Tensor] | None = None,
         model_kwargs: dict[str, Any] | None = None,
-        noise: Tensor | Noise | None = None,
+        noise: Tensor | NoiseAddress | None = None,
     ) -> dict[str, Tensor]:
         """x_{t-1} ~ p(x_{t-1} | x_t); Ho et al. 2020, algorithm 2.
 
@@ -227,7 +227,7 @@ class Process:
         ----------
         model, x, t, clip_denoised, denoised_fn, model_kwargs
             As for `p_mean_variance`.
-        noise : Tensor, shape (B, C, ...), or Noise, optional
+        noise : Tensor, shape (B, C, ...), or NoiseAddress, optional
             Drawn by `randn_like` if left out, at t = 0 too, where it is not added.
 
         Returns
@@ -246,7 +246,7 @@ class Process:
         denoised_fn: Callable[[Tensor], Tensor] | None = None,
         model_kwargs: dict[str, Any] | None = None,
         eta: float = 0.0,
-        noise: Tensor | Noise | None = None,
+        noise: Tensor | NoiseAddress | None = None,
     ) -> dict[str, Tensor]:
         """x_{t-1} by DDIM, eps following from the clipped x_0; Song et al. 2021, eq. 12.
 
@@ -272,7 +272,7 @@ class Process:
         clip_denoised: bool,
         denoised_fn: Callable[[Tensor], Tensor] | None,
         model_kwargs: dict[str, Any] | None,
-        noise: Tensor | Noise | None,
+        noise: Tensor | NoiseAddress | None,
         eta: float | None,
     ) -> dict[str, Tensor]:
         output = model(x, self._told(t), **(model_kwargs or {}))

@@ -133,7 +133,7 @@ _UPDATES = {
 
 @other.define(
     rf"(?P<name>atom|red){_ORDER}\.(?P<space>global|shared)\.(?P<update>add|min|max|and|or|xor|exch|cas)\.{TYPE}",
-    r"(?P<name>atom|red)\.(?P<space>global|shared)(?:\.(?:relaxed|acquire|release|acq_rel|cta|cluster|gpu|sys))*"
+    r"(?P<name>atom|red)\.(?P<space>global|shared)(?:\.(?:relaxed|acquire|release|acq_rel|cta|cluster|gpu|sys))+"
     rf"\.(?P<update>add|min|max|and|or|xor|exch|cas)\.{TYPE}",
 )
 def atomic(module: Module, statement: Statement, *, name: str, space: str, update: str, type: str) -> Decoded:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..evaluation.results import Evaluation
 from .figures import read_log, write_atomically
-from .scorecard import Evaluation
 
 PICTURES = (
     "samples.png",

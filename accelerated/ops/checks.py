@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .noise import NOWHERE, Address, Noise
-from .schedule import DeviceSchedule
+from ..address import NOWHERE, Address, NoiseAddress
+from ..schedule import DeviceSchedule
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -85,18 +85,18 @@ def check_timesteps(t: object, x: Tensor, x_name: str) -> Tensor:
 
 def check_noise(noise: object, x: Tensor, x_name: str) -> tuple[Tensor | None, Address]:
     """noise is an address that fits x, or a tensor like x: (the tensor or None, the address's arguments)."""
-    if isinstance(noise, Noise):
+    if isinstance(noise, NoiseAddress):
         check_address(noise, x.shape[0], x.device)
         return None, noise.arguments()
     if not isinstance(noise, Tensor):
-        raise TypeError(f"noise must be a Noise address or a tensor, got {type(noise).__name__}")
+        raise TypeError(f"noise must be a NoiseAddress address or a tensor, got {type(noise).__name__}")
     return check_like("noise", noise, x, x_name), NOWHERE
 
 
 def check_address(address: object, batch: int, device: torch.device) -> None:
-    """address is a Noise whose tensors are on the device, with a row for each sample."""
-    if not isinstance(address, Noise):
-        raise TypeError(f"noise must be a Noise address, got {type(address).__name__}")
+    """address is a NoiseAddress whose tensors are on the device, with a row for each sample."""
+    if not isinstance(address, NoiseAddress):
+        raise TypeError(f"noise must be a NoiseAddress address, got {type(address).__name__}")
     for name, part, rows in (
         ("seed", address.seed, (1,)),
         ("step", address.step, (1, batch)),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .noise import Address
+from ...address import Address
 
 # blocks of four elements a program, one warp: 32 elements a thread spread its start thin and leave it the registers,
 # and the smaller a program, the less of the last one in a row is idle

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..address import AUGMENTATION, LABEL_DROPOUT, NoiseAddress
+from ..data import DataError, ImageSet, ImageStream
+from ..noise import permutation, uniform
 from .config import TrainConfig
-from .data import DataError, ImageSet, ImageStream
-from .noise import AUGMENTATION, LABEL_DROPOUT, Noise, permutation, uniform
 
 # a data set up to this size is copied to the device once; a larger one travels batch by batch
 RESIDENT_BYTES = 2 << 30
@@ -112,13 +113,15 @@ class Feed:
         count, first = len(rows), rows.start
         images = self._pixels(step, rows).to(device, non_blocking=True)
         if config.data.flip:
-            mirrored = uniform(Noise(config.seed, AUGMENTATION, step, first), count, device) < 0.5
+            mirrored = uniform(NoiseAddress(config.seed, AUGMENTATION, step, first), count, device) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         if self._labels is None:
             return images, None
         labels = self._labels[self._numbers(step, rows).to(device)]
         if config.label_dropout:
-            withheld = uniform(Noise(config.seed, LABEL_DROPOUT, step, first), count, device) < config.label_dropout
+            withheld = (
+                uniform(NoiseAddress(config.seed, LABEL_DROPOUT, step, first), count, device) < config.label_dropout
+            )
             labels = torch.where(withheld, self._withheld, labels)
         return images, labels
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from .config import RECIPES, DataConfig, SampleConfig, ScheduleConfig, TrainConfig, default_of
-from .settings import Choice, Pair, Range, Switch
+from ..training.config import RECIPES, DataConfig, SampleConfig, ScheduleConfig, TrainConfig, default_of
+from ..training.settings import Choice, Pair, Range, Switch
 
 SECTIONS = {"": TrainConfig, "data": DataConfig, "schedule": ScheduleConfig, "sample": SampleConfig}
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from noisestep.reference import noise as reference
 
-from ..arithmetic import CHUNK
+from ..eager import CHUNK
 
 _SOURCE = Path(__file__).with_name("ops.cpp")
 # no contraction: an fma stands only where one is written. The others let square roots and comparisons be vectors

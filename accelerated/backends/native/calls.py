@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..arithmetic import CHUNK
+from ..eager import CHUNK
 from . import build
 
 if TYPE_CHECKING:
-    from ..noise import Address as _Parts
+    from ...address import Address as _Parts
 
 # elements for which one more thread is worth its start
 _GRAIN = 1 << 16

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .measures import (
+from .metrics import (
     draw_gaussian,
     fit_classifier,
     fit_features,
@@ -10,7 +10,7 @@ from .measures import (
     manifold_measures,
     nearest,
 )
-from .scorecard import COPY_SHARE, Evaluation, Measure
+from .results import COPY_SHARE, Evaluation, Measure
 
 # the pairwise measures hold a few matrices of this size squared: 10 000 takes less than 2 GB
 PAIRWISE_LIMIT = 10_000

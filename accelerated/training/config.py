@@ -19,7 +19,7 @@ from noisestep.reference.schedule import Schedule
 from .settings import Checked, Choice, Pair, Range, Switch, Text, setting
 
 if TYPE_CHECKING:
-    from .models import UNetConfig
+    from ..models import UNetConfig
 
 _SEED = Range(int, 0, 2**64 - 1)
 _UNIT = Range(float, 0.0, 1.0)
@@ -316,7 +316,7 @@ def _build(kind: type, content: object, where: str) -> Any:
 
 def _value(item: Any, value: Any) -> Any:
     if item.name == "model" and value is not None:
-        from .models import UNetConfig
+        from ..models import UNetConfig
 
         return _build(UNetConfig, value, item.name)
     # a section, such as "data": its default is made by its class

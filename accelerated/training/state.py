@@ -7,10 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ..models import UNet
 from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .distributed import ALONE, World
-from .models import UNet
 
 
 @dataclass

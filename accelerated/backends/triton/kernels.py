@@ -6,8 +6,8 @@ Compiled with floating-point fusion off: a fused multiply-add stands only where 
 import triton
 import triton.language as tl
 
-from .noise import EVEN, EXPONENT, LOG, ODD, TINY
-from .walk import blocks_of_unit, units
+from ...address import EVEN, EXPONENT, LOG, ODD, TINY
+from .tiling import blocks_of_unit, units
 
 _LOG = tl.constexpr(LOG)
 _EVEN = tl.constexpr(EVEN)
@@ -156,7 +156,7 @@ def widened(value, compute: tl.constexpr):
 
 @triton.jit
 def unit_range(x_0, compute: tl.constexpr):
-    """Images in the type that an op computes in, `noisestep.accelerated.arithmetic.unit_range`."""
+    """Images in the type that an op computes in, `noisestep.accelerated.backends.eager.unit_range`."""
     value = widened(x_0, compute)
     if x_0.dtype == tl.uint8:
         value = (2.0 * value - 255.0) * 0.00392156862745098
@@ -173,7 +173,7 @@ def stored(value, pointer):
 
 @triton.jit
 def pairwise_sum(values, SIZE: tl.constexpr):
-    """The sum of values (SIZE,), a power of two, neighbours first: `noisestep.accelerated.arithmetic.pairwise_sum`."""
+    """The sum of values (SIZE,), a power of two, neighbours first: `backends.eager.pairwise_sum`."""
     # a sum over two elements has one order
     if SIZE > 1:
         total = pairwise_sum(tl.sum(values.reshape((SIZE // 2, 2)), axis=1), SIZE // 2)

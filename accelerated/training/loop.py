@@ -13,18 +13,19 @@ import torch
 from noisestep.reference.loss import loss_weights
 from torch import Tensor, nn
 
+from ..address import DROPOUT, FORWARD, TIMESTEP, NoiseAddress
+from ..data import ImageSet, ImageStream
+from ..errors import Interrupted, TrainingError
+from ..noise import uniform_integers, words
+from ..ops import q_sample, simple_loss
+from ..schedule import DeviceSchedule
 from . import checkpoint as checkpoints
+from .batches import Feed
 from .checkpoint import Checkpoint, DataRecord
 from .config import TrainConfig
-from .data import ImageSet, ImageStream
 from .distributed import ALONE, World
-from .errors import Interrupted, TrainingError
-from .feed import Feed
-from .noise import DROPOUT, FORWARD, TIMESTEP, Noise, uniform_integers, words
-from .ops import q_sample, simple_loss
+from .log import Log, open_log
 from .optimizer import learning_rate, update_average
-from .runlog import Log, open_log
-from .schedule import DeviceSchedule
 from .state import State
 
 
@@ -88,9 +89,9 @@ class Step:
         rows = range(config.batch_size) if rows is None else rows
         x_0, label = self._feed(step, rows)
         first = rows.start
-        t = uniform_integers(Noise(config.seed, TIMESTEP, step, first), len(rows), 1, self._tables.T, device)
-        address = Noise(config.seed, FORWARD, step, first)
-        noise: Noise | Tensor = address
+        t = uniform_integers(NoiseAddress(config.seed, TIMESTEP, step, first), len(rows), 1, self._tables.T, device)
+        address = NoiseAddress(config.seed, FORWARD, step, first)
+        noise: NoiseAddress | Tensor = address
         if device.type == "cpu":
             # to make eps again costs a CPU more than to keep it
             x_t, noise = q_sample(self._tables, x_0, t, address, return_eps=True)
@@ -100,7 +101,7 @@ class Step:
         if self._dropout:
             # dropout draws from torch's generator: seeded anew for these rows, it has nothing to remember either, and
             # no two processes or micro-batches drop the same
-            low, high = words(Noise(config.seed, DROPOUT, step, first), 1, 2)[0].tolist()
+            low, high = words(NoiseAddress(config.seed, DROPOUT, step, first), 1, 2)[0].tolist()
             torch.manual_seed(low | high << 32)
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
             output = self._network(x_t, t, label)

@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from . import config as configuration
-from .config import SampleConfig, TrainConfig
-from .errors import Interrupted, LostRank, RunError, TrainingError
-from .options import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, Setting, changes, field_at, settings
+from ..errors import Interrupted, LostRank, RunError, TrainingError
+from ..training import config as configuration
+from ..training.config import SampleConfig, TrainConfig
+from .flags import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, Setting, changes, field_at, settings
 
 COUNT = Setting(field_at("sample.count").metadata["allowed"])
 FOLDER = click.Path(path_type=Path)
@@ -203,7 +203,8 @@ def report(run: Path) -> None:
 def working(device: str, parallel: str, timeout: float) -> Iterator[dict[str, Any]]:
     """Where a command works, as keywords: its device, the processes that it works with, and whom it tells."""
     with one_line():
-        from . import distributed, pipeline
+        from ..training import distributed
+        from . import pipeline
 
         place = pipeline.find_device(device)
         with distributed.join(place, parallel=parallel, timeout=timeout) as world:
@@ -218,7 +219,7 @@ def working(device: str, parallel: str, timeout: float) -> Iterator[dict[str, An
 @contextmanager
 def one_line() -> Iterator[None]:
     """Turn what a user can cause into one line and an exit status; anything else is a defect, and shows itself."""
-    from .data import DataError
+    from ..data import DataError
 
     # torchrun starts several of this program, and numbers them
     leads = os.environ.get("RANK", "0") == "0"

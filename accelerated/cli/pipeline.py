@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 
-from . import config as configuration
+from ..data import is_tar
+from ..errors import RunError
+from ..training import config as configuration
+from ..training.checkpoint import Checkpoint
+from ..training.config import SampleConfig, TrainConfig
+from ..training.distributed import ALONE, World, listening, torchrun
+from ..training.log import Log, progress_bar
+from ..training.loop import train
+from ..training.state import State
 from . import figures
-from .checkpoint import Checkpoint
-from .config import SampleConfig, TrainConfig
-from .data import is_tar
-from .distributed import ALONE, World, listening, torchrun
-from .errors import RunError
 from .report import write_report
-from .runlog import Log, progress_bar
 from .runs import (
     WATCHED,
     Split,
@@ -30,8 +32,6 @@ from .runs import (
     write_pngs,
     write_samples,
 )
-from .state import State
-from .training import train
 
 Say = Callable[[str], object]
 

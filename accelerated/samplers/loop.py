@@ -9,9 +9,9 @@ from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
 
-from .noise import INITIAL, REVERSE, Noise
-from .ops import advance, noise, reverse_step
-from .schedule import DeviceSchedule
+from ..address import INITIAL, REVERSE, NoiseAddress
+from ..ops import advance, noise, reverse_step
+from ..schedule import DeviceSchedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ def sample(
     for start in range(0, count, batch_size):
         batch, number = min(batch_size, count - start), first + start
         label = None if labels is None else labels[start : start + batch].to(device)
-        x_T = temperature * noise(Noise(seed, INITIAL, 0, number), (batch, *shape), device=device)
+        x_T = temperature * noise(NoiseAddress(seed, INITIAL, 0, number), (batch, *shape), device=device)
         if walk is None or len(walk.x) != batch:
             walk = Walk(network, chain, x_T, label, seed=seed, update=update)
             if cuda_graph:
@@ -217,7 +217,7 @@ class Walk:
         # a gather: to index with a tensor of no axes would read it back
         told = self._chain.timesteps.gather(0, self.t[None])
         output = self._network(self.x, told.expand(len(self.x)), self._label)
-        place = Noise(self._seed, REVERSE, told, self._numbers)
+        place = NoiseAddress(self._seed, REVERSE, told, self._numbers)
         reverse_step(self._chain, self.x, output, self.t, place, in_place=True, **self._update)
         advance(self.t, -1)
 

@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checkpoint as checkpoints
+from ..address import FORWARD, NoiseAddress
+from ..data import DataError, ImageSet, ImageStream, is_tar, load_images, stratified_split
+from ..errors import CheckpointError, RunError
+from ..evaluation.evaluate import PAIRWISE_LIMIT, evaluate
+from ..evaluation.results import Evaluation
+from ..models import UNet, UNetConfig
+from ..ops import q_sample
+from ..samplers.loop import Samples, sample
+from ..schedule import DeviceSchedule
+from ..training import checkpoint as checkpoints
+from ..training.checkpoint import Checkpoint, DataRecord
+from ..training.config import DataConfig, SampleConfig, TrainConfig
+from ..training.distributed import ALONE, World
 from . import figures
-from .checkpoint import Checkpoint, DataRecord
-from .config import DataConfig, SampleConfig, TrainConfig
-from .data import DataError, ImageSet, ImageStream, is_tar, load_images, stratified_split
-from .distributed import ALONE, World
-from .errors import CheckpointError, RunError
-from .evaluation import PAIRWISE_LIMIT, evaluate
-from .models import UNet, UNetConfig
-from .noise import FORWARD, Noise
-from .ops import q_sample
-from .sampling import Samples, sample
-from .schedule import DeviceSchedule
-from .scorecard import Evaluation
 
 # neighbours in the evaluation's measures, which need k + 2 images of every kind
 K = 5
@@ -184,7 +184,7 @@ class Trained:
         trajectory: int = 0,
         progress: Callable[[int], object] = lambda images: None,
     ) -> Samples:
-        """Images first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.sampling.sample`.
+        """Images first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.samplers.loop.sample`.
 
         Several processes draw equally many, one range of numbers after another, and the leader returns them all. (What
         the last one draws beyond the count is thrown away: a network that is shared runs in all of them, or in none.)
@@ -342,7 +342,7 @@ def write_forward_strip(run: Path, trained: Trained, images: np.ndarray, moments
     """`forward_strip.png`: real images on their way to noise, x_0 on the left, x_T on the right."""
     tables = DeviceSchedule(trained.config.schedule.build())
     x_0 = torch.from_numpy(images)
-    address = Noise(trained.config.seed, FORWARD, 0)
+    address = NoiseAddress(trained.config.seed, FORWARD, 0)
     times = torch.linspace(0, tables.T, moments).round().long()
     # the same noise at every t, so that each image is seen to fade into it
     frames = [q_sample(tables, x_0, t.expand(len(x_0)), address) for t in times]

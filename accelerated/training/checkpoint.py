@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..errors import CheckpointError, DamagedCheckpoint
 from . import config as configuration
 from .config import TrainConfig
-from .errors import CheckpointError, DamagedCheckpoint
 
 FORMAT = 1
 

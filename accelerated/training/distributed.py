@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import LostRank, RunError
+from ..errors import LostRank, RunError
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

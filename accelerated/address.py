@@ -1,0 +1,129 @@
+"""The address of a batch of random numbers, and the constants that turn its words into normals.
+
+There is no RNG state: code that needs random numbers takes an address.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from noisestep.reference import noise as reference
+from noisestep.reference.noise import (
+    AUGMENTATION,
+    DROPOUT,
+    FORWARD,
+    INITIAL,
+    LABEL_DROPOUT,
+    PERMUTATION,
+    REVERSE,
+    STEPS,
+    STREAMS,
+    TIMESTEP,
+)
+from torch import Tensor
+
+__all__ = [
+    "AUGMENTATION",
+    "DROPOUT",
+    "EVEN",
+    "EXPONENT",
+    "FORWARD",
+    "INITIAL",
+    "LABEL_DROPOUT",
+    "LOG",
+    "NOWHERE",
+    "ODD",
+    "PERMUTATION",
+    "REVERSE",
+    "STEPS",
+    "TIMESTEP",
+    "TINY",
+    "Address",
+    "NoiseAddress",
+]
+
+# plain floats, which Dynamo and Triton take as constants
+LOG: tuple[float, ...] = tuple(reference.LOG.tolist())
+EVEN: tuple[float, ...] = tuple(reference.EVEN.tolist())
+ODD: tuple[float, ...] = tuple(reference.ODD.tolist())
+EXPONENT = float(reference.EXPONENT)
+TINY = float(reference.TINY)
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseAddress:
+    """The address of a batch of random numbers: eps = f(seed, stream, step, sample, element).
+
+    Parameters
+    ----------
+    seed : int or Tensor
+        An integer in [0, 2^64), or an int64 tensor with one element on the device of the batch, whose
+        64 bits are the seed.
+    stream : int
+        In [0, 16): `FORWARD`, `TIMESTEP`, `INITIAL`, `REVERSE`, `LABEL_DROPOUT`, `AUGMENTATION`,
+        `PERMUTATION`, `DROPOUT`, or one of the free ones from 9.
+    step : int or Tensor
+        In [0, 2^28): the optimizer step in training, the timestep in sampling. A tensor is int64, with
+        one element or one for each sample. The values of a tensor are not read: only their low 28 bits count.
+    sample : int or Tensor
+        The number of the batch's first sample, from which the others count on; or an int64 tensor,
+        shape (B,), with the number of each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a part of another type, dtype or rank, or an integer out of its range.
+    """
+
+    seed: int | Tensor
+    stream: int
+    step: int | Tensor
+    sample: int | Tensor = 0
+
+    def __post_init__(self) -> None:
+        _check_part("seed", self.seed, 1 << 64, rows=False)
+        _check_part("stream", self.stream, STREAMS, rows=False, tensor=False)
+        _check_part("step", self.step, STEPS, rows=True)
+        _check_part("sample", self.sample, 1 << 63, rows=True)
+
+    def arguments(self) -> "Address":
+        """The address as the plain arguments of a registered op: (seed, its tensor, stream, step, ...).
+
+        Returns
+        -------
+        seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor
+            The integer is 0 where the tensor is given; the tensor is None where the integer is.
+            The seed is wrapped into the range of int64.
+        """
+        seed, seed_tensor = _either(self.seed)
+        return (
+            seed - (1 << 64) if seed >= 1 << 63 else seed,
+            seed_tensor,
+            self.stream,
+            *_either(self.step),
+            *_either(self.sample),
+        )
+
+
+# an address as a registered op takes it; see NoiseAddress.arguments
+Address: TypeAlias = tuple[int, Tensor | None, int, int, Tensor | None, int, Tensor | None]
+NOWHERE: Address = (0, None, 0, 0, None, 0, None)
+
+
+def _either(part: int | Tensor) -> tuple[int, Tensor | None]:
+    return (0, part) if isinstance(part, Tensor) else (part, None)
+
+
+def _check_part(name: str, part: int | Tensor, end: int, *, rows: bool, tensor: bool = True) -> None:
+    if isinstance(part, Tensor):
+        if not tensor:
+            raise TypeError(f"{name} must be an int, got a tensor")
+        if part.dtype != torch.int64:
+            raise TypeError(f"{name} must be an int or an int64 tensor, got a tensor of {part.dtype}")
+        if part.ndim > 1 or (part.numel() != 1 and not rows):
+            allowed = "one element or one for each sample" if rows else "one element"
+            raise ValueError(f"{name} must have {allowed}, got shape {tuple(part.shape)}")
+    elif isinstance(part, bool) or not isinstance(part, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an int{' or an int64 tensor' if tensor else ''}, got {part!r}")
+    elif not 0 <= part < end:
+        raise ValueError(f"{name} must lie in [0, {end}), got {part}")

@@ -1,0 +1,1 @@
+"""Where an op runs: PyTorch's own operations, native C++ on a CPU, Triton kernels on a GPU."""

@@ -1,0 +1,1 @@
+"""The Triton kernels' common parts: device functions, tiling, launch."""

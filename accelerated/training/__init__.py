@@ -1,0 +1,1 @@
+"""Training a network: configuration, batches, loop, checkpoints."""
