@@ -1,7 +1,7 @@
 """The tables of a `Schedule` on a device, rounded once."""
 
 import itertools
-from typing import Literal, Self
+from typing import Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,9 +14,40 @@ from torch import Tensor
 Prediction = Literal["eps", "x_0", "v"]
 Variance = Literal["beta", "posterior", "zero", "learned_range"]
 
-# columns of a reverse table; see DeviceSchedule.reverse_table
-COLUMNS = 13
+_T = TypeVar("_T")
 
+
+def with_index(device: torch.device) -> torch.device:
+    """A device with its number: "cuda" is the current one, such as "cuda:0"."""
+    if device.index is not None or device.type not in ("cuda", "xpu"):
+        return device
+    return torch.device(device.type, getattr(torch, device.type).current_device())
+
+
+class ReverseRow(NamedTuple, Generic[_T]):
+    """The columns of a reverse table: every number that one reverse step from t needs."""
+
+    # the prediction of x_0, and the update that follows from it
+    x_0_from_x: _T
+    x_0_from_out: _T
+    from_x_0: _T
+    from_x: _T
+    from_out: _T
+    sigma: _T
+    # the same update where nothing is clipped, x_0 put in
+    unclipped_from_x: _T
+    unclipped_from_out: _T
+    # half the logs of the variances between which a learned one lies
+    half_log_beta: _T
+    half_log_posterior: _T
+    guidance: _T
+    # the range of x_0
+    low: _T
+    high: _T
+
+
+# the number of each column, for the kernels
+COLUMNS: ReverseRow[int] = ReverseRow(*range(len(ReverseRow._fields)))
 
 _numbers = itertools.count()
 
@@ -60,12 +91,14 @@ class DeviceSchedule:
         self.schedule = schedule
         # what a compiled graph knows a schedule by: its tables are constants there
         self._number = str(next(_numbers))
-        self.device = torch.device(device)
+        self.device = with_index(torch.device(device))
         self.previous = None if previous is None else Jumps(schedule, previous).to
         self.T = schedule.T
         self.timesteps = torch.from_numpy(schedule.timesteps.copy()).to(self.device)
         marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
         self._tables: dict[object, Tensor] = {}
+        # t itself in row t: an integer t is a view of one of them, which costs no copy to the device
+        self._t = torch.arange(self.T + 1, device=self.device)
         # the forward table is always wanted, and made here so that a compiled graph finds it
         for dtype in (torch.float32, torch.float64):
             self._tables["forward", dtype] = self._on_device(marginal, dtype)
@@ -118,10 +151,12 @@ class DeviceSchedule:
         Returns
         -------
         Tensor, shape (T + 1, 13)
-            Columns 0 to 5: c_0 .. c_5 of x_0 = c_0 x_t + c_1 output, x_{t-1} = c_2 x_0 + c_3 x_t + c_4 output + c_5 z.
-            6 and 7: c_2 c_0 + c_3 and c_2 c_1 + c_4, the same update when nothing is clipped.
-            8 and 9: log(beta_t) / 2 and log(posterior variance) / 2, between which a learned variance lies; with
-            one, c_5 is 1, or 0 where the update leads to step 0. 10: the guidance scale. 11 and 12: the range of x_0.
+            The columns are those of `ReverseRow`, in
+
+                x_0 = x_0_from_x x_t + x_0_from_out output,
+                x_{t-1} = from_x_0 x_0 + from_x x_t + from_out output + sigma z.
+
+            With a learned variance, sigma is 1, or 0 where the update leads to step 0.
 
         Raises
         ------
@@ -131,6 +166,18 @@ class DeviceSchedule:
         return self._kept_table(
             self._number, prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype
         )
+
+    def at(self, t: int) -> Tensor:
+        """An integer t as a tensor on the device, shape (), without a copy to it.
+
+        Raises
+        ------
+        ValueError
+            For a t outside of 0..T.
+        """
+        if not 0 <= t <= self.T:
+            raise ValueError(f"t must lie in 0..{self.T}, got values from {t} to {t}")
+        return self._t[t]
 
     def is_noisy(self, *, variance: Variance = "posterior", eta: float | None = None) -> bool:
         """Whether any step of an update adds noise; the arguments are those of `reverse_table`.
@@ -155,7 +202,7 @@ class DeviceSchedule:
         DeviceSchedule
             Itself where it is there already.
         """
-        if torch.device(device) == self.device:
+        if with_index(torch.device(device)) == self.device:
             return self
         return type(self)(self.schedule, device, previous=self.previous)
 
@@ -177,12 +224,16 @@ class DeviceSchedule:
         tables = self._tables
         key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
         if key not in tables:
-            columns = _reverse_columns(self.schedule, self.previous, prediction, variance, eta, rederive_eps)
-            columns[5] = temperature * columns[5]
+            row = _reverse_columns(self.schedule, self.previous, prediction, variance, eta, rederive_eps)
             low, high = (0.0, 0.0) if clip is None else clip
-            for value in (1.0 if guidance is None else guidance, low, high):
-                columns.append(np.full(self.T + 1, value))
-            tables[key] = self._on_device(np.stack(columns, axis=-1), dtype)
+            whole = np.ones(self.T + 1)
+            row = row._replace(
+                sigma=temperature * row.sigma,
+                guidance=whole * (1.0 if guidance is None else guidance),
+                low=whole * low,
+                high=whole * high,
+            )
+            tables[key] = self._on_device(np.stack(row, axis=-1), dtype)
         return tables[key]
 
     # a compiled function runs it once and keeps what it returned
@@ -199,7 +250,7 @@ def _reverse_columns(
     variance: Variance,
     eta: float | None,
     rederive_eps: bool,
-) -> list[np.ndarray]:
+) -> ReverseRow[np.ndarray]:
     learned = variance == "learned_range" and eta is None
     c = reverse_coefficients(
         schedule,
@@ -209,14 +260,29 @@ def _reverse_columns(
         rederive_eps=rederive_eps,
         to=previous,
     )
-    c_0, c_1, c_2, c_3, c_4, c_5 = c.T
+    x_0_from_x, x_0_from_out, from_x_0, from_x, from_out, sigma = c.T
     half_log = np.zeros((2, schedule.T + 1))
     jumps = Jumps(schedule, previous)
     if learned:
-        c_5 = np.concatenate([[0.0], np.where(jumps.to > 0, 1.0, 0.0)])
+        sigma = np.concatenate([[0.0], np.where(jumps.to > 0, 1.0, 0.0)])
     if previous is None:
         half_log[:, 1:] = np.log(schedule.beta[1:]) / 2, schedule.posterior_log_variance[1:] / 2
     else:
         ends = np.stack([jumps.beta, jumps.posterior_variance])
         half_log[:, 1:] = np.log(np.maximum(ends, LOG_VARIANCE_FLOOR)) / 2
-    return [c_0, c_1, c_2, c_3, c_4, c_5, c_2 * c_0 + c_3, c_2 * c_1 + c_4, *half_log]
+    none = np.zeros(schedule.T + 1)
+    return ReverseRow(
+        x_0_from_x,
+        x_0_from_out,
+        from_x_0,
+        from_x,
+        from_out,
+        sigma,
+        unclipped_from_x=from_x_0 * x_0_from_x + from_x,
+        unclipped_from_out=from_x_0 * x_0_from_out + from_out,
+        half_log_beta=half_log[0],
+        half_log_posterior=half_log[1],
+        guidance=none,
+        low=none,
+        high=none,
+    )

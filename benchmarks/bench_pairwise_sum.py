@@ -1,10 +1,10 @@
-"""fixed_sum: the sum of each sample in an order fixed for good, beside sums in whatever order is fast."""
+"""pairwise_sum: the sum of each sample in an order fixed for good, beside sums in whatever order is fast."""
 
 import numpy as np
 import pytest
 from bounds import Exact, depth, gamma
 from cases import PLAIN, Case
-from noisestep.accelerated.ops import fixed_sum
+from noisestep.accelerated.ops import pairwise_sum
 from providers import Op, compiled, plan, run
 
 
@@ -29,14 +29,14 @@ def formula(values):
 compiled_formula = compiled(formula)
 
 OP = Op(
-    name="fixed_sum",
+    name="pairwise_sum",
     inputs=inputs,
     forward=exact,
     providers={
         "numpy": lambda x, _: x.values.sum(axis=1),
         "torch": lambda x, _: formula(x.values),
         "torch.compile": lambda x, _: compiled_formula(x.values),
-        "noisestep": lambda x, _: fixed_sum(x.values),
+        "noisestep": lambda x, _: pairwise_sum(x.values),
     },
     # the values; the gradient is a view
     tensors=dict(forward=1, backward=0, both=1),

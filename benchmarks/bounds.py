@@ -64,7 +64,7 @@ def gamma(roundings: float, unit: float = UNIT[torch.float32]) -> float:
 
 
 def depth(n: int) -> int:
-    """Additions that an element goes through in a `fixed_sum` of n."""
+    """Additions that an element goes through in a `pairwise_sum` of n."""
     if n <= 1024:
         return max(n - 1, 0).bit_length()
     return 10 + depth(-(-n // 1024))

@@ -1,8 +1,8 @@
 """How the tests run the Triton kernels: compiled on a GPU, and in Triton's interpreter everywhere else.
 
-Triton decides when a kernel is defined whether it will be interpreted, noisestep when an op is called. So
-`import_ops` defines the kernels with TRITON_INTERPRET=1 and takes the variable away again: everything but what
-stands in `kernels()` runs the PyTorch path, subprocesses too.
+Triton decides whether it interprets a kernel when the kernel is defined. So `import_ops` defines the kernels with
+TRITON_INTERPRET=1 and takes the variable away again: everything outside of `kernels()` runs as it does without, in
+subprocesses too.
 
 Two conversions of the interpreter differ from what a GPU computes, and are corrected here, in the test process:
 
@@ -12,9 +12,10 @@ Two conversions of the interpreter differ from what a GPU computes, and are corr
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from math import prod
 from typing import Any
 from unittest import mock
 
@@ -33,6 +34,8 @@ def import_ops() -> None:
         return
     if "triton" in sys.modules:
         raise RuntimeError("triton was imported before the tests could ask for its interpreter")
+    # which reads the variable, too: what runs outside of `kernels` is native code
+    import_module("noisestep.accelerated.backends")
     os.environ[VARIABLE] = "1"
     try:
         import triton.language as tl
@@ -78,30 +81,25 @@ def fma(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.asarray(total, np.float32)
 
 
+def blocks_for(shape: Sequence[int], programs: int) -> int:
+    """The blocks a program with which a sample of a batch (B, ...) is spread over about so many programs."""
+    return 1 << (max(1, prod(shape[1:]) // (4 * programs)).bit_length() - 1)
+
+
 @contextmanager
-def kernels(*, programs: int | None = None) -> Iterator[None]:
+def kernels(*, blocks: int | None = None, axis: int | None = None) -> Iterator[None]:
     """Calls of ops in here run their kernels, on a CPU interpreted; fresh memory is NaN, so that a gap shows.
 
-    With `programs`, a sample of an elementwise op is spread over about that many of them.
+    `blocks` and `axis` are those of `noisestep.accelerated.backends.backend`.
     """
-    import noisestep.accelerated.backends.triton.launch as launch
+    from noisestep.accelerated.backends import backend
 
-    make = launch.Layout.__init__
     deterministic = torch.are_deterministic_algorithms_enabled()
-
-    def spread(self: Any, x: Tensor, stores: torch.dtype, *, sums: bool = False, blocks: int = launch.BLOCKS) -> None:
-        if programs is not None and not sums:
-            n = x[0].numel() if len(x) else 1
-            blocks = 1 << (max(1, n // (4 * programs)).bit_length() - 1)
-        make(self, x, stores, sums=sums, blocks=blocks)
-
     # what fills torch.empty and its relatives
     torch.use_deterministic_algorithms(True)
     try:
-        with (
-            mock.patch.object(launch.Layout, "__init__", spread),
-            mock.patch.dict(os.environ, {} if GPU else {VARIABLE: "1"}),
-        ):
+        # Triton reads the variable once more when its interpreter runs
+        with backend("triton", blocks=blocks, axis=axis), mock.patch.dict(os.environ, {} if GPU else {VARIABLE: "1"}):
             assert torch.empty(1).isnan()
             yield
     finally:
@@ -129,9 +127,12 @@ def on_device(value: Any) -> Any:
     return value
 
 
-def run_kernel(op: Callable[..., Any], *arguments: Any, programs: int | None = None, **options: Any) -> Any:
-    """What the op's kernel gives, back on the CPU."""
-    with kernels(programs=programs):
+def run_kernel(
+    op: Callable[..., Any], *arguments: Any, programs: int | None = None, axis: int | None = None, **options: Any
+) -> Any:
+    """What the op's kernel gives, back on the CPU; with `programs`, a sample is spread over about that many of them."""
+    shape = next((x.shape for x in arguments if isinstance(x, Tensor)), None)
+    with kernels(blocks=None if programs is None or shape is None else blocks_for(shape, programs), axis=axis):
         result = op(*map(on_device, arguments), **{name: on_device(value) for name, value in options.items()})
     return tuple(part.cpu() for part in result) if isinstance(result, tuple) else result.cpu()
 

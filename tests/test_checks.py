@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from noisestep.accelerated.address import FORWARD, NoiseAddress
-from noisestep.accelerated.ops import advance, fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.ops import advance, noise, pairwise_sum, q_sample, reverse_step, simple_loss, vlb_terms
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
 from op_cases import device_schedule
@@ -54,8 +54,8 @@ BAD_Q_SAMPLE = {
     "t elsewhere": ((D, X, T2.to("meta"), NO), {}, ValueError, "t is on meta, x_0 on cpu; both must be on one device"),
     "t below": ((D, X, -1, NO), {}, ValueError, "t must lie in 0..50, got values from -1 to -1"),
     "t above": ((D, X, torch.tensor([3, 51]), NO), {}, ValueError, "t must lie in 0..50, got values from 3 to 51"),
-    "noise a seed": ((D, X, 1, 7), {}, TypeError, "noise must be a NoiseAddress address or a tensor, got int"),
-    "noise None": ((D, X, 1, None), {}, TypeError, "noise must be a NoiseAddress address or a tensor, got NoneType"),
+    "noise a seed": ((D, X, 1, 7), {}, TypeError, "noise must be a NoiseAddress or a tensor, got int"),
+    "noise None": ((D, X, 1, None), {}, TypeError, "noise must be a NoiseAddress or a tensor, got NoneType"),
     "noise that broadcasts": (
         (D, X, 1, X[:1]),
         {},
@@ -91,7 +91,7 @@ BAD_SIMPLE_LOSS = {
         TypeError,
         "output must be one of float32, float16, bfloat16, float64",
     ),
-    "no noise": ((X, None), {}, TypeError, "noise must be a NoiseAddress address or a tensor, got NoneType"),
+    "no noise": ((X, None), {}, TypeError, "noise must be a NoiseAddress or a tensor, got NoneType"),
     "noise that broadcasts": (
         (X, X[:, :1]),
         {},
@@ -102,7 +102,7 @@ BAD_SIMPLE_LOSS = {
         (X, "typo"),
         {"prediction": "x_0", "x_0": X},
         TypeError,
-        "noise must be a NoiseAddress address or a tensor, got str",
+        "noise must be a NoiseAddress or a tensor, got str",
     ),
     "prediction": (
         (X, NO),
@@ -303,7 +303,7 @@ TABLES = [
     (simple_loss, BAD_SIMPLE_LOSS),
     (reverse_step, BAD_REVERSE_STEP),
     (vlb_terms, BAD_VLB_TERMS),
-    (fixed_sum, BAD_FIXED_SUM),
+    (pairwise_sum, BAD_FIXED_SUM),
     (advance, BAD_ADVANCE),
     (noise, BAD_NOISE),
 ]

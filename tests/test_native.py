@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits
 from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
-from noisestep.accelerated.backends import native
+from noisestep.accelerated.backends import backend
 from noisestep.accelerated.backends.native import build, calls
 from noisestep.accelerated.ops import noise, q_sample, reverse_step, simple_loss
 from noisestep.reference import noise as reference
@@ -44,7 +44,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def assert_native_is_eager(op: Any, *arguments: Any, **options: Any) -> None:
-    with native.eager():
+    with backend("eager"):
         expected = op(*arguments, **options)
     assert_same_bits(actual=op(*arguments, **options), expected=expected)
 
@@ -153,7 +153,7 @@ def test_it_runs_for_contiguous_float32(called):
     simple_loss(x.T.contiguous().T, address)
     reverse_step(D, torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(2, 3, 4, 5), 3, address)
     assert called == ["noise"] * 3
-    with native.eager():
+    with backend("eager"):
         q_sample(D, x, 3, address)
     assert called == ["noise"] * 3
 
@@ -181,7 +181,7 @@ def run(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The noise of an address in a process of its own."""
     program = (
         "import torch\n"
-        "from noisestep.accelerated.noise import NoiseAddress\n"
+        "from noisestep.accelerated.address import NoiseAddress\n"
         "from noisestep.accelerated.ops import noise\n"
         "print(noise(NoiseAddress(3, 0, 1), (1, 5)).view(torch.int32).tolist())"
     )

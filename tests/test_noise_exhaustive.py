@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from noise_oracle import fma as exact_fma
-from noisestep.accelerated import noise as device
+from noisestep.accelerated.backends import eager
 from noisestep.reference import noise
 
 CHUNK = 1 << 17
@@ -89,7 +89,7 @@ def radii() -> Survey:
             survey.worst = max(survey.worst, error[w < 1].max(initial=0))
             # the radius, the direction at its bound, and half a unit in the last place for their product
             survey.worst_normal = max(survey.worst_normal, (error + exact * 1.15e-7 + np.spacing(r) / 2).max())
-            z_0, _ = device.normal_pair(torch.from_numpy(u.astype(np.int64)), torch.zeros(len(u), dtype=torch.int64))
+            z_0, _ = eager.normal_pair(torch.from_numpy(u.astype(np.int64)), torch.zeros(len(u), dtype=torch.int64))
             survey.torch_differs += np.count_nonzero(z_0.numpy().view(np.uint32) != r.view(np.uint32))
     return survey
 
@@ -108,7 +108,7 @@ def directions() -> Survey:
             survey.smallest_positive = min(survey.smallest_positive, both[both > 0].min())
             survey.worst = max(survey.worst, np.abs(both - [np.cos(theta), np.sin(theta)]).max())
             # the radius of the last word is 2^-20, a power of two, so that the product is exact
-            z = torch.stack(device.normal_pair(last, torch.from_numpy(v.astype(np.int64)))).numpy()
+            z = torch.stack(eager.normal_pair(last, torch.from_numpy(v.astype(np.int64)))).numpy()
             survey.torch_differs += np.count_nonzero((z * np.float32(2.0**20)).view(np.uint32) != both.view(np.uint32))
     return survey
 

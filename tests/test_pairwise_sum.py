@@ -1,4 +1,4 @@
-"""fixed_sum: one order on every device, and no more rounding than its tree is deep."""
+"""pairwise_sum: one order on every device, and no more rounding than its tree is deep."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits, kernels, run_kernel
-from noisestep.accelerated.ops import fixed_sum
+from noisestep.accelerated.ops import pairwise_sum
 from op_cases import LAYOUTS, UNIT, Case, assert_registered, assert_within, compiled, float64, gamma
 
 sizes = st.integers(0, 40) | st.sampled_from((512, 1023, 1024, 1025, 2048, 3000))
@@ -43,7 +43,7 @@ def by_definition(row: np.ndarray) -> np.floating:
 def test_the_order_is_the_one_that_is_written_down(case):
     values = case.tensor(1)
     expected = np.array([by_definition(row) for row in values.numpy()], values.numpy().dtype)
-    assert_same_bits(actual=fixed_sum(values), expected=torch.from_numpy(expected))
+    assert_same_bits(actual=pairwise_sum(values), expected=torch.from_numpy(expected))
 
 
 @settings(max_examples=15)
@@ -55,7 +55,7 @@ def test_the_order_is_the_one_that_is_written_down(case):
 @example(Case((0, 5)))
 def test_kernel_has_the_bits_of_the_torch_path(case):
     values = case.tensor(1)
-    assert_same_bits(actual=run_kernel(fixed_sum, values), expected=fixed_sum(values))
+    assert_same_bits(actual=run_kernel(pairwise_sum, values), expected=pairwise_sum(values))
 
 
 @given(sums)
@@ -64,7 +64,7 @@ def test_within_its_bound(case):
     (exact,) = float64(values)
     unit = UNIT[values.dtype]
     assert_within(
-        actual=fixed_sum(values),
+        actual=pairwise_sum(values),
         expected=np.array([math.fsum(row) for row in exact]),
         error=gamma(depth(values.shape[1]) + 1, unit) * np.abs(exact).sum(axis=1),
     )
@@ -72,14 +72,14 @@ def test_within_its_bound(case):
 
 def test_gradients():
     values = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(fixed_sum, values)
-    assert torch.autograd.gradgradcheck(lambda x: fixed_sum(x).square(), values)
+    assert torch.autograd.gradcheck(pairwise_sum, values)
+    assert torch.autograd.gradgradcheck(lambda x: pairwise_sum(x).square(), values)
 
 
 @pytest.mark.parametrize("path", ["torch", "kernel"])
 def test_registration(path):
     def call():
-        return fixed_sum(torch.randn(2, 5, requires_grad=True))
+        return pairwise_sum(torch.randn(2, 5, requires_grad=True))
 
     if path == "torch":
         assert_registered(call, "pairwise_sum")
@@ -89,7 +89,7 @@ def test_registration(path):
 
 
 def test_one_graph_for_every_content():
-    traced = compiled(fixed_sum)
+    traced = compiled(pairwise_sum)
     for _ in range(2):
         values = torch.randn(2, 5)
-        assert_same_bits(actual=traced(values), expected=fixed_sum(values))
+        assert_same_bits(actual=traced(values), expected=pairwise_sum(values))

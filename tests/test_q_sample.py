@@ -1,16 +1,13 @@
 """q_sample: the kernel has the bits of the PyTorch path, and that keeps its distance from the float64 reference."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from interpreter import assert_same_bits, kernels, on_device, run_kernel
+from interpreter import assert_same_bits, blocks_for, kernels, on_device, run_kernel
 from laws import NAMED
 from noisestep.accelerated.address import FORWARD, NoiseAddress
-from noisestep.accelerated.backends.triton import launch
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops import q_sample
 from noisestep.accelerated.ops.checks import compute_dtype
@@ -73,21 +70,20 @@ def test_kernel_has_the_bits_of_the_torch_path(case, dtype, eps_dtype, return_ep
 @example(Case((2, 0)))
 def test_the_noise_kernel_has_the_bits_of_the_torch_path(case):
     expected = noise_op(case.noise(), case.shape, dtype=case.torch_dtype)
-    with kernels(programs=case.programs):
+    with kernels(blocks=blocks_for(case.shape, case.programs)):
         device = on_device(torch.empty(0)).device
         actual = noise_op(on_device(case.noise()), case.shape, dtype=case.torch_dtype, device=device).cpu()
     assert_same_bits(actual=actual, expected=expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 90), (2, 4, 6, 6)], ids=["noise_kernel", "channels_last"])
-def test_kernel_has_the_bits_of_the_torch_path_where_a_row_takes_two_axes_of_the_grid(shape, monkeypatch):
-    monkeypatch.setattr(launch, "_AXIS", 3)
+def test_kernel_has_the_bits_of_the_torch_path_where_a_row_takes_two_axes_of_the_grid(shape):
     case = Case(shape, layout="channels_last", seed=1)
     expected = q_sample(*arguments(case, None), return_eps=True)
     # at least 7 programs a row: 3 rows of the grid with one that is idle, or more
-    actual = run_kernel(q_sample, *arguments(case, None), programs=7, return_eps=True)
+    actual = run_kernel(q_sample, *arguments(case, None), programs=7, axis=3, return_eps=True)
     assert_same_bits(actual=actual, expected=expected)
-    with kernels(programs=7):
+    with kernels(blocks=blocks_for(shape, 7), axis=3):
         eps = noise_op(on_device(case.noise()), shape, device=on_device(torch.empty(0)).device).cpu()
     assert_same_bits(actual=eps, expected=expected[1], strides=False)
 
@@ -208,14 +204,12 @@ def test_nothing_is_added_at_t_0(dtype):
     assert torch.equal(q_sample(D, x_0, 0, NoiseAddress(0, FORWARD, 0)), x_0)
 
 
-def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kernel(monkeypatch):
+def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kernel():
     x_0, t = torch.randn(3, 5), torch.tensor([-7, 51, 2**40])
     for bad in (t, -1, D.T + 1):
         with pytest.raises(ValueError, match=r"t must lie in 0\.\.50, got values from"):
             q_sample(D, x_0, bad, NoiseAddress(0, FORWARD, 0))
     nearest = q_sample(D, x_0, t.clamp(0, D.T), NoiseAddress(0, FORWARD, 0))
-    # interpreted, t is on a CPU too: the kernel is on its own without the check
-    monkeypatch.setattr(sys.modules["noisestep.accelerated.ops.q_sample"], "check_range", lambda t, T: None)
     assert_same_bits(actual=run_kernel(q_sample, D, x_0, t, NoiseAddress(0, FORWARD, 0)), expected=nearest)
 
 

@@ -2,10 +2,23 @@
 
 from .advance import advance
 from .noise import noise
-from .pairwise_sum import fixed_sum
+from .pairwise_sum import pairwise_sum
 from .q_sample import q_sample
+from .random import integers, uniform, words
 from .reverse_step import reverse_step
-from .simple_loss import simple_loss
+from .simple_loss import loss_and_gradient, simple_loss
 from .vlb_terms import vlb_terms
 
-__all__ = ["advance", "fixed_sum", "noise", "q_sample", "reverse_step", "simple_loss", "vlb_terms"]
+__all__ = [
+    "advance",
+    "integers",
+    "loss_and_gradient",
+    "noise",
+    "pairwise_sum",
+    "q_sample",
+    "reverse_step",
+    "simple_loss",
+    "uniform",
+    "vlb_terms",
+    "words",
+]

@@ -1,27 +1,32 @@
 """A counter moves on where it lies, so that a captured graph takes its own steps. Reads and writes one number."""
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..backends.triton.launch import launch, use_kernels
+from ..backends.triton.launch import kernel
+from .registered import Registered
 
 
-@triton.jit
+@kernel(numbers=("by",))
 def _kernel(counter_ptr, by):
     tl.store(counter_ptr, tl.load(counter_ptr) + by)
 
 
-@torch.library.custom_op("noisestep::advance", mutates_args=("counter",))
-def _advance(counter: Tensor, by: int) -> None:
-    if use_kernels(counter):
-        launch(_kernel, (1,), counter_ptr=counter, by=by)
-    else:
-        counter.add_(by)
+_advance = Registered("advance(Tensor(a!) counter, SymInt by) -> ()")
 
 
-@_advance.register_fake
+@_advance.triton
+def _(counter, by):
+    _kernel((1, 1, 1), (counter,), (by,), ())
+
+
+@_advance.eager
+def _(counter, by):
+    counter.add_(by)
+
+
+@_advance.fake
 def _(counter, by):
     return None
 

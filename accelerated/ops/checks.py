@@ -25,8 +25,12 @@ def check_batch(name: str, x: object, *, dtypes: tuple[torch.dtype, ...] = FLOAT
         raise TypeError(f"{name} must be one of {', '.join(map(_short, dtypes))}, got {_short(x.dtype)}")
     if x.ndim == 0:
         raise ValueError(f"{name} must have shape (B, ...), got a tensor with no axis")
-    # an op would drop it without a word
-    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None:
+    # an op would drop it without a word; there is a level only while one computes forward-mode derivatives
+    if (
+        forward_ad._current_level >= 0
+        and not torch.compiler.is_compiling()
+        and forward_ad.unpack_dual(x).tangent is not None
+    ):
         raise NotImplementedError(f"{name} carries a forward-mode derivative; the ops have none, only backward")
     return x
 
@@ -69,10 +73,10 @@ def check_schedule(schedule: object, x: Tensor, x_name: str) -> DeviceSchedule:
     return schedule
 
 
-def check_timesteps(t: object, x: Tensor, x_name: str) -> Tensor:
-    """t is int64 or int32, one for the batch or one for each sample, on x's device. Returned with shape (B,)."""
-    if isinstance(t, int) and not isinstance(t, bool):
-        t = torch.full((), t, dtype=torch.int64, device=x.device)
+def check_timesteps(t: object, schedule: DeviceSchedule, x: Tensor, x_name: str) -> Tensor:
+    """t is int64 or int32, one for all or one for each sample, on x's device. Returned as a tensor, () or (B,)."""
+    if isinstance(t, int | torch.SymInt) and not isinstance(t, bool):
+        return schedule.at(t)
     if not isinstance(t, Tensor):
         raise TypeError(f"t must be an int or a tensor of integers, got {type(t).__name__}")
     if t.dtype not in (torch.int64, torch.int32):
@@ -80,7 +84,7 @@ def check_timesteps(t: object, x: Tensor, x_name: str) -> Tensor:
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
         raise ValueError(f"t must have shape () or ({x.shape[0]},) to fit {x_name}, got {tuple(t.shape)}")
     check_device("t", t, x, x_name)
-    return t.expand(x.shape[0])
+    return t
 
 
 def check_noise(noise: object, x: Tensor, x_name: str) -> tuple[Tensor | None, Address]:
@@ -89,14 +93,14 @@ def check_noise(noise: object, x: Tensor, x_name: str) -> tuple[Tensor | None, A
         check_address(noise, x.shape[0], x.device)
         return None, noise.arguments()
     if not isinstance(noise, Tensor):
-        raise TypeError(f"noise must be a NoiseAddress address or a tensor, got {type(noise).__name__}")
+        raise TypeError(f"noise must be a NoiseAddress or a tensor, got {type(noise).__name__}")
     return check_like("noise", noise, x, x_name), NOWHERE
 
 
 def check_address(address: object, batch: int, device: torch.device) -> None:
     """address is a NoiseAddress whose tensors are on the device, with a row for each sample."""
     if not isinstance(address, NoiseAddress):
-        raise TypeError(f"noise must be a NoiseAddress address, got {type(address).__name__}")
+        raise TypeError(f"noise must be a NoiseAddress, got {type(address).__name__}")
     for name, part, rows in (
         ("seed", address.seed, (1,)),
         ("step", address.step, (1, batch)),
@@ -115,7 +119,7 @@ def check_address(address: object, batch: int, device: torch.device) -> None:
 
 def check_weight(weight: object, x: Tensor, x_name: str) -> Tensor:
     """weight is floating, one for each sample of x, on its device. Returned in the type that the op computes in."""
-    return check_like("weight", weight, x, x_name, shape=(x.shape[0],)).to(compute_dtype(x))
+    return check_like("weight", weight, x, x_name, shape=(x.shape[0],)).to(compute_dtype(x)).contiguous()
 
 
 def check_dtype(dtype: object) -> None:
@@ -156,12 +160,6 @@ def output_shape(x_t: Tensor, learned: bool) -> tuple[int, ...]:
     if x_t.ndim < 2:
         raise ValueError(f'variance="learned_range" needs x_t of shape (B, C, ...), got {shape}')
     return (shape[0], 2 * shape[1], *shape[2:])
-
-
-def check_range(t: Tensor, T: int) -> None:
-    """t lies in 0..T. Reads t, so only for tensors on the CPU, where that costs no synchronisation."""
-    if t.numel() and not (int(t.min()) >= 0 and int(t.max()) <= T):
-        raise ValueError(f"t must lie in 0..{T}, got values from {int(t.min())} to {int(t.max())}")
 
 
 def _short(dtype: torch.dtype) -> str:

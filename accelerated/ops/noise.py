@@ -3,74 +3,66 @@
 from collections.abc import Sequence
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..address import NoiseAddress
-from ..backends.triton.kernels import normals, stored
-from ..backends.triton.launch import Layout, address_arguments, launch, use_kernels
-from ..backends.triton.tiling import piece, pieces, program_of_row
-from ..noise import normal_at
+from ..address import Address, NoiseAddress
+from ..backends import eager, native
+from ..backends.triton import kernels
+from ..backends.triton.launch import ADDRESS, constants_of, kernel, layout_of, numbers_of, pointers_of
+from ..backends.triton.tiling import access, accesses, program_of_row
+from ..schedule import with_index
 from .checks import check_address, check_dtype
+from .registered import Registered
 
 
-@triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
+@kernel(numbers=ADDRESS)
 def _kernel(
-    eps_ptr,
-    n,
-    inner,
-    seed_ptr,
-    seed_low,
-    seed_high,
-    step_ptr,
-    step,
-    sample_ptr,
-    sample_low,
-    sample_high,
-    STREAM: tl.constexpr,
-    STEP_ROWS: tl.constexpr,
-    WALK: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    WIDE: tl.constexpr,
-    WHOLE: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    row, program = program_of_row(WIDE)
+    eps_ptr, seed_ptr, step_ptr, sample_ptr,
+    seed_low, seed_high, step, sample_low, sample_high,
+    n, inner, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, TILING: tl.constexpr,
+):  # fmt: skip
+    row, program = program_of_row(TILING)
     address = (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high)
-    made = normals(address, row, program, inner, STREAM, STEP_ROWS, WALK, CHANNELS, VECTOR, BLOCKS)
-    for i in tl.static_range(pieces(WALK, VECTOR)):
-        offset, place = piece(i, row, program, n, inner, WALK, CHANNELS, VECTOR, BLOCKS)
-        mask = None if WHOLE else place < n
-        tl.store(eps_ptr + offset, stored(made[i], eps_ptr), mask=mask)
+    eps = kernels.normals(address, row, program, inner, STREAM, STEP_ROWS, TILING)
+    for i in tl.static_range(accesses(TILING)):
+        offset, number = access(i, row, program, n, inner, TILING)
+        mask = None if TILING.whole else number < n
+        tl.store(eps_ptr + offset, kernels.cast(eps[i], eps_ptr), mask=mask)
 
 
-@torch.library.custom_op("noisestep::noise", mutates_args=())
-def _noise(
-    shape: Sequence[int],
-    seed: int,
-    seed_tensor: Tensor | None,
-    stream: int,
-    step: int,
-    step_tensor: Tensor | None,
-    sample: int,
-    sample_tensor: Tensor | None,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
+_noise = Registered("noise(SymInt[] shape, Address address, ScalarType dtype, Device device) -> Tensor")
+
+
+@_noise.triton
+def _(shape, address, dtype, device):
     eps = torch.empty(shape, dtype=dtype, device=device)
-    if not use_kernels(eps):
-        return normal_at(address, shape, device).to(dtype).contiguous()
-    layout = Layout(eps, dtype)
-    launch(_kernel, layout.grid, eps_ptr=eps, **layout.arguments(), **address_arguments(address))
+    layout = layout_of(eps, dtype)
+    constants = (layout.n, layout.inner, *constants_of(address), layout.tiling)
+    _kernel(layout.grid, (eps, *pointers_of(address)), numbers_of(address), constants)
     return eps
 
 
-@_noise.register_fake
-def _(shape, seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor, dtype, device) -> Tensor:
+@_noise.native
+def _(shape, address, dtype, device):
+    if device.type != "cpu" or not native.takes():
+        return NotImplemented
+    return native.noise(address, shape).to(dtype)
+
+
+@_noise.eager
+def _(shape, address, dtype, device):
+    return eager.normal(address, shape, device).to(dtype).contiguous()
+
+
+@_noise.fake
+def _(shape, address, dtype, device):
     return torch.empty(shape, dtype=dtype, device=device)
+
+
+def normal(address: Address, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Normals of float32 for the implementation of another op, on the backend that was chosen."""
+    return _noise.run(shape, address, torch.float32, device)
 
 
 def noise(
@@ -110,9 +102,9 @@ def noise(
     """
     if not isinstance(shape, Sequence) or not all(isinstance(n, int | torch.SymInt) for n in shape):
         raise TypeError(f"shape must be a sequence of int, got {shape!r}")
-    shape, device = tuple(shape), torch.device(device)
+    shape, device = tuple(shape), with_index(torch.device(device))
     if not shape or min(shape) < 0:
         raise ValueError(f"shape must be (B, ...), none of it negative, got {shape}")
     check_dtype(dtype)
     check_address(address, shape[0], device)
-    return _noise(shape, *address.arguments(), dtype, device)
+    return _noise(shape, address.arguments(), dtype, device)

@@ -3,179 +3,116 @@
 from typing import Literal, overload
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..address import Address, NoiseAddress
-from ..backends.eager import like_input, per_sample, rows_at, stored, unit_range
-from ..backends.native import calls as native
-from ..backends.triton.kernels import normals, row_of_table
-from ..backends.triton.kernels import stored as stored_kernel
-from ..backends.triton.kernels import unit_range as unit_range_kernel
-from ..backends.triton.launch import Layout, address_arguments, as_rows, launch, use_kernels
-from ..backends.triton.tiling import piece, pieces, program_of_row
-from ..noise import normal_at
+from ..address import NoiseAddress
+from ..backends import eager, native
+from ..backends.triton import kernels
+from ..backends.triton.launch import ADDRESS, constants_of, kernel, layout_of, numbers_of, pointers_of, rows_of
+from ..backends.triton.tiling import access, accesses, program_of_row
 from ..schedule import DeviceSchedule
 from .checks import (
     FLOATS,
     check_batch,
     check_dtype,
     check_noise,
-    check_range,
     check_schedule,
     check_timesteps,
     compute_dtype,
 )
+from .noise import normal
+from .registered import Registered
 
 
-@triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
+@kernel(numbers=ADDRESS)
 def _kernel(
-    x_0_ptr,
-    eps_ptr,
-    x_t_ptr,
-    eps_out_ptr,
-    t_ptr,
-    table_ptr,
-    rows,
-    n,
-    inner,
-    seed_ptr,
-    seed_low,
-    seed_high,
-    step_ptr,
-    step,
-    sample_ptr,
-    sample_low,
-    sample_high,
-    T_ROWS: tl.constexpr,
-    STREAM: tl.constexpr,
-    STEP_ROWS: tl.constexpr,
-    WALK: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    WIDE: tl.constexpr,
-    WHOLE: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    row, program = program_of_row(WIDE)
+    x_0_ptr, eps_ptr, x_t_ptr, eps_out_ptr, t_ptr, table_ptr, seed_ptr, step_ptr, sample_ptr,
+    seed_low, seed_high, step, sample_low, sample_high,
+    rows, n, inner, T_ROWS: tl.constexpr, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, TILING: tl.constexpr,
+):  # fmt: skip
+    row, program = program_of_row(TILING)
     compute: tl.constexpr = table_ptr.dtype.element_ty
-    coefficients = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, 2)
+    coefficients = table_ptr + kernels.row_of_table(t_ptr, row, rows, T_ROWS, 2)
     signal, noise = tl.load(coefficients), tl.load(coefficients + 1)
     if eps_ptr is None:
         address = (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high)
-        made = normals(address, row, program, inner, STREAM, STEP_ROWS, WALK, CHANNELS, VECTOR, BLOCKS)
-    for i in tl.static_range(pieces(WALK, VECTOR)):
-        offset, place = piece(i, row, program, n, inner, WALK, CHANNELS, VECTOR, BLOCKS)
-        mask = None if WHOLE else place < n
-        x_0 = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask), compute)
-        eps = made[i] if eps_ptr is None else tl.load(eps_ptr + offset, mask=mask)
+        fresh = kernels.normals(address, row, program, inner, STREAM, STEP_ROWS, TILING)
+    for i in tl.static_range(accesses(TILING)):
+        offset, number = access(i, row, program, n, inner, TILING)
+        mask = None if TILING.whole else number < n
+        x_0 = kernels.unit_range(tl.load(x_0_ptr + offset, mask=mask), compute)
+        eps = fresh[i] if eps_ptr is None else tl.load(eps_ptr + offset, mask=mask)
         x_t = signal * x_0 + noise * eps.to(compute)
-        tl.store(x_t_ptr + offset, stored_kernel(x_t, x_t_ptr), mask=mask)
+        tl.store(x_t_ptr + offset, kernels.cast(x_t, x_t_ptr), mask=mask)
         if eps_out_ptr is not None:
-            tl.store(eps_out_ptr + offset, stored_kernel(eps, eps_out_ptr), mask=mask)
+            tl.store(eps_out_ptr + offset, kernels.cast(eps, eps_out_ptr), mask=mask)
 
 
-def _launch(
-    x_0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    eps: Tensor | None,
-    address: Address,
-    dtype: torch.dtype,
-    return_eps: bool,
-) -> tuple[Tensor, Tensor]:
-    layout = Layout(x_0, dtype)
-    x_t = layout.write(x_0, dtype)
-    eps_out = layout.write(x_0, dtype) if return_eps else None
-    launch(
-        _kernel,
+_q_sample = Registered(
+    "q_sample(Tensor x_0, Tensor t, Tensor table, Tensor? eps, Address address, ScalarType dtype, bool return_eps) "
+    "-> (Tensor, Tensor)"
+)
+
+
+@_q_sample.triton
+def _(x_0, t, table, eps, address, dtype, return_eps):
+    layout = layout_of(x_0, dtype)
+    x_t, eps_out = layout.write(x_0, dtype), layout.write(x_0, dtype if return_eps else None)
+    t, t_rows = rows_of(t)
+    _kernel(
         layout.grid,
-        x_0_ptr=layout.read(x_0),
-        eps_ptr=layout.read(eps),
-        x_t_ptr=x_t,
-        eps_out_ptr=eps_out,
-        table_ptr=table,
-        rows=len(table),
-        **as_rows(t),
-        **layout.arguments(),
-        **address_arguments(address),
+        (layout.read(x_0), layout.read(eps), x_t, eps_out, t, table, *pointers_of(address)),
+        numbers_of(address),
+        (table.shape[0], layout.n, layout.inner, t_rows, *constants_of(address), layout.tiling),
     )
-    if eps_out is None:
-        return like_input(x_t, x_0), x_0.new_empty(0, dtype=dtype)
-    return like_input(x_t, x_0), like_input(eps_out, x_0)
+    return layout.finished(x_t, x_0), layout.finished(eps_out, x_0)
 
 
-@torch.library.custom_op("noisestep::q_sample", mutates_args=())
-def _q_sample(
-    x_0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    eps: Tensor | None,
-    seed: int,
-    seed_tensor: Tensor | None,
-    stream: int,
-    step: int,
-    step_tensor: Tensor | None,
-    sample: int,
-    sample_tensor: Tensor | None,
-    dtype: torch.dtype,
-    return_eps: bool,
-) -> tuple[Tensor, Tensor]:
+@_q_sample.native
+def _(x_0, t, table, eps, address, dtype, return_eps):
+    if dtype != table.dtype or not native.takes(x_0, eps):
+        return NotImplemented
+    return native.q_sample(x_0, t, table, eps, address, return_eps)
+
+
+@_q_sample.eager
+def _(x_0, t, table, eps, address, dtype, return_eps):
     if t.is_cpu:
-        check_range(t, table.shape[0] - 1)
-    address = (seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor)
-    if use_kernels(x_0):
-        return _launch(x_0, t, table, eps, address, dtype, return_eps)
-    if dtype == table.dtype and native.takes(x_0, eps):
-        x_t, eps_out = native.q_sample(x_0, t, table, eps, address, return_eps)
-        return x_t, x_0.new_empty(0, dtype=dtype) if eps_out is None else eps_out
+        eager.check_range(t, table.shape[0] - 1)
     if eps is None:
-        eps = normal_at(address, x_0.shape, x_0.device)
-    signal, noise = rows_at(table, t, x_0)
-    x_t = signal * unit_range(x_0, table.dtype) + noise * eps.to(table.dtype)
+        eps = normal(address, x_0.shape, x_0.device)
+    signal, noise = eager.rows_at(table, t, x_0)
+    x_t = signal * eager.unit_range(x_0, table.dtype) + noise * eps.to(table.dtype)
     # a copy even of an eps that was given: an op's result must not be its argument
-    eps_out = torch.empty_like(x_0, dtype=dtype).copy_(eps) if return_eps else x_0.new_empty(0, dtype=dtype)
-    return stored(x_t, x_0, dtype), eps_out
+    eps_out = torch.empty_like(x_0, dtype=dtype).copy_(eps) if return_eps else None
+    return eager.cast(x_t, x_0, dtype), eps_out
 
 
-@_q_sample.register_fake
-def _(
-    x_0,
-    t,
-    table,
-    eps,
-    seed,
-    seed_tensor,
-    stream,
-    step,
-    step_tensor,
-    sample,
-    sample_tensor,
-    dtype,
-    return_eps,
-):
+@_q_sample.fake
+def _(x_0, t, table, eps, address, dtype, return_eps):
     x_t = torch.empty_like(x_0, dtype=dtype)
-    return x_t, torch.empty_like(x_t) if return_eps else x_0.new_empty(0, dtype=dtype)
+    return x_t, torch.empty_like(x_t) if return_eps else None
 
 
-def _save(ctx, inputs, output) -> None:
-    x_0, t, table, eps = inputs[:4]
-    ctx.save_for_backward(t, table)
-    ctx.dtypes = x_0.dtype, None if eps is None else eps.dtype
-    ctx.mark_non_differentiable(output[1])
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(inputs.t, inputs.table)
+    ctx.dtypes = inputs.x_0.dtype, None if inputs.eps is None else inputs.eps.dtype
+    if output[1] is not None:
+        ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad_x_t: Tensor, grad_eps: Tensor):
+def _backward(ctx, grad_x_t, grad_eps):
     t, table = ctx.saved_tensors
-    signal, noise = (per_sample(rows, grad_x_t) for rows in table[t.clamp(0, table.shape[0] - 1)].unbind(-1))
+    signal, noise = eager.rows_at(table, t, grad_x_t)
     x_0_dtype, eps_dtype = ctx.dtypes
-    for_x_0 = (signal * grad_x_t).to(x_0_dtype) if ctx.needs_input_grad[0] else None
-    for_eps = (noise * grad_x_t).to(eps_dtype) if ctx.needs_input_grad[3] else None
-    return for_x_0, None, None, for_eps, *(None,) * 9
+    return {
+        "x_0": (signal * grad_x_t).to(x_0_dtype) if ctx.wanted["x_0"] else None,
+        "eps": (noise * grad_x_t).to(eps_dtype) if ctx.wanted["eps"] else None,
+    }
 
 
-_q_sample.register_autograd(_backward, setup_context=_save)
+_q_sample.backward(_save, _backward)
 
 
 @overload
@@ -244,11 +181,11 @@ def q_sample(
     """
     check_batch("x_0", x_0, dtypes=(*FLOATS, torch.uint8))
     check_schedule(schedule, x_0, "x_0")
-    t = check_timesteps(t, x_0, "x_0")
+    t = check_timesteps(t, schedule, x_0, "x_0")
     eps, address = check_noise(noise, x_0, "x_0")
     if dtype is None:
         dtype = torch.float32 if x_0.dtype == torch.uint8 else x_0.dtype
     check_dtype(dtype)
     table = schedule.forward_table(compute_dtype(x_0))
-    x_t, eps = _q_sample(x_0, t, table, eps, *address, dtype, return_eps)
+    x_t, eps = _q_sample(x_0, t, table, eps, address, dtype, return_eps)
     return (x_t, eps) if return_eps else x_t

@@ -2,21 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..address import NOWHERE, Address, NoiseAddress
-from ..backends.eager import like_input, rows_at, stored
-from ..backends.native import calls as native
-from ..backends.triton.kernels import normals, row_of_table, widened
-from ..backends.triton.kernels import stored as stored_kernel
-from ..backends.triton.launch import Layout, address_arguments, as_rows, launch, use_kernels
-from ..backends.triton.tiling import piece, pieces, program_of_row
-from ..noise import normal_at
+from ..address import NOWHERE, NoiseAddress
+from ..backends import eager, native
+from ..backends.triton import kernels
+from ..backends.triton.launch import ADDRESS, constants_of, kernel, layout_of, numbers_of, pointers_of, rows_of
+from ..backends.triton.tiling import access, accesses, program_of_row
 from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
 from .checks import (
     check_batch,
@@ -25,251 +21,186 @@ from .checks import (
     check_noise,
     check_number,
     check_option,
-    check_range,
     check_schedule,
     check_timesteps,
     compute_dtype,
     output_shape,
 )
+from .noise import normal
+from .registered import Registered
 
 
-@triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "sample_low", "sample_high"])
+@kernel(numbers=ADDRESS)
 def _kernel(
-    x_t_ptr,
-    output_ptr,
-    unconditional_ptr,
-    eps_ptr,
-    x_s_ptr,
-    x_0_ptr,
-    t_ptr,
-    table_ptr,
-    rows,
-    n,
-    inner,
-    seed_ptr,
-    seed_low,
-    seed_high,
-    step_ptr,
-    step,
-    sample_ptr,
-    sample_low,
-    sample_high,
-    NOISY: tl.constexpr,
-    CLIP: tl.constexpr,
-    OWN_EPS: tl.constexpr,
-    LEARNED: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    T_ROWS: tl.constexpr,
-    STREAM: tl.constexpr,
-    STEP_ROWS: tl.constexpr,
-    WALK: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    WIDE: tl.constexpr,
-    WHOLE: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    row, program = program_of_row(WIDE)
+    x_t_ptr, output_ptr, unconditional_ptr, eps_ptr, x_s_ptr, x_0_ptr, t_ptr, table_ptr, seed_ptr, step_ptr, sample_ptr,
+    seed_low, seed_high, step, sample_low, sample_high,
+    rows, n, inner, NOISY: tl.constexpr, CLIP: tl.constexpr, OWN_EPS: tl.constexpr, LEARNED: tl.constexpr,
+    C: tl.constexpr, T_ROWS: tl.constexpr, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, TILING: tl.constexpr,
+):  # fmt: skip
+    """C is `schedule.COLUMNS`."""
+    row, program = program_of_row(TILING)
     compute: tl.constexpr = table_ptr.dtype.element_ty
-    c = table_ptr + row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)
-    c_0, c_1, c_2, c_3, c_4, sigma = (
-        tl.load(c),
-        tl.load(c + 1),
-        tl.load(c + 2),
-        tl.load(c + 3),
-        tl.load(c + 4),
-        tl.load(c + 5),
-    )
-    of_x, of_out = tl.load(c + 6), tl.load(c + 7)
-    half_log_beta, half_log_posterior = tl.load(c + 8), tl.load(c + 9)
-    guidance, low, high = tl.load(c + 10), tl.load(c + 11), tl.load(c + 12)
+    c = table_ptr + kernels.row_of_table(t_ptr, row, rows, T_ROWS, len(C))
+    x_0_from_x, x_0_from_out = tl.load(c + C.x_0_from_x), tl.load(c + C.x_0_from_out)
+    from_x_0, from_x, from_out = tl.load(c + C.from_x_0), tl.load(c + C.from_x), tl.load(c + C.from_out)
+    unclipped_from_x, unclipped_from_out = tl.load(c + C.unclipped_from_x), tl.load(c + C.unclipped_from_out)
+    sigma = tl.load(c + C.sigma)
+    half_log_beta, half_log_posterior = tl.load(c + C.half_log_beta), tl.load(c + C.half_log_posterior)
+    guidance, low, high = tl.load(c + C.guidance), tl.load(c + C.low), tl.load(c + C.high)
     # a learned variance has its own channels behind those of the prediction: pixel by pixel, or behind them all
-    behind = n if WALK == "contiguous" else CHANNELS
+    behind = n if TILING.order == "contiguous" else TILING.channels
     if NOISY and eps_ptr is None:
         address = (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high)
-        made = normals(address, row, program, inner, STREAM, STEP_ROWS, WALK, CHANNELS, VECTOR, BLOCKS)
-    for i in tl.static_range(pieces(WALK, VECTOR)):
-        offset, place = piece(i, row, program, n, inner, WALK, CHANNELS, VECTOR, BLOCKS)
-        mask = None if WHOLE else place < n
+        fresh = kernels.normals(address, row, program, inner, STREAM, STEP_ROWS, TILING)
+    for i in tl.static_range(accesses(TILING)):
+        offset, number = access(i, row, program, n, inner, TILING)
+        mask = None if TILING.whole else number < n
         out_offset = offset
-        if LEARNED and WALK == "contiguous":
+        if LEARNED and TILING.order == "contiguous":
             out_offset += row * n
         elif LEARNED:
-            out_offset += offset - (offset - row * n).to(program.dtype) % CHANNELS
-        x = widened(tl.load(x_t_ptr + offset, mask=mask), compute)
-        out = widened(tl.load(output_ptr + out_offset, mask=mask), compute)
+            out_offset += offset - (offset - row * n).to(program.dtype) % TILING.channels
+        x = kernels.upcast(tl.load(x_t_ptr + offset, mask=mask), compute)
+        out = kernels.upcast(tl.load(output_ptr + out_offset, mask=mask), compute)
         if unconditional_ptr is not None:
-            without = widened(tl.load(unconditional_ptr + out_offset, mask=mask), compute)
+            without = kernels.upcast(tl.load(unconditional_ptr + out_offset, mask=mask), compute)
             out = without + guidance * (out - without)
         if CLIP or x_0_ptr is not None:
-            x_0 = c_0 * x + c_1 * out
+            x_0 = x_0_from_x * x + x_0_from_out * out
         if CLIP:
             x_0 = tl.clamp(x_0, low, high, propagate_nan=tl.PropagateNan.ALL)
-            x_s = c_2 * x_0 + c_3 * x
+            x_s = from_x_0 * x_0 + from_x * x
             if OWN_EPS:
-                x_s += c_4 * out
+                x_s += from_out * out
         else:
-            x_s = of_x * x + of_out * out
+            x_s = unclipped_from_x * x + unclipped_from_out * out
         if NOISY:
             scale = sigma
             if LEARNED:
-                between = widened(tl.load(output_ptr + out_offset + behind, mask=mask), compute)
+                fraction = kernels.upcast(tl.load(output_ptr + out_offset + behind, mask=mask), compute)
                 if unconditional_ptr is not None:
-                    other = widened(tl.load(unconditional_ptr + out_offset + behind, mask=mask), compute)
-                    between = other + guidance * (between - other)
-                share = (between + 1) * 0.5
+                    other = kernels.upcast(tl.load(unconditional_ptr + out_offset + behind, mask=mask), compute)
+                    fraction = other + guidance * (fraction - other)
+                share = (fraction + 1) * 0.5
                 scale = sigma * tl.exp(share * half_log_beta + (1 - share) * half_log_posterior)
-            eps = made[i] if eps_ptr is None else tl.load(eps_ptr + offset, mask=mask)
-            x_s += scale * widened(eps, compute)
-        tl.store(x_s_ptr + offset, stored_kernel(x_s, x_s_ptr), mask=mask)
+            eps = fresh[i] if eps_ptr is None else tl.load(eps_ptr + offset, mask=mask)
+            x_s += scale * kernels.upcast(eps, compute)
+        tl.store(x_s_ptr + offset, kernels.cast(x_s, x_s_ptr), mask=mask)
         if x_0_ptr is not None:
-            tl.store(x_0_ptr + offset, stored_kernel(x_0, x_0_ptr), mask=mask)
+            tl.store(x_0_ptr + offset, kernels.cast(x_0, x_0_ptr), mask=mask)
 
 
 def _launch(
-    x_t: Tensor,
-    output: Tensor,
-    unconditional: Tensor | None,
-    t: Tensor,
-    table: Tensor,
-    eps: Tensor | None,
-    address: Address,
-    noisy: bool,
-    clip: bool,
-    own_eps: bool,
-    learned: bool,
-    return_x_0: bool,
-    in_place: bool,
-) -> tuple[Tensor, Tensor | None]:
-    layout = Layout(x_t, x_t.dtype)
-    x = x_t.contiguous(memory_format=layout.format)
+    x_t, output, unconditional, t, table, eps, address, noisy, clip, own_eps, learned, return_x_0, *, in_place=False
+):
+    layout = layout_of(x_t, x_t.dtype)
+    x = layout.read(x_t)
     # an element is read by the thread that writes it, and before it does
     x_s = x if in_place else layout.write(x_t, x_t.dtype)
-    x_0 = layout.write(x_t, x_t.dtype) if return_x_0 else None
-    launch(
-        _kernel,
+    x_0 = layout.write(x_t, x_t.dtype if return_x_0 else None)
+    outputs = (layout.read(output), layout.read(unconditional), layout.read(eps))
+    t, t_rows = rows_of(t)
+    _kernel(
         layout.grid,
-        x_t_ptr=x,
-        output_ptr=layout.read(output),
-        unconditional_ptr=layout.read(unconditional),
-        eps_ptr=layout.read(eps),
-        x_s_ptr=x_s,
-        x_0_ptr=x_0,
-        table_ptr=table,
-        rows=len(table),
-        NOISY=noisy,
-        CLIP=clip,
-        OWN_EPS=own_eps,
-        LEARNED=learned,
-        COLUMNS=COLUMNS,
-        **as_rows(t),
-        **layout.arguments(),
-        **address_arguments(address),
+        (x, *outputs, x_s, x_0, t, table, *pointers_of(address)),
+        numbers_of(address),
+        (
+            table.shape[0],
+            layout.n,
+            layout.inner,
+            noisy,
+            clip,
+            own_eps,
+            learned,
+            COLUMNS,
+            t_rows,
+            *constants_of(address),
+            layout.tiling,
+        ),
     )
-    if in_place and x is not x_t:
+    if not in_place:
+        return layout.finished(x_s, x_t), layout.finished(x_0, x_t)
+    if x is not x_t:
         x_t.copy_(x)
-    return x_t if in_place else like_input(x_s, x_t), None if x_0 is None else like_input(x_0, x_t)
+    return x_t, layout.finished(x_0, x_t)
 
 
-def _in_torch(
-    x_t: Tensor,
-    output: Tensor,
-    unconditional: Tensor | None,
-    t: Tensor,
-    table: Tensor,
-    eps: Tensor | None,
-    address: Address,
-    noisy: bool,
-    clip: bool,
-    own_eps: bool,
-    learned: bool,
-    return_x_0: bool,
-    in_place: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The same on the PyTorch path."""
-    if not learned and native.takes(x_t, output, unconditional, eps):
-        x_s = x_t if in_place else torch.empty_like(x_t)
-        options = dict(noisy=noisy, clip=clip, own_eps=own_eps, return_x_0=return_x_0)
-        return x_s, native.reverse_step(x_t, output, unconditional, t, table, eps, address, x_s, **options)
-    c = rows_at(table, t, x_t)
+def _native(
+    x_t, output, unconditional, t, table, eps, address, noisy, clip, own_eps, learned, return_x_0, *, in_place=False
+):
+    if learned or not native.takes(x_t, output, unconditional, eps):
+        return NotImplemented
+    x_s = x_t if in_place else torch.empty_like(x_t)
+    options = dict(noisy=noisy, clip=clip, own_eps=own_eps, return_x_0=return_x_0)
+    return x_s, native.reverse_step(x_t, output, unconditional, t, table, eps, address, x_s, **options)
+
+
+def _eager(
+    x_t, output, unconditional, t, table, eps, address, noisy, clip, own_eps, learned, return_x_0, *, in_place=False
+):
+    if t.is_cpu:
+        eager.check_range(t, table.shape[0] - 1)
+    c = eager.reverse_row(table, t, x_t)
     x, out = x_t.to(table.dtype), output.to(table.dtype)
     if unconditional is not None:
         without = unconditional.to(table.dtype)
-        out = without + c[10] * (out - without)
-    sigma = c[5]
+        out = without + c.guidance * (out - without)
+    sigma = c.sigma
     if learned:
-        out, place = out.chunk(2, dim=1)
-        share = (place + 1) * 0.5
-        sigma = sigma * torch.exp(share * c[8] + (1 - share) * c[9])
-    x_0 = c[0] * x + c[1] * out
+        out, fraction = out.chunk(2, dim=1)
+        sigma = eager.sigma_in_range(c, fraction)
+    x_0 = c.x_0_from_x * x + c.x_0_from_out * out
     if clip:
-        x_0 = torch.clamp(x_0, c[11], c[12])
-        x_s = c[2] * x_0 + c[3] * x
+        x_0 = torch.clamp(x_0, c.low, c.high)
+        x_s = c.from_x_0 * x_0 + c.from_x * x
         if own_eps:
-            x_s = x_s + c[4] * out
+            x_s = x_s + c.from_out * out
     else:
-        x_s = c[6] * x + c[7] * out
+        x_s = c.unclipped_from_x * x + c.unclipped_from_out * out
     if noisy:
         if eps is None:
-            eps = normal_at(address, x_t.shape, x_t.device)
+            eps = normal(address, x_t.shape, x_t.device)
         x_s = x_s + sigma * eps.to(table.dtype)
     # x_0 first: in place, x_s may be written over what it is made of
-    predicted = stored(x_0, x_t, x_t.dtype) if return_x_0 else None
-    return x_t.copy_(x_s) if in_place else stored(x_s, x_t, x_t.dtype), predicted
+    predicted = eager.cast(x_0, x_t, x_t.dtype) if return_x_0 else None
+    return x_t.copy_(x_s) if in_place else eager.cast(x_s, x_t, x_t.dtype), predicted
 
 
-# what both registered ops take: x_t first, then these
+# what both registered ops take after x_t
 _ARGUMENTS = (
-    "Tensor output, Tensor? unconditional, Tensor t, Tensor table, Tensor? eps, SymInt seed, Tensor? seed_tensor, "
-    "SymInt stream, SymInt step, Tensor? step_tensor, SymInt sample, Tensor? sample_tensor, "
+    "Tensor output, Tensor? unconditional, Tensor t, Tensor table, Tensor? eps, Address address, "
     "bool noisy, bool clip, bool own_eps, bool learned, bool return_x_0"
 )
+_reverse_step = Registered(f"reverse_step(Tensor x_t, {_ARGUMENTS}) -> (Tensor, Tensor)")
+_reverse_step.triton(_launch)
+_reverse_step.native(_native)
+_reverse_step.eager(_eager)
 
 
-@torch.library.custom_op(
-    "noisestep::reverse_step", mutates_args=(), schema=f"(Tensor x_t, {_ARGUMENTS}) -> (Tensor, Tensor)"
-)
-def _reverse_step(x_t: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _run(x_t, *rest, in_place=False)
-
-
-@_reverse_step.register_fake
+@_reverse_step.fake
 def _(x_t, *rest):
     return torch.empty_like(x_t), _fake_x_0(x_t, *rest)
 
 
-@torch.library.custom_op(
-    "noisestep::reverse_step_", mutates_args=("x_t",), schema=f"(Tensor(a!) x_t, {_ARGUMENTS}) -> Tensor"
-)
-def _reverse_step_in_place(x_t: Tensor, *rest: Any) -> Tensor:
-    return _run(x_t, *rest, in_place=True)[1]
+_reverse_step_in_place = Registered(f"reverse_step_(Tensor(a!) x_t, {_ARGUMENTS}) -> Tensor")
 
 
-@_reverse_step_in_place.register_fake
-def _(x_t, *rest):
-    return _fake_x_0(x_t, *rest)
+def _in_place(implementation):
+    def run(*arguments):
+        result = implementation(*arguments, in_place=True)
+        return result if result is NotImplemented else result[1]
+
+    return run
 
 
-def _run(
-    x_t: Tensor,
-    output: Tensor,
-    unconditional: Tensor | None,
-    t: Tensor,
-    table: Tensor,
-    eps: Tensor | None,
-    *rest: Any,
-    in_place: bool,
-) -> tuple[Tensor, Tensor]:
-    address, options = rest[:7], rest[7:]
-    if t.is_cpu:
-        check_range(t, len(table) - 1)
-    run: Any = _launch if use_kernels(x_t) else _in_torch
-    x_s, x_0 = run(x_t, output, unconditional, t, table, eps, address, *options, in_place)
-    return x_s, x_t.new_empty(0) if x_0 is None else x_0
+_reverse_step_in_place.triton(_in_place(_launch))
+_reverse_step_in_place.native(_in_place(_native))
+_reverse_step_in_place.eager(_in_place(_eager))
+_reverse_step_in_place.fake(lambda x_t, *rest: _fake_x_0(x_t, *rest))
 
 
 def _fake_x_0(x_t, *rest):
-    return torch.empty_like(x_t) if rest[-1] else x_t.new_empty(0)
+    return torch.empty_like(x_t) if rest[-1] else None
 
 
 @overload
@@ -383,7 +314,7 @@ def reverse_step(
     check_schedule(schedule, x_t, "x_t")
     check_option("prediction", prediction, ("eps", "x_0", "v"))
     check_option("variance", variance, ("posterior", "beta", "zero", "learned_range"))
-    t = check_timesteps(t, x_t, "x_t")
+    t = check_timesteps(t, schedule, x_t, "x_t")
     learned = variance == "learned_range" and eta is None
     clip = check_clip(clip)
     check_number("temperature", temperature, 0, math.inf)
@@ -412,9 +343,9 @@ def reverse_step(
     options = (noisy, clip is not None, own_eps, learned, return_x_0)
     if in_place:
         _check_in_place(x_t)
-        x_s, x_0 = x_t, _reverse_step_in_place(x_t, output, unconditional, t, table, eps, *address, *options)
+        x_s, x_0 = x_t, _reverse_step_in_place(x_t, output, unconditional, t, table, eps, address, *options)
     else:
-        x_s, x_0 = _reverse_step(x_t, output, unconditional, t, table, eps, *address, *options)
+        x_s, x_0 = _reverse_step(x_t, output, unconditional, t, table, eps, address, *options)
     return (x_s, x_0) if return_x_0 else x_s
 
 

@@ -8,10 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..backends.eager import pairwise_sum, per_sample, rows_at, stored
-from ..backends.triton.kernels import pairwise_sum as pairwise_sum_kernel
-from ..backends.triton.kernels import row_of_table
-from ..backends.triton.launch import Layout, as_rows, launch, use_kernels
+from ..backends import eager
+from ..backends.triton import kernels
+from ..backends.triton.launch import kernel, layout_of, rows_of, words_of
 from ..backends.triton.tiling import offsets, program_of_row, store_sum
 from ..schedule import COLUMNS, DeviceSchedule, Prediction, Variance
 from .checks import (
@@ -20,12 +19,12 @@ from .checks import (
     check_constant,
     check_like,
     check_option,
-    check_range,
     check_schedule,
     check_timesteps,
     output_shape,
 )
-from .pairwise_sum import fixed_sum
+from .pairwise_sum import run_pairwise_sum
+from .registered import Registered
 
 # the outermost levels reach to infinity: further than any mean is off, with a square that float64 still holds
 _INFINITY = 1e9
@@ -57,146 +56,116 @@ def _log_likelihood_kernel(x_0, mean, log_variance, half_bin):
     return tl.where(near < 4.0, tl.log(tl.where(near < 4.0, between, 1.0) * 0.5), in_tail)
 
 
-@triton.jit
+@kernel(numbers=("bin_low", "bin_high"))
 def _kernel(
-    x_0_ptr,
-    x_t_ptr,
-    output_ptr,
-    t_ptr,
-    table_ptr,
-    rows,
-    half_bin_ptr,
-    sums_ptr,
-    n,
-    inner,
-    VARIANCE: tl.constexpr,
-    CLIP: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    T_ROWS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    row, program = program_of_row(WIDE)
-    element = program * (4 * BLOCKS) + tl.arange(0, 4 * BLOCKS)
-    within = offsets(element, inner, CHANNELS)
+    x_0_ptr, x_t_ptr, output_ptr, sums_ptr, t_ptr, table_ptr, bin_low, bin_high,
+    rows, n, inner, VARIANCE: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, T_ROWS: tl.constexpr,
+    TILING: tl.constexpr,
+):  # fmt: skip
+    """C is `schedule.COLUMNS`."""
+    row, program = program_of_row(TILING)
+    element = program * (4 * TILING.blocks) + tl.arange(0, 4 * TILING.blocks)
+    within = offsets(element, inner, TILING.channels)
     mask = element < n
-    begin = row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)
+    begin = kernels.row_of_table(t_ptr, row, rows, T_ROWS, len(C))
     c = table_ptr + begin
     x_0 = tl.load(x_0_ptr + row * n + within, mask=mask, other=0).to(tl.float64)
     x = tl.load(x_t_ptr + row * n + within, mask=mask, other=0).to(tl.float64)
-    half_log_beta, half_log_posterior = tl.load(c + 8), tl.load(c + 9)
+    half_log_beta, half_log_posterior = tl.load(c + C.half_log_beta), tl.load(c + C.half_log_posterior)
     log_variance = tl.zeros(x.shape, tl.float64) + 2 * (half_log_beta if VARIANCE == "beta" else half_log_posterior)
     out_offset, behind = row * n + within, n
     if VARIANCE == "learned_range":
         # the variance's channels stand behind those of the prediction
         out_offset = 2 * row * n + within
-        if CHANNELS > 1:
-            out_offset += within // CHANNELS * CHANNELS
-            behind = CHANNELS
+        if TILING.channels > 1:
+            out_offset += within // TILING.channels * TILING.channels
+            behind = TILING.channels
         share = (tl.load(output_ptr + out_offset + behind, mask=mask, other=0).to(tl.float64) + 1) * 0.5
         log_variance = 2 * (share * half_log_beta + (1 - share) * half_log_posterior)
-    predicted = tl.load(c) * x + tl.load(c + 1) * tl.load(output_ptr + out_offset, mask=mask, other=0).to(tl.float64)
+    out = tl.load(output_ptr + out_offset, mask=mask, other=0).to(tl.float64)
+    predicted = tl.load(c + C.x_0_from_x) * x + tl.load(c + C.x_0_from_out) * out
     if CLIP:
-        predicted = tl.clamp(predicted, tl.load(c + 11), tl.load(c + 12), propagate_nan=tl.PropagateNan.ALL)
-    if begin == COLUMNS:
-        mean = tl.load(c + 2) * predicted + tl.load(c + 3) * x
-        nats = -_log_likelihood_kernel(x_0, mean, log_variance, tl.load(half_bin_ptr))
+        low, high = tl.load(c + C.low), tl.load(c + C.high)
+        predicted = tl.clamp(predicted, low, high, propagate_nan=tl.PropagateNan.ALL)
+    from_x_0 = tl.load(c + C.from_x_0)
+    # row 1: the decoder
+    if begin == len(C):
+        mean = from_x_0 * predicted + tl.load(c + C.from_x) * x
+        nats = -_log_likelihood_kernel(x_0, mean, log_variance, kernels.float_of_words(bin_low, bin_high))
     else:
-        difference = tl.load(c + 2) * (x_0 - predicted)
+        difference = from_x_0 * (x_0 - predicted)
         log_ratio = 2 * half_log_posterior - log_variance
         square = difference * difference * tl.exp(-log_variance)
         nats = (tl.exp(log_ratio) - 1 - log_ratio + square) * 0.5
-    store_sum(sums_ptr, row, program, pairwise_sum_kernel(tl.where(mask, nats, 0.0), 4 * BLOCKS))
+    store_sum(sums_ptr, row, program, kernels.pairwise_sum(tl.where(mask, nats, 0.0), 4 * TILING.blocks))
 
 
-def _launch(
-    x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, variance: str, clip: bool, levels: int
-) -> Tensor:
-    """The sums of nats (B,)."""
-    layout = Layout(x_t, x_t.dtype, sums=True)
+_ARGUMENTS = "Tensor x_0, Tensor x_t, Tensor output, Tensor t, Tensor table, str variance, bool clip, SymInt levels"
+_vlb_terms = Registered(f"vlb_terms({_ARGUMENTS}) -> Tensor")
+
+
+def _bits_a_dimension(nats: Tensor, x_t: Tensor) -> Tensor:
+    return nats / (max(1, prod(x_t.shape[1:])) * math.log(2))
+
+
+@_vlb_terms.triton
+def _(x_0, x_t, output, t, table, variance, clip, levels):
+    layout = layout_of(x_t, x_t.dtype, sums=True)
     sums = table.new_empty((layout.shape[0], layout.programs_a_row))
-    launch(
-        _kernel,
+    t, t_rows = rows_of(t)
+    _kernel(
         layout.grid,
-        x_0_ptr=layout.read(x_0),
-        x_t_ptr=layout.read(x_t),
-        output_ptr=layout.read(output),
-        table_ptr=table,
-        rows=len(table),
-        # by pointer: a launch would round it to float32
-        half_bin_ptr=table.new_full((1,), 1 / (levels - 1)),
-        sums_ptr=sums,
-        VARIANCE=variance,
-        CLIP=clip,
-        COLUMNS=COLUMNS,
-        n=layout.n,
-        inner=layout.inner,
-        CHANNELS=layout.channels,
-        WIDE=layout.wide,
-        BLOCKS=layout.blocks,
-        **as_rows(t),
+        (layout.read(x_0), layout.read(x_t), layout.read(output), sums, t, table),
+        words_of(1 / (levels - 1)),
+        (table.shape[0], layout.n, layout.inner, variance, clip, COLUMNS, t_rows, layout.tiling),
     )
-    return fixed_sum(sums)
+    return _bits_a_dimension(run_pairwise_sum(sums), x_t)
 
 
-@torch.library.custom_op("noisestep::vlb_terms", mutates_args=())
-def _vlb_terms(
-    x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, variance: str, clip: bool, levels: int
-) -> Tensor:
+@_vlb_terms.eager
+def _(x_0, x_t, output, t, table, variance, clip, levels):
     if t.is_cpu:
-        check_range(t, len(table) - 1)
-    n = prod(x_t.shape[1:])
-    if use_kernels(x_t):
-        sums = _launch(x_0, x_t, output, t, table, variance, clip, levels)
-    else:
-        nats = _Parts(x_0, x_t, output, t, table, variance, clip, levels).nats()
-        sums = pairwise_sum(nats.reshape(len(t), n))
-    return sums / (max(1, n) * math.log(2))
+        eager.check_range(t, table.shape[0] - 1)
+    nats = _Parts(x_0, x_t, output, t, table, variance, clip, levels).nats()
+    return _bits_a_dimension(eager.pairwise_sum(nats.reshape(len(x_t), prod(x_t.shape[1:]))), x_t)
 
 
-@_vlb_terms.register_fake
+@_vlb_terms.fake
 def _(x_0, x_t, output, t, table, variance, clip, levels):
     return x_t.new_empty(x_t.shape[0], dtype=torch.float64)
 
 
-@torch.library.custom_op("noisestep::vlb_terms_backward", mutates_args=())
-def _vlb_terms_backward(
-    grad: Tensor,
-    x_0: Tensor,
-    x_t: Tensor,
-    output: Tensor,
-    t: Tensor,
-    table: Tensor,
-    variance: str,
-    clip: bool,
-    levels: int,
-) -> Tensor:
+_vlb_terms_backward = Registered(f"vlb_terms_backward(Tensor grad, {_ARGUMENTS}) -> Tensor")
+
+
+@_vlb_terms_backward.eager
+def _(grad, x_0, x_t, output, t, table, variance, clip, levels):
     # the parts are made again, so that the forward pass keeps nothing but its arguments
     parts = _Parts(x_0, x_t, output, t, table, variance, clip, levels)
-    scale = per_sample(grad / (parts.n * math.log(2)), x_t)
+    scale = eager.per_sample(grad / (parts.n * math.log(2)), x_t)
     for_prediction, for_log_variance = parts.gradient()
     gradient = scale * for_prediction
     if variance == "learned_range":
-        gradient = torch.cat([gradient, scale * for_log_variance * (parts.c[8] - parts.c[9]) / 2], dim=1)
-    return stored(gradient, output, output.dtype)
+        ends = (parts.c.half_log_beta - parts.c.half_log_posterior) / 2
+        gradient = torch.cat([gradient, scale * for_log_variance * ends], dim=1)
+    return eager.cast(gradient, output, output.dtype)
 
 
-@_vlb_terms_backward.register_fake
+@_vlb_terms_backward.fake
 def _(grad, x_0, x_t, output, t, table, variance, clip, levels):
     return torch.empty_like(output)
 
 
-def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.options = inputs[5:]
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(inputs.x_0, inputs.x_t, inputs.output, inputs.t, inputs.table)
+    ctx.options = inputs.variance, inputs.clip, inputs.levels
 
 
-def _backward(ctx, grad: Tensor):
-    return None, None, _vlb_terms_backward(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 5
+def _backward(ctx, grad):
+    return {"output": _vlb_terms_backward(grad, *ctx.saved_tensors, *ctx.options)}
 
 
-_vlb_terms.register_autograd(_backward, setup_context=_save)
+_vlb_terms.backward(_save, _backward)
 
 
 class _Parts:
@@ -213,26 +182,26 @@ class _Parts:
         clip: bool,
         levels: int,
     ) -> None:
-        self.c = c = rows_at(table, t, x_t)
+        self.c = c = eager.reverse_row(table, t, x_t)
         self.n = max(1, prod(x_t.shape[1:]))
-        self.decoded = per_sample(t, x_t) == 1
+        self.decoded = eager.per_sample(t, x_t) == 1
         x_0, x, out = x_0.double(), x_t.double(), output.double()
-        self.log_variance = 2 * (c[8] if variance == "beta" else c[9])
+        self.log_variance = 2 * (c.half_log_beta if variance == "beta" else c.half_log_posterior)
         if variance == "learned_range":
-            out, place = out.chunk(2, dim=1)
-            share = (place + 1) / 2
-            self.log_variance = 2 * (share * c[8] + (1 - share) * c[9])
-        self.log_ratio = 2 * c[9] - self.log_variance
-        predicted = c[0] * x + c[1] * out
+            out, fraction = out.chunk(2, dim=1)
+            share = (fraction + 1) / 2
+            self.log_variance = 2 * (share * c.half_log_beta + (1 - share) * c.half_log_posterior)
+        self.log_ratio = 2 * c.half_log_posterior - self.log_variance
+        predicted = c.x_0_from_x * x + c.x_0_from_out * out
         # what reaches the output of the network through the prediction
-        self.slope = c[1].expand_as(predicted)
+        self.slope = c.x_0_from_out.expand_as(predicted)
         if clip:
-            self.slope = torch.where((predicted >= c[11]) & (predicted <= c[12]), self.slope, 0.0)
-            predicted = torch.clamp(predicted, c[11], c[12])
+            self.slope = torch.where((predicted >= c.low) & (predicted <= c.high), self.slope, 0.0)
+            predicted = torch.clamp(predicted, c.low, c.high)
         # both means have the same part in x_t
-        self.difference = c[2] * (x_0 - predicted)
+        self.difference = c.from_x_0 * (x_0 - predicted)
         # the decoder: the edges of the level of x_0 in units of sigma from the mean
-        mean, half_bin = c[2] * predicted + c[3] * x, 1 / (levels - 1)
+        mean, half_bin = c.from_x_0 * predicted + c.from_x * x, 1 / (levels - 1)
         self.inverse_sigma = torch.exp(-self.log_variance / 2)
         self.low = torch.where(x_0 < -1 + half_bin, -_INFINITY, (x_0 - half_bin - mean) * self.inverse_sigma)
         self.high = torch.where(x_0 > 1 - half_bin, _INFINITY, (x_0 + half_bin - mean) * self.inverse_sigma)
@@ -254,7 +223,7 @@ class _Parts:
         )
         by_mean = torch.where(self.decoded, (at_high - at_low) * self.inverse_sigma, by_mean)
         by_half_log = torch.where(self.decoded, self.high * at_high - self.low * at_low, by_half_log)
-        return by_mean * self.c[2] * self.slope, by_half_log
+        return by_mean * self.c.from_x_0 * self.slope, by_half_log
 
     def _log_likelihood(self) -> Tensor:
         # an interval on the right is mirrored: the left tail is known to full precision
@@ -321,7 +290,7 @@ def vlb_terms(
     check_option("variance", variance, ("posterior", "beta", "learned_range"))
     if not isinstance(levels, int) or levels < 2:
         raise ValueError(f"levels must be an int, at least 2, got {levels!r}")
-    t = check_timesteps(t, x_t, "x_t")
+    t = check_timesteps(t, schedule, x_t, "x_t")
     check_like("output", output, x_t, "x_t", shape=output_shape(x_t, variance == "learned_range"))
     clip = check_clip(clip)
     table = schedule.reverse_table(prediction=prediction, variance=variance, clip=clip, dtype=torch.float64)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from noisestep.reference.noise import permutation
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..address import AUGMENTATION, LABEL_DROPOUT, NoiseAddress
 from ..data import DataError, ImageSet, ImageStream
-from ..noise import permutation, uniform
+from ..ops import uniform
 from .config import TrainConfig
 
 # a data set up to this size is copied to the device once; a larger one travels batch by batch

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from ..address import DROPOUT, FORWARD, TIMESTEP, NoiseAddress
 from ..data import ImageSet, ImageStream
 from ..errors import Interrupted, TrainingError
-from ..noise import uniform_integers, words
-from ..ops import q_sample, simple_loss
+from ..ops import integers, q_sample, simple_loss, words
 from ..schedule import DeviceSchedule
 from . import checkpoint as checkpoints
 from .batches import Feed
@@ -89,7 +88,7 @@ class Step:
         rows = range(config.batch_size) if rows is None else rows
         x_0, label = self._feed(step, rows)
         first = rows.start
-        t = uniform_integers(NoiseAddress(config.seed, TIMESTEP, step, first), len(rows), 1, self._tables.T, device)
+        t = integers(NoiseAddress(config.seed, TIMESTEP, step, first), len(rows), 1, self._tables.T, device)
         address = NoiseAddress(config.seed, FORWARD, step, first)
         noise: NoiseAddress | Tensor = address
         if device.type == "cpu":

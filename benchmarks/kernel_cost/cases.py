@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
-from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.ops import noise, pairwise_sum, q_sample, reverse_step, simple_loss, vlb_terms
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
 from torch import Tensor
@@ -104,7 +104,7 @@ def _vlb(x: Tensor) -> Call:
 
 def _sum(x: Tensor) -> Call:
     rows = x.flatten(1)
-    return lambda: fixed_sum(rows)
+    return lambda: pairwise_sum(rows)
 
 
 CASES = (
@@ -118,7 +118,7 @@ CASES = (
     Case("simple_loss with gradient", _loss, elementwise=False),
     Case("simple_loss with gradient, v, weighted", _loss_v, elementwise=False),
     Case("vlb_terms", _vlb, elementwise=False, dtypes=("float32",)),
-    Case("fixed_sum", _sum, elementwise=False, dtypes=("float32",), layouts=("contiguous",)),
+    Case("pairwise_sum", _sum, elementwise=False, dtypes=("float32",), layouts=("contiguous",)),
 )
 
 

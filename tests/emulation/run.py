@@ -20,7 +20,7 @@ import test_vlb_terms
 import torch
 from interpreter import assert_same_bits
 from noisestep.accelerated.backends.triton import launch
-from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.ops import noise, pairwise_sum, q_sample, reverse_step, simple_loss, vlb_terms
 from op_cases import Case
 from torch import Tensor
 
@@ -122,7 +122,7 @@ def _check_simple_loss(options: dict[str, Any], run: Run) -> None:
 
 def _check_pairwise_sum(options: dict[str, Any], run: Run) -> None:
     place, case = _place(options), _case(options)
-    _same(fixed_sum, run, place, case.tensor(1))
+    _same(pairwise_sum, run, place, case.tensor(1))
 
 
 def _check_reverse_step(options: dict[str, Any], run: Run) -> None:

@@ -1,5 +1,6 @@
 """The ops in float32 on a CPU as native code, where the machine has a C++ compiler: one pass, and the same bits."""
 
-from .build import NativeUnavailable, eager, library
+from .build import NativeUnavailable, library
+from .calls import noise, q_sample, reverse_step, simple_loss, takes
 
-__all__ = ["NativeUnavailable", "eager", "library"]
+__all__ = ["NativeUnavailable", "library", "noise", "q_sample", "reverse_step", "simple_loss", "takes"]

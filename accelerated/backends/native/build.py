@@ -6,7 +6,6 @@ below `XDG_CACHE_HOME` or `~/.cache`; to compile it takes a second or two.
 """
 
 import atexit
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,15 +15,17 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from noisestep.reference import noise as reference
 
+from ...schedule import ReverseRow
 from ..eager import CHUNK
 
+# read once, when noisestep is imported
+WANTED = os.environ.get("NOISESTEP_NATIVE") != "0"
 _SOURCE = Path(__file__).with_name("ops.cpp")
 # no contraction: an fma stands only where one is written. The others let square roots and comparisons be vectors
 _FLAGS = (
@@ -54,12 +55,12 @@ _SIGNATURES = {
     "simple_loss": (
         *(_POINTER, _INT) * 2,
         *(_POINTER, _ADDRESS, _POINTER, _POINTER, _LONG),
-        *(_POINTER,) * 3,
+        *(_POINTER, _POINTER, _INT, ctypes.c_double, _POINTER, _INT, _POINTER),
         *(_LONG, _LONG, _INT),
     ),
     "reverse_step": (
         *(_POINTER,) * 4,
-        *(_ADDRESS, _POINTER, _POINTER, _LONG, _LONG),
+        *(_ADDRESS, _POINTER, _POINTER, _LONG),
         *(_INT,) * 3,
         *(_POINTER,) * 2,
         *(_LONG, _LONG, _INT),
@@ -69,20 +70,14 @@ _SIGNATURES = {
 
 def library() -> ctypes.CDLL | None:
     """The compiled library, compiled now if it never was; None where it cannot be had or is not wanted."""
-    return None if os.environ.get("NOISESTEP_NATIVE") == "0" else _library()
+    return _library() if WANTED else None
 
 
-@contextlib.contextmanager
-def eager() -> Iterator[None]:
-    """Within it, the ops on a CPU run on PyTorch's eager operations."""
-    before = os.environ.get("NOISESTEP_NATIVE")
-    os.environ["NOISESTEP_NATIVE"] = "0"
-    try:
-        yield
-    finally:
-        del os.environ["NOISESTEP_NATIVE"]
-        if before is not None:
-            os.environ["NOISESTEP_NATIVE"] = before
+def code() -> ctypes.CDLL:
+    """The compiled library, where `library` has said that there is one."""
+    found = library()
+    assert found is not None
+    return found
 
 
 class NativeUnavailable(RuntimeWarning):
@@ -163,7 +158,12 @@ def _constants() -> list[str]:
         return ",".join(f"{value.hex()}f" for value in np.atleast_1d(values).astype(np.float64).tolist())
 
     names = ("LOG", "EVEN", "ODD", "EXPONENT", "TINY")
-    return [f"-DNOISESTEP_CHUNK={CHUNK}", *(f"-DNOISESTEP_{name}={text(getattr(reference, name))}" for name in names)]
+    columns = ",".join(name.upper() for name in ReverseRow._fields)
+    return [
+        f"-DNOISESTEP_CHUNK={CHUNK}",
+        f"-DNOISESTEP_COLUMNS={columns}",
+        *(f"-DNOISESTEP_{name}={text(getattr(reference, name))}" for name in names),
+    ]
 
 
 def _load(path: Path) -> ctypes.CDLL:
@@ -171,6 +171,8 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, types in _SIGNATURES.items():
         function = getattr(code, f"noisestep_{name}")
         function.argtypes, function.restype = types, None
+    code.noisestep_first_outside.argtypes = (_POINTER, _LONG, _LONG)
+    code.noisestep_first_outside.restype = _LONG
     return code
 
 

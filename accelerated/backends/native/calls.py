@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..eager import CHUNK
+from ...address import Address
+from ..eager import CHUNK, check_range
 from . import build
-
-if TYPE_CHECKING:
-    from ...address import Address as _Parts
 
 # elements for which one more thread is worth its start
 _GRAIN = 1 << 16
@@ -28,21 +26,21 @@ def takes(*tensors: Tensor | None) -> bool:
     return build.library() is not None
 
 
-def noise(address: "_Parts", shape: Sequence[int]) -> Tensor:
-    """`noisestep.accelerated.noise.normal`."""
+def noise(address: Address, shape: Sequence[int]) -> Tensor:
+    """Standard normals of float32: `noisestep.reference.noise.normal`."""
     eps = torch.empty(shape, dtype=torch.float32)
     _run("noise", eps, _Place(address), eps)
     return eps
 
 
 def q_sample(
-    x_0: Tensor, t: Tensor, table: Tensor, eps: Tensor | None, address: "_Parts", return_eps: bool
+    x_0: Tensor, t: Tensor, table: Tensor, eps: Tensor | None, address: Address, return_eps: bool
 ) -> tuple[Tensor, Tensor | None]:
     """x_t, and eps where it is asked for."""
     x_t = torch.empty_like(x_0, dtype=torch.float32)
     eps_out = torch.empty_like(x_t) if return_eps else None
     levels = x_0.dtype == torch.uint8
-    _run("q_sample", x_t, x_0, levels, eps, _Place(address), _rows(t), table, len(table), x_t, eps_out)
+    _run("q_sample", x_t, x_0, levels, eps, _Place(address), *_rows(t, table, x_0), x_t, eps_out)
     return x_t, eps_out
 
 
@@ -53,15 +51,20 @@ def simple_loss(
     table: Tensor | None,
     weight: Tensor | None,
     eps: Tensor | None,
-    address: "_Parts",
+    address: Address,
     prediction: str,
-    with_residual: bool,
+    mean: bool,
+    residual: bool,
+    scale: float | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The sums of squares (B, chunks), a chunk's added up, and the weighted residual."""
-    n = prod(output.shape[1:])
-    sums = output.new_empty((len(output), -(-n // CHUNK)))
-    residual = torch.empty_like(output) if with_residual else None
+    """The losses (B,) or their mean, and the weighted residual, or with a scale the gradient."""
+    batch, n = len(output), prod(output.shape[1:])
+    written = torch.empty_like(output) if residual else None
+    losses = output.new_empty(() if mean else batch)
+    # the sums of the chunks, then one loss for each row
+    sums = output.new_empty(batch * (-(-n // CHUNK) + 1))
     levels = x_0 is not None and x_0.dtype == torch.uint8
+    rows = (None, None, 0) if t is None or table is None else _rows(t, table, output)
     _run(
         "simple_loss",
         output,
@@ -71,14 +74,16 @@ def simple_loss(
         levels,
         eps,
         _Place(address),
-        None if t is None else _rows(t),
-        table,
-        0 if table is None else len(table),
-        None if weight is None else weight.contiguous(),
-        residual,
+        *rows,
+        weight,
+        written,
+        scale is not None,
+        0.0 if scale is None else scale,
         sums,
+        mean,
+        losses,
     )
-    return sums, residual
+    return losses, written
 
 
 def reverse_step(
@@ -88,7 +93,7 @@ def reverse_step(
     t: Tensor,
     table: Tensor,
     eps: Tensor | None,
-    address: "_Parts",
+    address: Address,
     x_s: Tensor,
     *,
     noisy: bool,
@@ -98,15 +103,15 @@ def reverse_step(
 ) -> Tensor | None:
     """Writes x_s, which may be x_t; returns x_0 where it is asked for."""
     x_0 = torch.empty_like(x_t) if return_x_0 else None
-    steps = (x_t, output, unconditional, eps, _Place(address), _rows(t), table, *table.shape)
-    _run("reverse_step", x_t, *steps, noisy, clip, own_eps, x_s, x_0)
+    place = (x_t, output, unconditional, eps, _Place(address), *_rows(t, table, x_t))
+    _run("reverse_step", x_t, *place, noisy, clip, own_eps, x_s, x_0)
     return x_0
 
 
 class _Place:
     """An address for the library, and what it points to."""
 
-    def __init__(self, address: "_Parts") -> None:
+    def __init__(self, address: Address) -> None:
         seed, seed_tensor, stream, step, step_tensor, sample, sample_tensor = address
         if seed_tensor is not None:
             seed = int(seed_tensor)
@@ -123,15 +128,18 @@ class _Place:
         )
 
 
-def _rows(t: Tensor) -> Tensor:
-    return t.to(torch.int64).contiguous()
+def _rows(t: Tensor, table: Tensor, x: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Timesteps, one for each row of x, each of which is checked to lie in the table; the table; and its length."""
+    t = t.to(torch.int64).expand(len(x)).contiguous()
+    rows = len(table)
+    if build.code().noisestep_first_outside(t.data_ptr(), len(t), rows) >= 0:
+        check_range(t, rows - 1)
+    return t, table, rows
 
 
 def _run(name: str, batch: Tensor, *arguments: Any) -> None:
     """Call a function of the library on the rows of a batch; a tensor goes as where it lies in memory."""
-    code = build.library()
-    assert code is not None
     rows, n = len(batch), prod(batch.shape[1:])
     threads = max(1, min(torch.get_num_threads(), rows * n // _GRAIN))
     plain = [x.data_ptr() if isinstance(x, Tensor) else x.address if isinstance(x, _Place) else x for x in arguments]
-    getattr(code, f"noisestep_{name}")(*plain, rows, n, threads)
+    getattr(build.code(), f"noisestep_{name}")(*plain, rows, n, threads)

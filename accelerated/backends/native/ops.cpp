@@ -24,6 +24,9 @@ constexpr int BLOCKS = 16;
 constexpr int TILE = 4 * BLOCKS;
 constexpr int CHUNK = NOISESTEP_CHUNK;
 
+// the columns of a reverse table: noisestep.accelerated.schedule.ReverseRow
+enum Column { NOISESTEP_COLUMNS, COLUMNS };
+
 constexpr float LOG[] = {NOISESTEP_LOG};
 constexpr float EVEN[] = {NOISESTEP_EVEN};
 constexpr float ODD[] = {NOISESTEP_ODD};
@@ -155,11 +158,22 @@ const float* row_of(const float* table, i64 rows_of_table, i64 columns, i64 t) {
     return table + std::clamp<i64>(t, 0, rows_of_table - 1) * columns;
 }
 
-// neighbours, then neighbouring sums: arithmetic.pairwise_sum of a chunk
+// neighbours, then neighbouring sums: backends.eager.pairwise_sum of a chunk
 float pairwise_sum(float* __restrict values, float* __restrict halves) {
     for (int size = CHUNK / 2; size > 0; size /= 2) {
         for (int i = 0; i < size; ++i) halves[i] = values[2 * i] + values[2 * i + 1];
         std::swap(values, halves);
+    }
+    return values[0];
+}
+
+// backends.eager.pairwise_sum of any number of values, which are overwritten. Zeros that fill up a power of two change no
+// sum, but for the sign of a zero: a lone last value is added to 0
+float pairwise_sum_of(float* values, i64 count) {
+    if (count == 0) return 0.0f;
+    for (; count > 1; count = (count + 1) / 2) {
+        for (i64 i = 0; i < count / 2; ++i) values[i] = values[2 * i] + values[2 * i + 1];
+        if (count % 2) values[count / 2] = values[count - 1] + 0.0f;
     }
     return values[0];
 }
@@ -183,8 +197,9 @@ enum Target { EPS, X_0, V };
 
 template <typename Image>
 void simple_loss(const float* output, int target, const Image* x_0, const float* eps, const Address& address,
-                 const i64* t, const float* table, i64 rows_of_table, const float* weight, float* residual, float* sums,
-                 i64 rows, i64 n, int threads) {
+                 const i64* t, const float* table, i64 rows_of_table, const float* weight, float* residual, int scaled,
+                 double factor, float* sums, int mean, float* losses, i64 rows, i64 n, int threads) {
+    const float gradient_scale = float(factor);
     const i64 chunks = (n + CHUNK - 1) / CHUNK;
     over_chunks(rows, n, threads, [=](i64 row, i64 chunk) {
         float squares[CHUNK] = {}, halves[CHUNK / 2], buffer[TILE], wanted[TILE];
@@ -204,17 +219,36 @@ void simple_loss(const float* output, int target, const Image* x_0, const float*
                 wanted[i] = output[at + i] - wanted[i];
                 square[i] = wanted[i] * wanted[i];
             }
+            if (!residual) continue;
             const float scale = weight ? weight[row] : 1.0f;
-            if (residual)
-                for (int i = 0; i < count; ++i) residual[at + i] = scale * wanted[i];
+            for (int i = 0; i < count; ++i) residual[at + i] = scale * wanted[i];
+            if (scaled)
+                for (int i = 0; i < count; ++i) residual[at + i] = gradient_scale * residual[at + i];
         }
         sums[row * chunks + chunk] = pairwise_sum(squares, halves);
     });
+    const float share = float(1.0 / double(std::max<i64>(1, n)));
+    float* row_losses = sums + rows * chunks;
+    for (i64 row = 0; row < rows; ++row) {
+        const float loss = pairwise_sum_of(sums + row * chunks, chunks) * share;
+        row_losses[row] = weight ? weight[row] * loss : loss;
+    }
+    if (mean)
+        *losses = pairwise_sum_of(row_losses, rows) / float(rows);
+    else
+        std::copy_n(row_losses, rows, losses);
 }
 
 }  // namespace
 
 extern "C" {
+
+// the first row whose timestep is not one of the table's rows; -1 where there is none
+i64 noisestep_first_outside(const i64* t, i64 rows, i64 rows_of_table) {
+    for (i64 row = 0; row < rows; ++row)
+        if (t[row] < 0 || t[row] >= rows_of_table) return row;
+    return -1;
+}
 
 void noisestep_noise(const Address* address, float* eps, i64 rows, i64 n, int threads) {
     over_tiles(rows, n, threads, [=](i64 row, i64 first, int count) {
@@ -235,46 +269,47 @@ void noisestep_q_sample(const void* x_0, int levels, const float* eps, const Add
 
 void noisestep_simple_loss(const float* output, int target, const void* x_0, int levels, const float* eps,
                            const Address* address, const i64* t, const float* table, i64 rows_of_table,
-                           const float* weight, float* residual, float* sums, i64 rows, i64 n, int threads) {
+                           const float* weight, float* residual, int scaled, double factor, float* sums, int mean,
+                           float* losses, i64 rows, i64 n, int threads) {
     if (levels)
-        simple_loss(output, target, (const u8*)x_0, eps, *address, t, table, rows_of_table, weight, residual, sums, rows,
-                    n, threads);
+        simple_loss(output, target, (const u8*)x_0, eps, *address, t, table, rows_of_table, weight, residual, scaled,
+                    factor, sums, mean, losses, rows, n, threads);
     else
-        simple_loss(output, target, (const float*)x_0, eps, *address, t, table, rows_of_table, weight, residual, sums,
-                    rows, n, threads);
+        simple_loss(output, target, (const float*)x_0, eps, *address, t, table, rows_of_table, weight, residual, scaled,
+                    factor, sums, mean, losses, rows, n, threads);
 }
 
 // x_s may be x_t: a tile is read before it is written
 void noisestep_reverse_step(const float* x_t, const float* output, const float* unconditional, const float* eps,
-                            const Address* address, const i64* t, const float* table, i64 rows_of_table, i64 columns,
-                            int noisy, int clip, int own_eps, float* x_s, float* x_0, i64 rows, i64 n, int threads) {
+                            const Address* address, const i64* t, const float* table, i64 rows_of_table, int noisy, int clip,
+                            int own_eps, float* x_s, float* x_0, i64 rows, i64 n, int threads) {
     over_tiles(rows, n, threads, [=](i64 row, i64 first, int count) {
         float buffer[TILE], out[TILE], clean[TILE], next[TILE];
-        const float* c = row_of(table, rows_of_table, columns, t[row]);
+        const float* c = row_of(table, rows_of_table, COLUMNS, t[row]);
         const i64 at = row * n + first;
         const float* x = x_t + at;
         std::copy_n(output + at, count, out);
         if (unconditional) {
             const float* without = unconditional + at;
-            for (int i = 0; i < count; ++i) out[i] = without[i] + c[10] * (out[i] - without[i]);
+            for (int i = 0; i < count; ++i) out[i] = without[i] + c[GUIDANCE] * (out[i] - without[i]);
         }
         if (clip || x_0)
-            for (int i = 0; i < count; ++i) clean[i] = c[0] * x[i] + c[1] * out[i];
+            for (int i = 0; i < count; ++i) clean[i] = c[X_0_FROM_X] * x[i] + c[X_0_FROM_OUT] * out[i];
         if (clip) {
             for (int i = 0; i < count; ++i) {
                 // written so that a NaN stays one
-                clean[i] = clean[i] < c[11] ? c[11] : clean[i];
-                clean[i] = clean[i] > c[12] ? c[12] : clean[i];
+                clean[i] = clean[i] < c[LOW] ? c[LOW] : clean[i];
+                clean[i] = clean[i] > c[HIGH] ? c[HIGH] : clean[i];
             }
-            for (int i = 0; i < count; ++i) next[i] = c[2] * clean[i] + c[3] * x[i];
+            for (int i = 0; i < count; ++i) next[i] = c[FROM_X_0] * clean[i] + c[FROM_X] * x[i];
             if (own_eps)
-                for (int i = 0; i < count; ++i) next[i] += c[4] * out[i];
+                for (int i = 0; i < count; ++i) next[i] += c[FROM_OUT] * out[i];
         } else {
-            for (int i = 0; i < count; ++i) next[i] = c[6] * x[i] + c[7] * out[i];
+            for (int i = 0; i < count; ++i) next[i] = c[UNCLIPPED_FROM_X] * x[i] + c[UNCLIPPED_FROM_OUT] * out[i];
         }
         if (noisy) {
             const float* z = eps_of(eps, *address, row, n, first, buffer);
-            for (int i = 0; i < count; ++i) next[i] += c[5] * z[i];
+            for (int i = 0; i < count; ++i) next[i] += c[SIGMA] * z[i];
         }
         std::copy_n(next, count, x_s + at);
         if (x_0) std::copy_n(clean, count, x_0 + at);

@@ -102,19 +102,8 @@ def _normals_of_blocks(block, stride, c1, c2, c3, k0, k1, COUNT: tl.constexpr):
 
 
 @triton.jit
-def normals(
-    address,
-    row,
-    program,
-    inner,
-    STREAM: tl.constexpr,
-    STEP_ROWS: tl.constexpr,
-    WALK: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    """The noise of a program's units, float32, as a tuple of their pieces; the terms are those of `walk`.
+def counter_and_key(address, row, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr):
+    """Words 1 to 3 of Philox' counter for a row, and its key.
 
     address is (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high).
     """
@@ -128,15 +117,25 @@ def normals(
         low = c2
         c2 = low + row.to(tl.uint32)
         c3 = c3 + (c2 < low).to(tl.uint32)
-    block, stride = units(program, inner, WALK, CHANNELS, VECTOR, BLOCKS)
-    z0, z1, z2, z3 = _normals_of_blocks(block, stride, c1, c2, c3, k0, k1, blocks_of_unit(WALK, VECTOR))
-    if WALK == "pixels" or VECTOR == 1:
-        in_pieces = (z0, z1, z2, z3)
-    elif VECTOR == 2:
-        in_pieces = (_in_turn(z0, z1), _in_turn(z2, z3))  # type: ignore[assignment]
+    return c1, c2, c3, k0, k1
+
+
+@triton.jit
+def normals(address, row, program, inner, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, TILING: tl.constexpr):
+    """The noise of a program's units, float32, a tensor for each access; the terms are those of `tiling`.
+
+    address is (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high).
+    """
+    c1, c2, c3, k0, k1 = counter_and_key(address, row, STREAM, STEP_ROWS)
+    block, stride = units(program, inner, TILING)
+    z0, z1, z2, z3 = _normals_of_blocks(block, stride, c1, c2, c3, k0, k1, blocks_of_unit(TILING))
+    if TILING.order == "pixels" or TILING.vector == 1:
+        accesses = (z0, z1, z2, z3)
+    elif TILING.vector == 2:
+        accesses = (_in_turn(z0, z1), _in_turn(z2, z3))  # type: ignore[assignment]
     else:
-        in_pieces = (tl.join(tl.join(z0, z2), tl.join(z1, z3)).reshape((4 * BLOCKS,)),)  # type: ignore[assignment]
-    return in_pieces
+        accesses = (tl.join(tl.join(z0, z2), tl.join(z1, z3)).reshape((4 * TILING.blocks,)),)  # type: ignore[assignment]
+    return accesses
 
 
 @triton.jit
@@ -147,7 +146,7 @@ def row_of_table(t_ptr, row, rows, T_ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def widened(value, compute: tl.constexpr):
+def upcast(value, compute: tl.constexpr):
     """value in the type that an op computes in."""
     if value.dtype == tl.bfloat16:
         value = (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
@@ -156,15 +155,15 @@ def widened(value, compute: tl.constexpr):
 
 @triton.jit
 def unit_range(x_0, compute: tl.constexpr):
-    """Images in the type that an op computes in, `noisestep.accelerated.backends.eager.unit_range`."""
-    value = widened(x_0, compute)
+    """Images in the type that an op computes in, `backends.eager.unit_range`."""
+    value = upcast(x_0, compute)
     if x_0.dtype == tl.uint8:
         value = (2.0 * value - 255.0) * 0.00392156862745098
     return value
 
 
 @triton.jit
-def stored(value, pointer):
+def cast(value, pointer):
     """value in the type that a pointer points to; from float64 by way of float32, as PyTorch does it."""
     if value.dtype == tl.float64 and pointer.dtype.element_ty != tl.float64:
         value = value.to(tl.float32)
@@ -180,3 +179,20 @@ def pairwise_sum(values, SIZE: tl.constexpr):
     else:
         total = tl.sum(values, axis=0)
     return total
+
+
+@triton.jit
+def pairwise_sum_of_rows(values, ROWS: tl.constexpr, SIZE: tl.constexpr):
+    """`pairwise_sum` of each row of values (ROWS, SIZE)."""
+    if SIZE > 1:
+        total = pairwise_sum_of_rows(tl.sum(values.reshape((ROWS, SIZE // 2, 2)), axis=2), ROWS, SIZE // 2)
+    else:
+        total = tl.sum(values, axis=1)
+    return total
+
+
+@triton.jit
+def float_of_words(low, high):
+    """A float64 from its two words of 32 bits."""
+    bits = low.to(tl.uint32, bitcast=True).to(tl.uint64) | (high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32)
+    return bits.to(tl.float64, bitcast=True)

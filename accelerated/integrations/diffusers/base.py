@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...address import REVERSE, NoiseAddress
-from ...backends.eager import rows_at, stored
+from ...backends.eager import cast, reverse_row, sigma_in_range
 from ...ops import noise as noise_op
 from ...ops import q_sample
 from ...ops.checks import check_like
@@ -269,27 +269,25 @@ def composed_step(
         In the dtype and layout of x_t.
     """
     check_like("model_output", output, x_t, "sample")
-    rows = torch.as_tensor(t, device=x_t.device).expand(x_t.shape[0])
-    c = rows_at(table, rows, x_t)
+    c = reverse_row(table, torch.as_tensor(t, device=x_t.device), x_t)
     x, out = x_t.to(table.dtype), output.to(table.dtype)
-    x_0 = c[0] * x + c[1] * out
+    x_0 = c.x_0_from_x * x + c.x_0_from_out * out
     if threshold is not None:
         x_0 = thresholded(x_0, *threshold)
     elif clip is not None:
         x_0 = torch.clamp(x_0, *clip)
-    x_s = (c[2] * x_0 + c[3] * x) + c[4] * out
+    x_s = (c.from_x_0 * x_0 + c.from_x * x) + c.from_out * out
     if noise is not None:
         z = noise_op(noise, x_t.shape, device=x_t.device) if isinstance(noise, NoiseAddress) else noise
         check_like("noise", z, x_t, "sample")
-        sigma = c[5]
+        sigma = c.sigma
         if variance is not None:
             sigma = sigma * variance.to(table.dtype).sqrt()
         if learned_range is not None:
-            share = (learned_range.to(table.dtype) + 1) * 0.5
-            sigma = sigma * torch.exp(share * c[8] + (1 - share) * c[9])
+            sigma = sigma_in_range(c, learned_range.to(table.dtype))
         # where no noise is added, not even that of a variance that is not finite
-        x_s = x_s + torch.where(c[5] > 0, sigma * z.to(table.dtype), 0)
-    return stored(x_s, x_t, x_t.dtype), stored(x_0, x_t, x_t.dtype)
+        x_s = x_s + torch.where(c.sigma > 0, sigma * z.to(table.dtype), 0)
+    return cast(x_s, x_t, x_t.dtype), cast(x_0, x_t, x_t.dtype)
 
 
 def thresholded(x_0: Tensor, quantile: float, largest: float) -> Tensor:

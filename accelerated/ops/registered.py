@@ -1,0 +1,208 @@
+"""A registered op, described once: its schema, what it runs on each backend, its fake and its gradient.
+
+    op = Registered("q_sample(Tensor x_0, Tensor t, Address address, bool return_eps) -> (Tensor, Tensor)")
+
+    @op.eager
+    def _(x_0, t, address, return_eps): ...
+
+In a schema, ``Address address`` stands for the seven parts of a noise address. They reach an implementation as one
+argument, `noisestep.accelerated.address.Address`. An implementation returns None for a result that was not asked for.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+
+_ADDRESS = (
+    "SymInt seed, Tensor? seed_tensor, SymInt stream, SymInt step, Tensor? step_tensor, SymInt sample, "
+    "Tensor? sample_tensor"
+)
+_PARTS = 7
+
+# by name, every op of the package
+OPS: dict[str, "Registered"] = {}
+
+_peek_functorch = torch._C._functorch.peek_interpreter_stack
+_TYPES = (Tensor, torch.nn.Parameter)
+_ordinary_keys: dict[torch.device, tuple[int, int]] = {}
+
+
+class Registered:
+    """An op of the namespace noisestep.
+
+    A call with nothing but ordinary tensors, outside of torch.compile, functorch and every mode, goes straight to the
+    implementation; every other call goes through PyTorch's dispatcher. Both do the same.
+
+    Parameters
+    ----------
+    schema : str
+        PyTorch's, with ``Address address`` for a noise address. A tensor that is written to is ``Tensor(a!)``.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self.name, _, signature = schema.partition("(")
+        inside, _, results = signature.rpartition(") -> ")
+        inside, results = (inside, results) if results else (signature.rpartition(")")[0], "()")
+        declared = [argument.split() for argument in inside.split(", ")]
+        self.names = [name for _, name in declared]
+        kinds = [kind for kind, _ in declared]
+        self._address = self.names.index("address") if "address" in self.names else None
+        self._tensors = [i for i, kind in enumerate(kinds) if kind.startswith("Tensor")]
+        self._mutated = [i for i, kind in enumerate(kinds) if "!" in kind]
+        self._device = self.names.index("device") if "device" in self.names else None
+        # how many results are tensors: an op that gives one gives it alone
+        self._results = results.count("Tensor")
+        self._implementations: dict[str, Callable[..., Any]] = {}
+        self._function: Any = None
+        self.op = torch.library.custom_op(
+            f"noisestep::{self.name}",
+            self._registered,
+            mutates_args=[self.names[i] for i in self._mutated],
+            schema=f"({inside.replace('Address address', _ADDRESS)}) -> {results}",
+        )
+        OPS[self.name] = self
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The op, with an address as `NoiseAddress.arguments` gives it; None for a result that was not asked for."""
+        if not self._straight(arguments):
+            return self._dispatched(arguments)
+        if torch.is_grad_enabled() and any(
+            arguments[i] is not None and arguments[i].requires_grad for i in self._tensors
+        ):
+            if self._function is None:
+                return self._dispatched(arguments)
+            return self._function.apply(*arguments)
+        result = self.run(*arguments)
+        for i in self._mutated:
+            torch.autograd.graph.increment_version(arguments[i])
+        return result
+
+    def eager(self, implementation: Callable[..., Any]) -> Callable[..., Any]:
+        """PyTorch's operations, for every device, dtype and layout."""
+        self._implementations["eager"] = implementation
+        return implementation
+
+    def native(self, implementation: Callable[..., Any]) -> Callable[..., Any]:
+        """C++ on a CPU. Returns NotImplemented for tensors that it has no form for."""
+        self._implementations["native"] = implementation
+        return implementation
+
+    def triton(self, implementation: Callable[..., Any]) -> Callable[..., Any]:
+        """Launches of Triton kernels."""
+        self._implementations["triton"] = implementation
+        return implementation
+
+    def fake(self, function: Callable[..., Any]) -> None:
+        """What the results look like, from arguments that have no data."""
+        self.op.register_fake(lambda *flat: self._filled(function(*self._packed(flat)), flat))
+
+    def backward(
+        self, save: Callable[[Any, SimpleNamespace, Any], None], backward: Callable[..., dict[str, Tensor | None]]
+    ) -> None:
+        """The gradient: `save(ctx, arguments by name, result)`, and `backward(ctx, *gradients)`, which returns by name.
+
+        In `backward`, `ctx.wanted` says by name which arguments want a gradient.
+        """
+
+        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            save(ctx, SimpleNamespace(**dict(zip(self.names, self._packed(inputs), strict=True))), output)
+
+        def run(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+            ctx.wanted = dict(zip(self.names, self._packed(ctx.needs_input_grad), strict=True))
+            by_name = backward(ctx, *gradients)
+            flat: list[Any] = []
+            for name in self.names:
+                flat += [None] * _PARTS if name == "address" else [by_name.get(name)]
+            return tuple(flat)
+
+        self.op.register_autograd(run, setup_context=setup)
+        owner = self
+
+        class Straight(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, *arguments: Any) -> Any:
+                result = owner.run(*arguments)
+                save(ctx, SimpleNamespace(**dict(zip(owner.names, arguments, strict=True))), result)
+                return result
+
+            @staticmethod
+            def backward(ctx: Any, *gradients: Any) -> Any:
+                ctx.wanted = dict(zip(owner.names, ctx.needs_input_grad, strict=True))
+                by_name = backward(ctx, *gradients)
+                return tuple(by_name.get(name) for name in owner.names)
+
+        self._function = Straight
+
+    def _straight(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether there is nothing but ordinary tensors, and nobody who wants to see the call."""
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._len_torch_function_stack()
+            or _peek_functorch() is not None
+            or torch._C._get_tracing_state() is not None
+        ):
+            return False
+        for i in self._tensors:
+            x = arguments[i]
+            if x is not None and (type(x) not in _TYPES or not _ordinary(x)):
+                return False
+        at = self._address
+        if at is not None:
+            for part in (arguments[at][1], arguments[at][4], arguments[at][6]):
+                if part is not None and (type(part) not in _TYPES or not _ordinary(part)):
+                    return False
+        return True
+
+    def _dispatched(self, arguments: tuple[Any, ...]) -> Any:
+        at = self._address
+        if at is not None:
+            arguments = (*arguments[:at], *arguments[at], *arguments[at + 1 :])
+        return self.op(*arguments)
+
+    def run(self, *arguments: Any) -> Any:
+        """The implementation of the chosen backend, for ordinary tensors: what other ops' implementations call."""
+        device = arguments[self._tensors[0]].device if self._device is None else arguments[self._device]
+        name = backends.chosen(device)
+        implementation = self._implementations.get(name)
+        if implementation is not None:
+            result = implementation(*arguments)
+            if result is not NotImplemented:
+                return result
+        return self._implementations["eager"](*arguments)
+
+    def _registered(self, *flat: Any) -> Any:
+        return self._filled(self.run(*self._packed(flat)), flat)
+
+    def _filled(self, result: Any, flat: tuple[Any, ...]) -> Any:
+        # the dispatcher wants a tensor where a result was not asked for
+        if self._results == 0:
+            return None
+        like = flat[self._tensors[0]] if self._tensors else None
+        if self._results == 1:
+            return like.new_empty(0) if result is None else result
+        return tuple(like.new_empty(0) if part is None else part for part in result)
+
+    def _packed(self, flat: tuple[Any, ...]) -> tuple[Any, ...]:
+        at = self._address
+        if at is None:
+            return flat
+        return (*flat[:at], flat[at : at + _PARTS], *flat[at + _PARTS :])
+
+
+def _ordinary(x: Tensor) -> bool:
+    """Whether x is a tensor of its device and nothing more: no fake, no negated or conjugate view."""
+    keys = torch._C._dispatch_keys(x).raw_repr()
+    known = _ordinary_keys.get(x.device)
+    if known is None:
+        with torch.inference_mode(False):
+            normal = torch._C._dispatch_keys(torch.empty(0, device=x.device)).raw_repr()
+        with torch.inference_mode():
+            inference = torch._C._dispatch_keys(torch.empty(0, device=x.device)).raw_repr()
+        known = _ordinary_keys[x.device] = (normal, inference)
+    return keys in known
