@@ -29,7 +29,7 @@ def per_sample(rows: Tensor, x: Tensor) -> Tensor:
 
 
 def rows_at(table: Tensor, t: Tensor, x: Tensor) -> list[Tensor]:
-    """Rows t, () or (B,), of a table, one coefficient a column, shaped for x. A t out of range reads the nearest row."""
+    """Rows t, () or (B,), of a table by column, shaped for x. A t out of range reads the nearest row."""
     # with an index of no axis, PyTorch would read it back
     rows = table[t.reshape(-1).clamp(0, table.shape[0] - 1)]  # (B or 1, columns)
     return [per_sample(column, x) for column in rows.unbind(-1)]
