@@ -81,6 +81,15 @@ class NoiseAddress:
     sample: int | Tensor = 0
 
     def __post_init__(self) -> None:
+        seed, stream, step, sample = self.seed, self.stream, self.step, self.sample
+        if (
+            type(seed) is type(stream) is type(step) is type(sample) is int
+            and 0 <= seed < 1 << 64
+            and 0 <= stream < STREAMS
+            and 0 <= step < STEPS
+            and 0 <= sample < 1 << 63
+        ):
+            return
         _check_part("seed", self.seed, 1 << 64, rows=False)
         _check_part("stream", self.stream, STREAMS, rows=False, tensor=False)
         _check_part("step", self.step, STEPS, rows=True)
@@ -95,6 +104,8 @@ class NoiseAddress:
             The integer is 0 where the tensor is given; the tensor is None where the integer is.
             The seed is wrapped into the range of int64.
         """
+        if type(self.step) is int and type(self.sample) is int and type(self.seed) is int and self.seed < 1 << 63:
+            return self.seed, None, self.stream, self.step, None, self.sample, None
         seed, seed_tensor = _either(self.seed)
         return (
             seed - (1 << 64) if seed >= 1 << 63 else seed,

@@ -101,6 +101,8 @@ def check_address(address: object, batch: int, device: torch.device) -> None:
     """address is a NoiseAddress whose tensors are on the device, with a row for each sample."""
     if not isinstance(address, NoiseAddress):
         raise TypeError(f"noise must be a NoiseAddress, got {type(address).__name__}")
+    if type(address.seed) is type(address.step) is type(address.sample) is int:
+        return
     for name, part, rows in (
         ("seed", address.seed, (1,)),
         ("step", address.step, (1, batch)),

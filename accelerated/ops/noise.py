@@ -20,7 +20,7 @@ from .registered import Registered
 def _kernel(
     eps_ptr, seed_ptr, step_ptr, sample_ptr,
     seed_low, seed_high, step, sample_low, sample_high,
-    n, inner, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, TILING: tl.constexpr,
+    STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, n, inner, TILING: tl.constexpr,
 ):  # fmt: skip
     row, program = program_of_row(TILING)
     address = (seed_ptr, seed_low, seed_high, step_ptr, step, sample_ptr, sample_low, sample_high)
@@ -38,8 +38,7 @@ _noise = Registered("noise(SymInt[] shape, Address address, ScalarType dtype, De
 def _(shape, address, dtype, device):
     eps = torch.empty(shape, dtype=dtype, device=device)
     layout = layout_of(eps, dtype)
-    constants = (layout.n, layout.inner, *constants_of(address), layout.tiling)
-    _kernel(layout.grid, (eps, *pointers_of(address)), numbers_of(address), constants)
+    _kernel(layout, (eps, *pointers_of(address)), numbers_of(address), constants_of(address))
     return eps
 
 

@@ -29,7 +29,7 @@ from .registered import Registered
 def _kernel(
     x_0_ptr, eps_ptr, x_t_ptr, eps_out_ptr, t_ptr, table_ptr, seed_ptr, step_ptr, sample_ptr,
     seed_low, seed_high, step, sample_low, sample_high,
-    rows, n, inner, T_ROWS: tl.constexpr, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, TILING: tl.constexpr,
+    rows, T_ROWS: tl.constexpr, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, n, inner, TILING: tl.constexpr,
 ):  # fmt: skip
     row, program = program_of_row(TILING)
     compute: tl.constexpr = table_ptr.dtype.element_ty
@@ -58,15 +58,16 @@ _q_sample = Registered(
 @_q_sample.triton
 def _(x_0, t, table, eps, address, dtype, return_eps):
     layout = layout_of(x_0, dtype)
-    x_t, eps_out = layout.write(x_0, dtype), layout.write(x_0, dtype if return_eps else None)
+    x_t = layout.write(x_0, dtype)
+    eps_out = layout.write(x_0, dtype) if return_eps else None
     t, t_rows = rows_of(t)
     _kernel(
-        layout.grid,
-        (layout.read(x_0), layout.read(eps), x_t, eps_out, t, table, *pointers_of(address)),
+        layout,
+        (layout.reads(x_0), layout.read(eps), x_t, eps_out, t, table, *pointers_of(address)),
         numbers_of(address),
-        (table.shape[0], layout.n, layout.inner, t_rows, *constants_of(address), layout.tiling),
+        (table.shape[0], t_rows, *constants_of(address)),
     )
-    return layout.finished(x_t, x_0), layout.finished(eps_out, x_0)
+    return layout.finished(x_t, x_0), None if eps_out is None else layout.finished(eps_out, x_0)
 
 
 @_q_sample.native

@@ -29,7 +29,7 @@ OPS: dict[str, "Registered"] = {}
 
 _peek_functorch = torch._C._functorch.peek_interpreter_stack
 _TYPES = (Tensor, torch.nn.Parameter)
-_ordinary_keys: dict[torch.device, tuple[int, int]] = {}
+_ordinary_keys: set[int] = set()
 
 
 class Registered:
@@ -71,9 +71,7 @@ class Registered:
         """The op, with an address as `NoiseAddress.arguments` gives it; None for a result that was not asked for."""
         if not self._straight(arguments):
             return self._dispatched(arguments)
-        if torch.is_grad_enabled() and any(
-            arguments[i] is not None and arguments[i].requires_grad for i in self._tensors
-        ):
+        if torch.is_grad_enabled() and self._differentiates(arguments):
             if self._function is None:
                 return self._dispatched(arguments)
             return self._function.apply(*arguments)
@@ -138,6 +136,9 @@ class Registered:
 
         self._function = Straight
 
+    def _differentiates(self, arguments: tuple[Any, ...]) -> bool:
+        return any([x is not None and x.requires_grad for x in map(arguments.__getitem__, self._tensors)])
+
     def _straight(self, arguments: tuple[Any, ...]) -> bool:
         """Whether there is nothing but ordinary tensors, and nobody who wants to see the call."""
         if (
@@ -154,7 +155,8 @@ class Registered:
                 return False
         at = self._address
         if at is not None:
-            for part in (arguments[at][1], arguments[at][4], arguments[at][6]):
+            _, seed, _, _, step, _, sample = arguments[at]
+            for part in (seed, step, sample):
                 if part is not None and (type(part) not in _TYPES or not _ordinary(part)):
                     return False
         return True
@@ -198,11 +200,12 @@ class Registered:
 def _ordinary(x: Tensor) -> bool:
     """Whether x is a tensor of its device and nothing more: no fake, no negated or conjugate view."""
     keys = torch._C._dispatch_keys(x).raw_repr()
-    known = _ordinary_keys.get(x.device)
-    if known is None:
-        with torch.inference_mode(False):
-            normal = torch._C._dispatch_keys(torch.empty(0, device=x.device)).raw_repr()
-        with torch.inference_mode():
-            inference = torch._C._dispatch_keys(torch.empty(0, device=x.device)).raw_repr()
-        known = _ordinary_keys[x.device] = (normal, inference)
-    return keys in known
+    return keys in _ordinary_keys or _learn(keys, x.device)
+
+
+def _learn(keys: int, device: torch.device) -> bool:
+    # what the dispatcher finds on a plain tensor of this device, made in inference mode or not
+    for mode in (False, True):
+        with torch.inference_mode(mode):
+            _ordinary_keys.add(torch._C._dispatch_keys(torch.empty(0, device=device)).raw_repr())
+    return keys in _ordinary_keys

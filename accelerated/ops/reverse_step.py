@@ -34,8 +34,8 @@ from .registered import Registered
 def _kernel(
     x_t_ptr, output_ptr, unconditional_ptr, eps_ptr, x_s_ptr, x_0_ptr, t_ptr, table_ptr, seed_ptr, step_ptr, sample_ptr,
     seed_low, seed_high, step, sample_low, sample_high,
-    rows, n, inner, NOISY: tl.constexpr, CLIP: tl.constexpr, OWN_EPS: tl.constexpr, LEARNED: tl.constexpr,
-    C: tl.constexpr, T_ROWS: tl.constexpr, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, TILING: tl.constexpr,
+    rows, NOISY: tl.constexpr, CLIP: tl.constexpr, OWN_EPS: tl.constexpr, LEARNED: tl.constexpr, C: tl.constexpr,
+    T_ROWS: tl.constexpr, STREAM: tl.constexpr, STEP_ROWS: tl.constexpr, n, inner, TILING: tl.constexpr,
 ):  # fmt: skip
     """C is `schedule.COLUMNS`."""
     row, program = program_of_row(TILING)
@@ -94,35 +94,24 @@ def _launch(
     x_t, output, unconditional, t, table, eps, address, noisy, clip, own_eps, learned, return_x_0, *, in_place=False
 ):
     layout = layout_of(x_t, x_t.dtype)
-    x = layout.read(x_t)
+    x = layout.reads(x_t)
     # an element is read by the thread that writes it, and before it does
     x_s = x if in_place else layout.write(x_t, x_t.dtype)
-    x_0 = layout.write(x_t, x_t.dtype if return_x_0 else None)
+    x_0 = layout.write(x_t, x_t.dtype) if return_x_0 else None
     outputs = (layout.read(output), layout.read(unconditional), layout.read(eps))
     t, t_rows = rows_of(t)
     _kernel(
-        layout.grid,
+        layout,
         (x, *outputs, x_s, x_0, t, table, *pointers_of(address)),
         numbers_of(address),
-        (
-            table.shape[0],
-            layout.n,
-            layout.inner,
-            noisy,
-            clip,
-            own_eps,
-            learned,
-            COLUMNS,
-            t_rows,
-            *constants_of(address),
-            layout.tiling,
-        ),
+        (table.shape[0], noisy, clip, own_eps, learned, COLUMNS, t_rows, *constants_of(address)),
     )
+    predicted = None if x_0 is None else layout.finished(x_0, x_t)
     if not in_place:
-        return layout.finished(x_s, x_t), layout.finished(x_0, x_t)
+        return layout.finished(x_s, x_t), predicted
     if x is not x_t:
         x_t.copy_(x)
-    return x_t, layout.finished(x_0, x_t)
+    return x_t, predicted
 
 
 def _native(

@@ -48,8 +48,8 @@ _MOST = 1 << 14
 def _kernel(
     output_ptr, x_0_ptr, eps_ptr, residual_ptr, sums_ptr, t_ptr, table_ptr, weight_ptr, seed_ptr, step_ptr, sample_ptr,
     seed_low, seed_high, step, sample_low, sample_high, scale_low, scale_high,
-    rows, n, inner, PREDICTION: tl.constexpr, SCALED: tl.constexpr, T_ROWS: tl.constexpr, STREAM: tl.constexpr,
-    STEP_ROWS: tl.constexpr, TILING: tl.constexpr,
+    rows, PREDICTION: tl.constexpr, SCALED: tl.constexpr, T_ROWS: tl.constexpr, STREAM: tl.constexpr,
+    STEP_ROWS: tl.constexpr, n, inner, TILING: tl.constexpr,
 ):  # fmt: skip
     """Each program's sum of squares, and the weighted residual; with SCALED that times a scale, the gradient."""
     row, program = program_of_row(TILING)
@@ -156,11 +156,11 @@ def _losses(sums: Tensor, weight: Tensor | None, n: int, mean: bool) -> Tensor:
 def _launch(output, x_0, t, table, weight, eps, address, prediction, mean, residual, scale):
     """The losses or their mean, and the residual or with a scale the gradient."""
     layout = layout_of(output, output.dtype, sums=True)
-    written = layout.write(output, output.dtype if residual else None)
+    written = layout.write(output, output.dtype) if residual else None
     sums = output.new_empty((layout.shape[0], layout.programs_a_row), dtype=compute_dtype(output))
     t, t_rows = (None, False) if t is None else rows_of(t)
     _kernel(
-        layout.grid,
+        layout,
         (
             layout.read(output),
             layout.read(x_0),
@@ -175,16 +175,13 @@ def _launch(output, x_0, t, table, weight, eps, address, prediction, mean, resid
         (*numbers_of(address), *words_of(0.0 if scale is None else scale)),
         (
             0 if table is None else table.shape[0],
-            layout.n,
-            layout.inner,
             prediction,
             scale is not None,
             t_rows,
             *constants_of(address),
-            layout.tiling,
         ),
     )
-    return _losses(sums, weight, layout.n, mean), layout.finished(written, output)
+    return _losses(sums, weight, layout.n, mean), None if written is None else layout.finished(written, output)
 
 
 def _eager(output, x_0, t, table, weight, eps, address, prediction, mean, residual, scale):
@@ -243,7 +240,7 @@ _loss_and_gradient.fake(lambda *arguments: _fake(*arguments[:-1], True, True, ar
 @kernel(numbers=("batch", "share_low", "share_high"))
 def _backward_kernel(
     residual_ptr, grad_ptr, gradient_ptr, batch, share_low, share_high,
-    n, MEAN: tl.constexpr, GRAD_STRIDE: tl.constexpr, TILING: tl.constexpr,
+    MEAN: tl.constexpr, GRAD_STRIDE: tl.constexpr, n, inner, TILING: tl.constexpr,
 ):  # fmt: skip
     """Each sample times its scale, in the order of memory, whatever the layout."""
     row, program = program_of_row(TILING)
@@ -272,10 +269,10 @@ def _(grad, residual, output, mean):
     if stride > 1:
         grad, stride = grad.contiguous(), 1
     _backward_kernel(
-        layout.grid,
-        (layout.read(residual), grad, gradient),
+        layout,
+        (layout.reads(residual), grad, gradient),
         (len(residual), *words_of(2 / max(1, layout.n))),
-        (layout.n, mean, stride, layout.tiling),
+        (mean, stride),
     )
     return layout.finished(gradient, residual)
 

@@ -59,8 +59,8 @@ def _log_likelihood_kernel(x_0, mean, log_variance, half_bin):
 @kernel(numbers=("bin_low", "bin_high"))
 def _kernel(
     x_0_ptr, x_t_ptr, output_ptr, sums_ptr, t_ptr, table_ptr, bin_low, bin_high,
-    rows, n, inner, VARIANCE: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, T_ROWS: tl.constexpr,
-    TILING: tl.constexpr,
+    rows, VARIANCE: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, T_ROWS: tl.constexpr,
+    n, inner, TILING: tl.constexpr,
 ):  # fmt: skip
     """C is `schedule.COLUMNS`."""
     row, program = program_of_row(TILING)
@@ -114,10 +114,10 @@ def _(x_0, x_t, output, t, table, variance, clip, levels):
     sums = table.new_empty((layout.shape[0], layout.programs_a_row))
     t, t_rows = rows_of(t)
     _kernel(
-        layout.grid,
-        (layout.read(x_0), layout.read(x_t), layout.read(output), sums, t, table),
+        layout,
+        (layout.read(x_0), layout.reads(x_t), layout.read(output), sums, t, table),
         words_of(1 / (levels - 1)),
-        (table.shape[0], layout.n, layout.inner, variance, clip, COLUMNS, t_rows, layout.tiling),
+        (table.shape[0], variance, clip, COLUMNS, t_rows),
     )
     return _bits_a_dimension(run_pairwise_sum(sums), x_t)
 

@@ -1,6 +1,7 @@
 """How a Triton kernel is launched: which part of a batch each program takes, and compiled kernels that are kept."""
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd, prod
 from typing import Any
@@ -81,24 +82,28 @@ class Layout:
         self.grid = (shape[0], -(-programs // deep), deep)
         self.programs_a_row = self.grid[1] * self.grid[2]
         self.tiling = Tiling(order, channels, wide, n == 4 * blocks * self.programs_a_row, vector, blocks)
-        # whether memory in this format has the strides that torch.empty_like gives
-        self.as_empty_like = torch.empty_like(x, memory_format=self.format).stride() == torch.empty_like(x).stride()
+        # what a batch with these strides needs no copy for: to be read, and to be written as torch.empty_like gives it
+        self._reads = x.is_contiguous(memory_format=self.format)
+        like = torch.empty_like(x)
+        self._writes = torch.empty_like(x, memory_format=self.format).stride() == like.stride()
+
+    def reads(self, x: Tensor) -> Tensor:
+        """The batch that the layout was made for; a copy only where it is in another layout."""
+        return x if self._reads else x.contiguous(memory_format=self.format)
 
     def read(self, x: Tensor | None) -> Tensor | None:
-        """x in this layout; a copy only where it has another."""
+        """Another batch of its shape in this layout; a copy only where it has another."""
         return None if x is None else x.contiguous(memory_format=self.format)
 
-    def write(self, x: Tensor, dtype: torch.dtype | None) -> Tensor | None:
+    def write(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Memory for a result like x in this layout."""
-        if dtype is None:
-            return None
-        return torch.empty_like(x, dtype=dtype, memory_format=self.format)
+        if not self._writes:
+            return torch.empty_like(x, dtype=dtype, memory_format=self.format)
+        return torch.empty_like(x) if dtype is x.dtype else torch.empty_like(x, dtype=dtype)
 
-    def finished(self, result: Tensor | None, x: Tensor) -> Tensor | None:
+    def finished(self, result: Tensor, x: Tensor) -> Tensor:
         """The result with the strides of torch.empty_like(x); a copy only where it has others."""
-        if result is None or self.as_empty_like:
-            return result
-        return torch.empty_like(x, dtype=result.dtype).copy_(result)
+        return result if self._writes else torch.empty_like(x, dtype=result.dtype).copy_(result)
 
 
 _layout = lru_cache(maxsize=4096)(Layout)
@@ -107,7 +112,7 @@ _layout = lru_cache(maxsize=4096)(Layout)
 def layout_of(x: Tensor, dtype: torch.dtype, *, sums: bool = False, blocks: int | None = None) -> Layout:
     """The layout of a kernel that goes through x and writes a dtype."""
     told = choice()
-    return _layout(tuple(x.shape), x.stride(), dtype.itemsize, sums, told.blocks or blocks, told.axis or AXIS)
+    return _layout(x.shape, x.stride(), dtype.itemsize, sums, told.blocks or blocks, told.axis or AXIS)
 
 
 class Kernel:
@@ -115,7 +120,8 @@ class Kernel:
 
     Triton looks at the name, type and value of every argument to find the compiled form of a launch, which takes longer
     than many a kernel runs. Here one look-up finds it. The kernel's parameters come in this order: pointers, numbers
-    that change from call to call, and what it is compiled for, `constants`.
+    that change from call to call, and what it is compiled for, `constants`. A kernel that is launched with a `Layout`
+    ends with ``n, inner, TILING: tl.constexpr``.
 
     Parameters
     ----------
@@ -125,14 +131,14 @@ class Kernel:
 
     def __init__(self, function: Any) -> None:
         self.function = function
-        self._kept: dict[tuple[Any, ...], Any] = {}
+        self._kept: dict[tuple[Any, ...], tuple[Any, tuple[int, ...], tuple[Any, ...]]] = {}
 
     def __call__(
         self,
-        grid: tuple[int, ...],
-        tensors: tuple[Tensor | None, ...],
-        numbers: tuple[int, ...],
-        constants: tuple[Any, ...],
+        layout: Layout | tuple[int, ...],
+        tensors: Sequence[Tensor | None],
+        numbers: tuple[int, ...] = (),
+        constants: tuple[Any, ...] = (),
         *,
         warps: int = 1,
     ) -> None:
@@ -140,8 +146,9 @@ class Kernel:
 
         Parameters
         ----------
-        grid : tuple of int
-        tensors : tuple of Tensor or None
+        layout : Layout or tuple of int
+            What the programs go through, or the grid alone.
+        tensors : sequence of Tensor or None
             For the pointers; the first one must not be None.
         numbers : tuple of int
             32-bit integers.
@@ -150,45 +157,63 @@ class Kernel:
         warps : int
             Of a program.
         """
-        if 0 in grid:
-            return
-        told = choice()
-        if told.hook is not None:
-            told.hook(self._launch(grid, tensors, numbers, constants, warps))
-            return
         first = tensors[0]
         assert first is not None
-        if first.is_cuda and first.get_device() != torch.cuda.current_device():
+        on_cuda = first.is_cuda
+        if on_cuda and first.get_device() != torch._C._cuda_getDevice():
             with torch.cuda.device(first.device):
-                self(grid, tensors, numbers, constants, warps=warps)
-            return
-        pointers = [None if x is None else x.data_ptr() for x in tensors]
-        key = (
-            grid,
-            constants,
-            warps,
-            first.device,
-            *[None if x is None else x.dtype for x in tensors],
-            # Triton's code for a pointer that is a multiple of 16 is another one
-            *[p is None or p & 15 == 0 for p in pointers],
-        )
-        compiled = self._kept.get(key)
-        if compiled is None:
-            # None of Triton's interpreter, which keeps nothing
-            self._kept[key] = self._launch(grid, tensors, numbers, constants, warps).run()
-            return
-        compiled[grid](*pointers, *numbers, *constants)
+                return self(layout, tensors, numbers, constants, warps=warps)
+        pointers: list[int | None] = []
+        dtypes: list[torch.dtype | None] = []
+        bits = 0
+        for x in tensors:
+            if x is None:
+                pointers.append(None)
+                dtypes.append(None)
+            else:
+                pointer = x.data_ptr()
+                bits |= pointer
+                pointers.append(pointer)
+                dtypes.append(x.dtype)
+        # Triton's code for pointers that are multiples of 16 is another one
+        aligned = True if bits & 15 == 0 else tuple([None if p is None else p & 15 == 0 for p in pointers])
+        key = (layout, constants, warps, first.device, aligned, *dtypes)
+        kept = None if choice().hook is not None else self._kept.get(key)
+        if kept is None:
+            return self._first(key, layout, tensors, numbers, constants, warps)
+        compiled, grid, constants = kept
+        if on_cuda:
+            compiled[grid](
+                *pointers, *numbers, *constants, stream=torch._C._cuda_getCurrentRawStream(first.get_device())
+            )
+        else:
+            compiled[grid](*pointers, *numbers, *constants)
 
-    def _launch(
+    def _first(
         self,
-        grid: tuple[int, ...],
-        tensors: tuple[Tensor | None, ...],
+        key: tuple[Any, ...],
+        layout: Layout | tuple[int, ...],
+        tensors: Sequence[Tensor | None],
         numbers: tuple[int, ...],
         constants: tuple[Any, ...],
         warps: int,
-    ) -> Launch:
+    ) -> None:
+        """A launch by Triton, or to whoever records it; what Triton compiled is kept."""
+        grid = layout
+        if isinstance(layout, Layout):
+            grid, constants = layout.grid, (*constants, layout.n, layout.inner, layout.tiling)
+        if 0 in grid:
+            return
         arguments = dict(zip(self.function.arg_names, (*tensors, *numbers, *constants), strict=True))
-        return Launch(self.function, grid, arguments, {"num_warps": warps, "enable_fp_fusion": False})
+        launch = Launch(self.function, grid, arguments, {"num_warps": warps, "enable_fp_fusion": False})
+        hook = choice().hook
+        if hook is not None:
+            hook(launch)
+            return
+        compiled = launch.run()
+        # the interpreter compiles nothing
+        if compiled is not None:
+            self._kept[key] = compiled, grid, constants
 
 
 def kernel(function: Any = None, *, numbers: tuple[str, ...] = ()) -> Any:
@@ -204,12 +229,17 @@ ADDRESS = ("seed_low", "seed_high", "step", "sample_low", "sample_high")
 
 def pointers_of(address: Address) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The tensors of an address as pointers: seed, step and sample, in words of 32 bits, the low one first."""
-    return _in_words(address[1]), _in_words(address[4]), _in_words(address[6])
+    _, seed, _, _, step, _, sample = address
+    if seed is None and step is None and sample is None:
+        return None, None, None
+    return _in_words(seed), _in_words(step), _in_words(sample)
 
 
 def numbers_of(address: Address) -> tuple[int, int, int, int, int]:
     """The integers of an address as `ADDRESS` names them."""
     seed, _, _, step, _, sample, _ = address
+    if 0 <= seed < 1 << 31 and 0 <= sample < 1 << 31:
+        return seed, 0, step, sample, 0
     return _signed(seed), _signed(seed >> 32), step, _signed(sample), _signed(sample >> 32)
 
 
