@@ -137,7 +137,7 @@ class Registered:
         self._function = Straight
 
     def _differentiates(self, arguments: tuple[Any, ...]) -> bool:
-        return any([x is not None and x.requires_grad for x in map(arguments.__getitem__, self._tensors)])
+        return any(arguments[i] is not None and arguments[i].requires_grad for i in self._tensors)
 
     def _straight(self, arguments: tuple[Any, ...]) -> bool:
         """Whether there is nothing but ordinary tensors, and nobody who wants to see the call."""
