@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..address import NoiseAddress
 from ..ops import q_sample, reverse_step, simple_loss
-from ..schedule import Prediction, Variance
+from ..schedule import Prediction
+from .improved_diffusion.kinds import PREDICTIONS, VARIANCES
+from .improved_diffusion.step import sample_and_x_0
 from .zero_based import ZeroBased
 
 
@@ -174,13 +176,6 @@ class _DenoisingDiffusion(_Tables):
 class _ImprovedDiffusion(_Tables):
     """Methods of improved-diffusion's GaussianDiffusion."""
 
-    PREDICTIONS: ClassVar[dict[str, Prediction]] = {"EPSILON": "eps", "START_X": "x_0"}
-    VARIANCES: ClassVar[dict[str, Variance]] = {
-        "FIXED_SMALL": "posterior",
-        "FIXED_LARGE": "beta",
-        "LEARNED_RANGE": "learned_range",
-    }
-
     def q_sample(
         self, original: Callable[..., Tensor], target: Any, x_start: Tensor, t: Tensor, noise: Tensor | None = None
     ) -> Tensor:
@@ -218,8 +213,8 @@ class _ImprovedDiffusion(_Tables):
         eta: float | None,
         options: dict[str, Any],
     ) -> dict[str, Tensor]:
-        prediction = self.PREDICTIONS.get(target.model_mean_type.name)
-        variance = self.VARIANCES.get(target.model_var_type.name)
+        prediction = PREDICTIONS.get(target.model_mean_type.name)
+        variance = VARIANCES.get(target.model_var_type.name)
         known = {"clip_denoised", "denoised_fn", "model_kwargs", "eta"}
         # what is not None besides, such as guided-diffusion's cond_fn, is the library's affair
         asked = {name for name, value in options.items() if value is not None}
@@ -229,18 +224,14 @@ class _ImprovedDiffusion(_Tables):
         # a chain of fewer steps tells the model its own numbers, by wrapping it
         wrap = getattr(target, "_wrap_model", lambda model: model)
         output = wrap(model)(x, target._scale_timesteps(t), **(options.get("model_kwargs") or {}))
-        if eta is not None and variance == "learned_range":
-            output = output.chunk(2, dim=1)[0]
-        sample, x_0 = reverse_step(
+        return sample_and_x_0(
             self.tables(x),
-            x,
             output,
+            x,
             t,
-            torch.randn_like(x),
-            prediction=prediction,
+            None,
+            kind=prediction,
             variance=variance,
-            clip=(-1.0, 1.0) if options.get("clip_denoised", True) else None,
             eta=eta,
-            return_x_0=True,
+            clip=(-1.0, 1.0) if options.get("clip_denoised", True) else None,
         )
-        return {"sample": sample, "pred_xstart": x_0}

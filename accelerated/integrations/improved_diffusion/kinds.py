@@ -3,9 +3,18 @@
 from enum import Enum
 from typing import Any, TypeVar
 
+from ...schedule import Prediction, Variance
+
 ModelMeanType = Enum("ModelMeanType", ["START_X", "EPSILON"])
 ModelVarType = Enum("ModelVarType", ["FIXED_SMALL", "FIXED_LARGE", "LEARNED_RANGE"])
 LossType = Enum("LossType", ["MSE", "RESCALED_MSE", "KL", "RESCALED_KL"])
+# what they are called here
+PREDICTIONS: dict[str, Prediction] = {"EPSILON": "eps", "START_X": "x_0"}
+VARIANCES: dict[str, Variance] = {
+    "FIXED_SMALL": "posterior",
+    "FIXED_LARGE": "beta",
+    "LEARNED_RANGE": "learned_range",
+}
 Kind = TypeVar("Kind", bound=Enum)
 
 

@@ -10,6 +10,7 @@ from ...address import NoiseAddress
 from ...ops import simple_loss, vlb_terms
 from .kinds import LossType
 from .process import Model, Process
+from .step import mean_and_x_0
 
 
 class GaussianDiffusion(Process):
@@ -70,7 +71,7 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
         """
         noise = torch.randn_like(x_start) if noise is None else noise
         x_t = self.q_sample(x_start, t, noise)
-        output = model(x_t, self._told(t), **(model_kwargs or {}))
+        output = model(x_t, self._model_t(t), **(model_kwargs or {}))
         if self.loss_type in (LossType.KL, LossType.RESCALED_KL):
             loss = self._bound(x_start, x_t, output, t)
             return {"loss": loss * self.num_timesteps if self.loss_type is LossType.RESCALED_KL else loss}
@@ -127,8 +128,10 @@ posterior_variance, posterior_log_variance_clipped, posterior_mean_coef1, poster
             t = torch.full((len(x_start),), step, device=x_start.device)
             noise = torch.randn_like(x_start)
             x_t = self.q_sample(x_start, t, noise)
-            output = model(x_t, self._told(t), **(model_kwargs or {}))
-            _, x_0 = self._mean(self._split(output, x_t)[0], x_t, t, clip, None)
+            output = model(x_t, self._model_t(t), **(model_kwargs or {}))
+            prediction, _ = self._split(output, x_t)
+            tables = self._tables(x_t.device)
+            _, x_0 = mean_and_x_0(tables, prediction, x_t, t, kind=self._prediction, clip=clip, denoised_fn=None)
             signal, sigma = (
                 self._rows(f"sqrt_{name}", t, x_t) for name in ("alphas_cumprod", "one_minus_alphas_cumprod")
             )

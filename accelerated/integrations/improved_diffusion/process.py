@@ -1,7 +1,6 @@
 """The forward process and the reverse steps, as improved-diffusion's scripts call them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
 from typing import Any, cast
 
 import numpy as np
@@ -13,9 +12,10 @@ from torch import Tensor
 from ...address import NoiseAddress
 from ...backends.eager import per_sample
 from ...ops import q_sample, reverse_step
-from ...schedule import DeviceSchedule, Prediction, Variance
+from ...schedule import DeviceSchedule
 from ..zero_based import ZeroBased
-from .kinds import LossType, ModelMeanType, ModelVarType, member
+from .kinds import PREDICTIONS, VARIANCES, LossType, ModelMeanType, ModelVarType, member
+from .step import mean_and_x_0, sample_and_x_0
 
 Model = Callable[..., Tensor]
 
@@ -46,13 +46,8 @@ class Process:
         self.posterior_log_variance_clipped = schedule.posterior_log_variance[1:]
         self.posterior_mean_coef1 = schedule.posterior_mean_coef_x_0[1:]
         self.posterior_mean_coef2 = schedule.posterior_mean_coef_x_t[1:]
-        self._prediction: Prediction = "eps" if self.model_mean_type is ModelMeanType.EPSILON else "x_0"
-        variances: dict[Enum, Variance] = {
-            ModelVarType.FIXED_SMALL: "posterior",
-            ModelVarType.FIXED_LARGE: "beta",
-            ModelVarType.LEARNED_RANGE: "learned_range",
-        }
-        self._variance = variances[self.model_var_type]
+        self._prediction = PREDICTIONS[self.model_mean_type.name]
+        self._variance = VARIANCES[self.model_var_type.name]
         self._learned = self._variance == "learned_range"
         # of FIXED_LARGE, whose first step has the variance of FIXED_SMALL, for the likelihood's sake
         self._log_large = np.concatenate([schedule.posterior_log_variance[1:2], np.log(schedule.beta[2:])])
@@ -75,7 +70,7 @@ class Process:
             self._on[key, device] = make()
         return self._on[key, device]
 
-    def _told(self, t: Tensor) -> Tensor:
+    def _model_t(self, t: Tensor) -> Tensor:
         """What the network is told at t."""
         return t.float() * (1000.0 / self.num_timesteps) if self.rescale_timesteps else t
 
@@ -168,12 +163,13 @@ class Process:
         dict of Tensors, shape (B, C, ...)
             "mean", "variance", "log_variance", "pred_xstart".
         """
-        output = model(x, self._told(t), **(model_kwargs or {}))
-        prediction, place = self._split(output, x)
+        output = model(x, self._model_t(t), **(model_kwargs or {}))
+        prediction, fraction = self._split(output, x)
         clip = (-1.0, 1.0) if clip_denoised else None
-        mean, x_0 = self._mean(prediction, x, t, clip, denoised_fn)
-        if place is not None:
-            share = (place + 1) / 2
+        tables = self._tables(x.device)
+        mean, x_0 = mean_and_x_0(tables, prediction, x, t, kind=self._prediction, clip=clip, denoised_fn=denoised_fn)
+        if fraction is not None:
+            share = (fraction + 1) / 2
             smallest = self._rows("posterior_log_variance_clipped", t, x)
             log_variance = share * self._rows("_log_betas", t, x) + (1 - share) * smallest
         else:
@@ -190,26 +186,8 @@ class Process:
                 f"LEARNED_RANGE needs an output with twice the channels of x, got {tuple(output.shape)} "
                 f"for {tuple(x.shape)}"
             )
-        prediction, place = output.chunk(2, dim=1)
-        return prediction, place
-
-    def _mean(
-        self,
-        prediction: Tensor,
-        x: Tensor,
-        t: Tensor,
-        clip: tuple[float, float] | None,
-        denoised_fn: Callable[[Tensor], Tensor] | None,
-    ) -> tuple[Tensor, Tensor]:
-        tables, kind = self._tables(x.device), self._prediction
-        if denoised_fn is None:
-            return reverse_step(
-                tables, x, prediction, t, None, prediction=kind, variance="zero", clip=clip, return_x_0=True
-            )
-        _, x_0 = reverse_step(tables, x, prediction, t, None, prediction=kind, variance="zero", return_x_0=True)
-        x_0 = denoised_fn(x_0)
-        x_0 = x_0 if clip is None else x_0.clamp(*clip)
-        return reverse_step(tables, x, x_0, t, None, prediction="x_0", variance="zero"), x_0
+        prediction, fraction = output.chunk(2, dim=1)
+        return prediction, fraction
 
     def p_sample(
         self,
@@ -275,29 +253,21 @@ class Process:
         noise: Tensor | NoiseAddress | None,
         eta: float | None,
     ) -> dict[str, Tensor]:
-        output = model(x, self._told(t), **(model_kwargs or {}))
-        noise = torch.randn_like(x) if noise is None else noise
-        clip, prediction, kind = (-1.0, 1.0) if clip_denoised else None, output, self._prediction
-        if self._learned and (eta is not None or denoised_fn is not None):
-            prediction, place = self._split(output, x)
-        if denoised_fn is not None:
-            _, prediction = self._mean(prediction, x, t, clip, denoised_fn)
-            kind, clip = "x_0", None
-            if self._learned and eta is None and place is not None:
-                prediction = torch.cat([prediction, place], dim=1)
-        sample, x_0 = reverse_step(
+        output = model(x, self._model_t(t), **(model_kwargs or {}))
+        if self._learned:
+            self._split(output, x)
+        return sample_and_x_0(
             self._tables(x.device),
+            output,
             x,
-            prediction,
             t,
             noise,
-            prediction=kind,
-            clip=clip,
+            kind=self._prediction,
             variance=self._variance,
             eta=eta,
-            return_x_0=True,
+            clip=(-1.0, 1.0) if clip_denoised else None,
+            denoised_fn=denoised_fn,
         )
-        return {"sample": sample, "pred_xstart": x_0}
 
     def p_sample_loop(self, model: Model, shape: Sequence[int], **options: Any) -> Tensor:
         """x_0, shape `shape`, by `p_sample` from x_T; options as for `p_sample_loop_progressive`."""

@@ -80,7 +80,7 @@ class SpacedDiffusion(GaussianDiffusion):
         chain = whole.respace([t + 1 for t in self.timestep_map])
         super().__init__(betas=chain.beta[1:], **options)
 
-    def _told(self, t: Tensor) -> Tensor:
+    def _model_t(self, t: Tensor) -> Tensor:
         numbers = self._kept(
             "timestep_map", t.device, lambda: torch.from_numpy(np.array(self.timestep_map)).to(t.device)
         )[t]
