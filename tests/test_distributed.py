@@ -40,11 +40,12 @@ def torchrun(
 ) -> subprocess.Popen[str]:
     """A command line in several processes that find each other on a free port."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options]
+    path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     program_given = ["-m", "noisestep.accelerated.cli"] if program is None else [program]
     return subprocess.Popen(
         [*launch, *program_given, *arguments],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *path])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
