@@ -3,9 +3,7 @@
 The public names are imported at first use, so that the command line can answer `--help` without loading torch.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +18,19 @@ if TYPE_CHECKING:
         TIMESTEP,
         NoiseAddress,
     )
-    from .ops import advance, fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
+    from .ops import (
+        advance,
+        integers,
+        loss_and_gradient,
+        noise,
+        pairwise_sum,
+        q_sample,
+        reverse_step,
+        simple_loss,
+        uniform,
+        vlb_terms,
+        words,
+    )
     from .samplers import Samples, sample
     from .schedule import DeviceSchedule
 
@@ -37,49 +47,31 @@ __all__ = [
     "NoiseAddress",
     "Samples",
     "advance",
-    "fixed_sum",
+    "integers",
+    "loss_and_gradient",
     "noise",
+    "pairwise_sum",
     "q_sample",
     "reverse_step",
     "sample",
     "simple_loss",
+    "uniform",
     "vlb_terms",
+    "words",
 ]
 
-
-_MODULES = {
-    ".address": (
-        "NoiseAddress",
-        "AUGMENTATION",
-        "DROPOUT",
-        "FORWARD",
-        "INITIAL",
-        "LABEL_DROPOUT",
-        "PERMUTATION",
-        "REVERSE",
-        "TIMESTEP",
-    ),
-    ".ops": ("advance", "fixed_sum", "noise", "q_sample", "reverse_step", "simple_loss", "vlb_terms"),
-    ".samplers": ("Samples", "sample"),
-    ".schedule": ("DeviceSchedule",),
-}
+# where the public names are defined
+_MODULES = (".address", ".ops", ".samplers", ".schedule")
 
 
-class _LazyPackage(ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        for module, names in _MODULES.items():
-            if name in names:
-                value = self.__dict__[name] = getattr(import_module(module, __name__), name)
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in (import_module(module, __name__) for module in _MODULES):
+            if hasattr(module, name):
+                value = globals()[name] = getattr(module, name)
                 return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # the import system sets a submodule as an attribute of its package: noise.py would hide the op `noise`
-        if not (name in __all__ and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*self.__dict__, *__all__})
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-sys.modules[__name__].__class__ = _LazyPackage
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
