@@ -1,1 +1,77 @@
-"""Denoising diffusion in PyTorch: the reference's arithmetic, fused."""
+"""Denoising diffusion in PyTorch: the arithmetic of `noisestep.reference`, fused.
+
+The public names are imported at first use, so that the command line can answer `--help` without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .address import (
+        AUGMENTATION,
+        DROPOUT,
+        FORWARD,
+        INITIAL,
+        LABEL_DROPOUT,
+        PERMUTATION,
+        REVERSE,
+        TIMESTEP,
+        NoiseAddress,
+    )
+    from .ops import (
+        advance,
+        integers,
+        loss_and_gradient,
+        noise,
+        pairwise_sum,
+        q_sample,
+        reverse_step,
+        simple_loss,
+        uniform,
+        vlb_terms,
+        words,
+    )
+    from .samplers import Samples, sample
+    from .schedule import DeviceSchedule
+
+__all__ = [
+    "AUGMENTATION",
+    "DROPOUT",
+    "FORWARD",
+    "INITIAL",
+    "LABEL_DROPOUT",
+    "PERMUTATION",
+    "REVERSE",
+    "TIMESTEP",
+    "DeviceSchedule",
+    "NoiseAddress",
+    "Samples",
+    "advance",
+    "integers",
+    "loss_and_gradient",
+    "noise",
+    "pairwise_sum",
+    "q_sample",
+    "reverse_step",
+    "sample",
+    "simple_loss",
+    "uniform",
+    "vlb_terms",
+    "words",
+]
+
+# where the public names are defined
+_MODULES = (".address", ".ops", ".samplers", ".schedule")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in (import_module(module, __name__) for module in _MODULES):
+            if hasattr(module, name):
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

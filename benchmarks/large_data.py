@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from noisestep.accelerated.data import ImageStream
-from noisestep.accelerated.training.batches import Feed
+from noisestep.accelerated.training.batches import Batches
 from noisestep.accelerated.training.config import train_config
 from PIL import Image
 
@@ -64,9 +64,9 @@ def main() -> None:
             {"steps": steps, "batch_size": BATCH, "warmup": 0, "data": {"workers": arguments.workers}}
         )
         start = time.perf_counter()
-        with closing(Feed(config, images, CLASSES, torch.device("cpu"))) as feed:
+        with closing(Batches(config, images, CLASSES, torch.device("cpu"))) as batches:
             for step in range(steps):
-                feed(step)
+                batches(step)
                 if (step + 1) % max(1, steps // 10) == 0:
                     print(f"after {(step + 1) * BATCH} images {resident():.1f} MB")
         rate = steps * BATCH / (time.perf_counter() - start)

@@ -1,6 +1,6 @@
 """Check a finished run of `noisestep train` on the digits: `python tests/check_run.py RUN`.
 
-Every file that a run promises is there, and the measures reach what the README promises of the default run.
+Every file of a run is there, and the metrics are as good as the README says.
 """
 
 import json
@@ -21,7 +21,7 @@ FILES = (
     "denoising.gif",
     "report.html",
 )
-# measure: lowest and highest value
+# metric: lowest and highest value
 BOUNDS = {
     "label_accuracy": (0.98, 1.0),
     "frechet_ratio": (0.0, 1.4),
@@ -33,7 +33,7 @@ BOUNDS = {
 
 
 def main(run: Path) -> int:
-    """Print each measure beside its bounds; 1 where a file is missing or a measure is outside."""
+    """Print each metric beside its bounds; 1 if a file is missing or a metric is out of bounds."""
     missing = [name for name in FILES if not (run / name).is_file()]
     missing += [name for name in ("checkpoints", "tensorboard") if not any((run / name).glob("*"))]
     for name in missing:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from noisestep.accelerated.cli.runs import Trained
 from noisestep.accelerated.data import load_images
-from noisestep.accelerated.training.batches import Feed
-from noisestep.accelerated.training.checkpoint import Checkpoint, DataRecord
+from noisestep.accelerated.training.batches import Batches
+from noisestep.accelerated.training.checkpoint import Checkpoint
 from noisestep.accelerated.training.config import TrainConfig
-from noisestep.accelerated.training.distributed import ALONE, World, join
+from noisestep.accelerated.training.data import DataRecord
+from noisestep.accelerated.training.distributed import SINGLE_PROCESS, World, process_group
 from noisestep.accelerated.training.loop import Step
 from noisestep.accelerated.training.state import State
+from noisestep.accelerated.training.trained import TrainedModel
 from tiny_run import tiny_config
 from torch import Tensor
 
@@ -31,10 +32,10 @@ MODES = {"ddp": (False, 0), "ddp-3": (False, 3), "fsdp": (True, 0), "fsdp-3": (T
 
 @dataclass
 class Outcome:
-    """What a process saw and what came of it.
+    """What a process saw, and its results.
 
     `seen` has the network's inputs x_t, t and label of each step, the rows of this process alone; `losses` the whole
-    batch's; `tensors` the state at the end, `images` and `trajectory` five samples: the leader's are whole.
+    batch's; `tensors` the state at the end, `images` and `trajectory` five samples, complete on rank 0.
     """
 
     seen: list[tuple[Tensor, ...]]
@@ -49,10 +50,10 @@ def begin(world: World, micro_batch: int = 0) -> tuple[TrainConfig, State, Step]
     """A training run on the digits, before its first step."""
     config = tiny_config(**SETTINGS, micro_batch=micro_batch)
     state = State.begin(config, CPU, world)
-    return config, state, Step(config, state, Feed(config, load_images("digits"), 10, CPU), CPU, world)
+    return config, state, Step(config, state, Batches(config, load_images("digits"), 10, CPU), CPU, world)
 
 
-def trained(world: World = ALONE, micro_batch: int = 0) -> Outcome:
+def trained(world: World = SINGLE_PROCESS, micro_batch: int = 0) -> Outcome:
     """Train a few steps and draw five images."""
     config, state, step = begin(world, micro_batch)
     seen: list[tuple[Tensor, ...]] = []
@@ -60,26 +61,28 @@ def trained(world: World = ALONE, micro_batch: int = 0) -> Outcome:
     losses = [world.sum(step().item()) for _ in range(STEPS)]
     weights = [x.detach().clone() for x in state.model.parameters()] if world.mesh is None else []
     settings = replace(config.sample, count=5, batch_size=2)
-    drawn = Trained(state.average, config, DataRecord("", (1, 8, 8), tuple("0123456789")), CPU, world)
+    drawn = TrainedModel(state.ema, config, DataRecord("", (1, 8, 8), tuple("0123456789")), CPU, world)
     samples = drawn.sample(settings, labels=drawn.labels(0, 5), trajectory=3)
-    return Outcome(seen, losses, weights, world.collect(state.tensors()), samples.images, samples.trajectory)
+    return Outcome(
+        seen, losses, weights, world.full_tensors_on_rank0(state.tensors()), samples.images, samples.trajectory
+    )
 
 
 def restored(world: World, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint taken over, and collected again."""
+    """The tensors of a checkpoint after it was loaded."""
     config, state, _ = begin(world)
     state.restore(Checkpoint(STEPS, 1.0, config, DataRecord("", (1, 8, 8), ()), tensors), world)
-    return world.collect(state.tensors())
+    return world.full_tensors_on_rank0(state.tensors())
 
 
 def outcomes() -> Iterator[tuple[int, str, object]]:
-    """Rank, what it is, and what came of it."""
-    with join(CPU, parallel="fsdp", timeout=60) as sharded:
+    """Rank, name, and result."""
+    with process_group(CPU, parallel="fsdp", timeout=60) as sharded:
         replicated = replace(sharded, mesh=None)
         for name, (shard, micro_batch) in MODES.items():
             outcome = trained(sharded if shard else replicated, micro_batch)
             yield sharded.rank, name, outcome
-        whole = outcome.tensors if sharded.leader else {}
+        whole = outcome.tensors if sharded.is_rank0 else {}
         yield sharded.rank, "restored", {"whole": whole, "here": restored(sharded, whole)}
 
 

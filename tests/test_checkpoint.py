@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisestep.accelerated.errors import CheckpointError, DamagedCheckpoint
 from noisestep.accelerated.training import checkpoint as checkpoints
-from noisestep.accelerated.training.checkpoint import Checkpoint, DataRecord, latest, load, save
+from noisestep.accelerated.training.checkpoint import Checkpoint, latest, load, newest_path, save
+from noisestep.accelerated.training.data import DataRecord
 from tiny_run import tiny_config
 
 RECORD = DataRecord("f" * 64, (1, 8, 8), ("zero", "one"))
@@ -56,10 +57,6 @@ def test_the_json_holds_the_whole_configuration(tmp_path: Path) -> None:
     assert (record["format"], record["step"], record["seconds"]) == (checkpoints.FORMAT, 3, 4.5)
 
 
-def test_a_part_is_found_by_its_prefix() -> None:
-    assert set(example(3).part("model.")) == {"weight", "count"}
-
-
 def test_the_last_few_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 15, 20):
         save(tmp_path, example(step), keep=2)
@@ -91,7 +88,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(
     messages: list[str] = []
     assert_equal(actual=latest(folder, report=messages.append), expected=example(10))
     assert len(messages) == 1
-    assert messages[0].startswith("passing over a damaged checkpoint: ")
+    assert messages[0].startswith("skipping a damaged checkpoint: ")
     assert str(path.with_suffix("")) in messages[0]
     assert "\n" not in messages[0]
 
@@ -124,10 +121,17 @@ def test_a_crash_while_writing_leaves_the_one_before(
         save(tmp_path, example(20), keep=1)
     monkeypatch.undo()
     assert_equal(actual=latest(tmp_path), expected=example(10))
-    # the next one clears away what the crash left
+    assert newest_path(tmp_path) == tmp_path / "step_000000010.safetensors"
     save(tmp_path, example(20), keep=1)
     assert len(list(tmp_path.iterdir())) == 2
     assert_equal(actual=latest(tmp_path), expected=example(20))
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".step_000000010.safetensors.123.partial").write_bytes(b"half")
+    assert newest_path(tmp_path) is None
+    save(tmp_path, example(10), keep=1)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
 
 
 def rewrite(path: Path, **changes: object) -> None:

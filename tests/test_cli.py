@@ -2,9 +2,13 @@
 
 import io
 import json
+import math
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,15 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given, reject
+from hypothesis import strategies as st
 from noisestep.accelerated.cli import commands as cli
-from noisestep.accelerated.cli import main, pipeline
-from noisestep.accelerated.cli.flags import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, field_at
-from noisestep.accelerated.training.config import RECIPES, default_of
+from noisestep.accelerated.cli import main
+from noisestep.accelerated.cli import sample as sampling
+from noisestep.accelerated.cli.flags import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, default_of, field_at
+from noisestep.accelerated.cli.flags import given as given_flags
+from noisestep.accelerated.training.config import RECIPES, SECTIONS, TrainConfig, from_dict, train_config
+from noisestep.accelerated.training.settings import Choice, Kind, Range, Size, Switch
 from PIL import Image
 from tiny_run import SETTINGS, run
 
@@ -72,27 +81,31 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("train --batch-size -1", 2, "'-1' is not an integer from 1 to 65536"),
     ("train --learning-rate 0", 2, "'0' is not a number from 0 to 1, 0 excluded"),
     ("train --learning-rate nan", 2, "'nan' is not a number"),
-    ("train --clip-gradient -1", 2, "'-1' is not a number above 0"),
+    ("train --max-grad-norm -1", 2, "'-1' is not a number above 0"),
     ("train --ema 1", 2, "'1' is not a number from 0 to 1, 1 excluded"),
     ("train --seed -1", 2, "'-1' is not an integer from 0"),
-    ("train --size 0", 2, "'0' is not a side such as 32"),
-    ("train --size 32x32x3", 2, "'32x32x3' is not a side such as 32, or height x width such as 32x48"),
-    ("train --size big", 2, "'big' is not a side"),
+    ("train --size 0", 2, "'0' is not height and width from 1 to 4096"),
+    ("train --size 32x32x3", 2, "'32x32x3' is not height and width from 1 to 4096: .* 32x48 or 32 as a flag"),
+    ("train --size big", 2, "'big' is not height and width"),
     ("train --channels 2", 2, "'2' is not one of 1, 3, 4"),
     ("train --fit stretch", 2, "'stretch' is not one of crop, pad"),
     ("train --schedule cos", 2, "'cos' is not one of linear, "),
     ("train --prediction noise", 2, "'noise' is not one of eps, x_0, v"),
     ("train --weighting snr", 2, "'snr' is not one of none, min_snr"),
-    ("train --sampler euler", 2, "'euler' is not one of ddim, ddpm"),
+    ("train --sample-sampler euler", 2, "'euler' is not one of ddim, ddpm"),
     ("train --data ''", 2, "'' is not a non-empty string"),
     ("train --held-out 1", 2, "'1' is not a number from 0 to 1, 0 excluded and 1 excluded"),
     ("train --warmup 50 --steps 50", 2, "warmup is 50 of 50 steps; it must be smaller than steps"),
-    ("train --timesteps 20 --sampling-steps 30", 2, "30 sampling steps, but the schedule has T = 20: at most that"),
-    ("train --guidance 2", 2, "guidance is 2; other than 1 it needs a model that was trained with and without its"),
-    ("train --guidance 2 --label-dropout 0.1 --no-conditional", 2, "guidance is 2; other than 1 it needs a model"),
-    ("train --zero-terminal-snr", 2, "prediction is 'eps', but schedule cosine ends in noise alone"),
-    ("train --sampler ddpm --eta 0.5", 2, "--eta means nothing to --sampler ddpm"),
-    ("train --variance beta", 2, "--variance means nothing to --sampler ddim"),
+    ("train --timesteps 20 --sample-steps 30", 2, "30 sampling steps, but the schedule has T = 20: at most that"),
+    ("train --sample-guidance 2", 2, "guidance is 2; other than 1 it needs a model trained with and without labels"),
+    (
+        "train --sample-guidance 2 --label-dropout 0.1 --no-conditional",
+        2,
+        "guidance is 2; other than 1 it needs a model",
+    ),
+    ("train --zero-terminal-snr", 2, "prediction is 'eps', but x_T of schedule cosine is pure noise"),
+    ("train --sample-sampler ddpm --sample-eta 0.5", 2, "--sample-eta means nothing to --sample-sampler ddpm"),
+    ("train --sample-variance beta", 2, "--sample-variance means nothing to --sample-sampler ddim"),
     ("train --out run", 2, "--out run exists and is not an empty folder; name a new one"),
     ("train --out file", 2, "--out file exists and is not an empty folder; name a new one"),
     ("train --config nowhere.json", 2, "--config nowhere.json: No such file or directory"),
@@ -104,9 +117,13 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("train --data nowhere", 1, "nowhere: no such file or folder"),
     ("train --data photos", 1, "photos: expected images"),
     ("train --data file", 1, "file: expected a folder of images"),
-    ("train --data few.npy --held-out 0.5", 1, "9 images with a share of 0.5 held out leave 4 to train on; the eval"),
     (
-        "train --data odd.npy --held-out 0.4 --guidance 2",
+        "train --data few.npy --held-out 0.5",
+        1,
+        "9 images with a fraction of 0.5 held out leave 4 to train on; the eval",
+    ),
+    (
+        "train --data odd.npy --held-out 0.4 --sample-guidance 2",
         1,
         "guidance is 2, but the images have no labels: only 1 is possible",
     ),
@@ -118,7 +135,7 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("train --resume empty", 2, "empty: not a run folder, it has no config.json"),
     ("train --resume run --batch-size 3", 2, "--resume takes the configuration of run: --batch-size cannot be given"),
     ("train --resume run --no-flip", 2, "--resume takes the configuration of run: --flip cannot be given with it"),
-    ("train --resume run --config tiny.json", 2, "--config cannot be given with it; only --data, --steps"),
+    ("train --resume run --config tiny.json", 2, "--config cannot be given with it; only --data, --workers, --steps"),
     ("train --resume run --out other", 2, "--out cannot be given with it"),
     ("train --resume run --steps 5", 1, "--steps is 5, but run has made 10 steps already"),
     ("train --resume bare", 1, "bare/checkpoints: no checkpoint that can be read; there is none"),
@@ -245,7 +262,7 @@ def test_a_whole_run_in_processes_of_its_own(folder: Path) -> None:
     shutil.rmtree(folder / "out")
 
 
-def test_a_finished_run_is_judged_again_when_resumed_and_can_be_made_longer(
+def test_a_finished_run_is_evaluated_again_when_resumed_and_can_be_made_longer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -268,7 +285,7 @@ def test_a_torn_newest_checkpoint_is_reported_and_the_one_before_is_used(
     newest = folder / "half" / "checkpoints" / "step_000000010.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     result = call("train", "--resume", "half")
-    assert "passing over a damaged checkpoint: half/checkpoints/step_000000010.safetensors" in result.output
+    assert "skipping a damaged checkpoint: half/checkpoints/step_000000010.safetensors" in result.output
     assert "going on after step 5 of 10" in result.output
     assert (folder / "half" / "metrics.json").read_bytes() == (folder / "run" / "metrics.json").read_bytes()
     shutil.rmtree("half")
@@ -306,7 +323,7 @@ def test_what_the_machine_refuses_is_one_line(
         raise error
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(pipeline, "generate", refuse)
+    monkeypatch.setattr(sampling, "sample_run", refuse)
     result = call("sample", "run")
     assert result.exit_code == 1
     first, last = result.output.splitlines()
@@ -314,19 +331,19 @@ def test_what_the_machine_refuses_is_one_line(
     assert last.startswith(said)
 
 
-def test_a_defect_is_not_dressed_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("a defect")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(pipeline, "generate", fail)
+    monkeypatch.setattr(sampling, "sample_run", fail)
     assert isinstance(call("sample", "run").exception, RuntimeError)
 
 
 def test_the_help_names_every_flag_with_its_range_and_defaults() -> None:
     output = " ".join(call("train", "--help").output.split())
     for flag, path in TRAIN_FLAGS.items():
-        assert flag in output
+        assert f"{flag} " in output or f"{flag} / --no-{flag[2:]} " in output
         assert field_at(path).metadata["help"] in output
     assert f"[1..2^28-1; default {default_of('steps', 'digits')} for the digits, 20000 for other images]" in output
     assert "[above 0..below 1; default" in output
@@ -338,6 +355,83 @@ def test_the_help_names_every_flag_with_its_range_and_defaults() -> None:
     assert call("--version").output.startswith("noisestep, version ")
 
 
+@pytest.mark.parametrize("command", cli.main.commands.values(), ids=lambda command: command.name)
+def test_every_flag_has_a_help_text(command: click.Command) -> None:
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+            assert re.sub(r"\[.*\]$", "", parameter.help).strip(), f"{parameter.name}: no more than a range"
+
+
+def test_flags_of_sampling_begin_with_sample_in_train_and_are_short_elsewhere() -> None:
+    for name in (item.name for item in fields(SECTIONS["sample"])):
+        short = name.replace("_", "-")
+        assert TRAIN_FLAGS[f"--sample-{short}"] == SAMPLE_FLAGS[f"--{short}"] == f"sample.{name}"
+    others = {flag for flag, path in TRAIN_FLAGS.items() if not path.startswith("sample.")}
+    assert {flag for flag in others if flag.startswith("--sample-")} == {"--sample-every"}
+    assert len(set(TRAIN_FLAGS.values())) == len(TRAIN_FLAGS)
+
+
+def values(kind: Kind) -> st.SearchStrategy[Any]:
+    """Everything that a field of this kind takes."""
+    match kind:
+        case Range(kind=number) if number is int:
+            return st.integers(int(kind.low), int(kind.high))
+        case Range():
+            high = None if math.isinf(kind.high) else kind.high
+            return st.floats(kind.low, high, exclude_min=kind.open_low, exclude_max=kind.open_high, allow_nan=False)
+        case Choice():
+            return st.sampled_from(kind.values)
+        case Switch():
+            return st.booleans()
+        case Size():
+            side = values(kind.side)
+            return st.tuples(side, side)
+    return st.text(min_size=1)
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> TrainConfig:
+    """Any valid configuration of which every field has a flag."""
+    plain: dict[str, Any] = {section: {} for section in SECTIONS}
+    for path in TRAIN_FLAGS.values():
+        section, _, name = path.rpartition(".")
+        item = field_at(path)
+        value = draw(
+            st.none() | values(item.metadata["kind"]) if item.default is None else values(item.metadata["kind"])
+        )
+        (plain[section] if section else plain)[name] = value
+    # tables of a million steps take a while
+    plain["schedule"]["T"] = draw(st.integers(1, 300))
+    plain["sample"]["steps"] = draw(st.integers(1, plain["schedule"]["T"]))
+    plain["warmup"] = draw(st.integers(0, plain["steps"] - 1))
+    try:
+        return from_dict(plain)
+    except ValueError:
+        reject()
+
+
+def flags_of(config: TrainConfig) -> list[str]:
+    """The command line that says a whole configuration; None is not giving the flag."""
+    line = []
+    for flag, path in TRAIN_FLAGS.items():
+        value: Any = config
+        for name in path.split("."):
+            value = getattr(value, name)
+        if isinstance(value, bool):
+            line.append(flag if value else f"--no-{flag[2:]}")
+        elif value is not None:
+            line.append(f"{flag}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return line
+
+
+@given(configurations())
+def test_flags_say_every_configuration(config: TrainConfig) -> None:
+    with cli.train.make_context("train", flags_of(config)) as context:
+        assert train_config(given_flags(context.params, TRAIN_FLAGS)) == config
+
+
 def test_every_setting_of_a_recipe_has_a_flag() -> None:
     def paths(content: dict[str, Any], prefix: str = "") -> list[str]:
         return [
@@ -347,6 +441,14 @@ def test_every_setting_of_a_recipe_has_a_flag() -> None:
         ]
 
     unflagged = {path for recipe in RECIPES.values() for path in paths(recipe)} - set(TRAIN_FLAGS.values())
-    assert unflagged <= {"beta_2"}
+    assert not unflagged
     assert set(RESUME_FLAGS) <= set(TRAIN_FLAGS)
     assert isinstance(cli.main, click.Group)
+
+
+def test_python_m_noisestep_is_the_command_line() -> None:
+    # installed as noisestep/__main__.py
+    script = Path(cli.__file__).with_name("noisestep") / "__main__.py"
+    for program in ([str(script)], ["-m", "noisestep.accelerated.cli"]):
+        said = subprocess.run([sys.executable, *program, "--version"], capture_output=True, text=True, check=True)
+        assert said.stdout.startswith("noisestep, version ")

@@ -16,9 +16,8 @@ from noisestep.accelerated.training.config import (
     SampleConfig,
     ScheduleConfig,
     TrainConfig,
-    default_of,
     from_dict,
-    from_json,
+    read_json,
     to_json,
     train_config,
 )
@@ -34,30 +33,35 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({"model": {"width": 3}}, "unknown name 'width' in model"),
     ({"model": {"channels": "wide"}}, "model: "),
     ({"sample": 3}, "sample is 3; it must be an object"),
+    ({"schedule": None}, "schedule is None; it must be an object"),
+    ({"steps": None}, "steps is None; allowed: an integer"),
     ({"steps": 0}, r"steps is 0; allowed: an integer from 1 to 268435455"),
     ({"steps": 1.5}, "steps is 1.5; allowed: an integer"),
     ({"steps": True}, "steps is True; allowed: an integer"),
     ({"steps": "10"}, "steps is '10'; allowed: an integer"),
     ({"learning_rate": 0}, "learning_rate is 0; allowed: a number from 0 to 1, 0 excluded"),
     ({"learning_rate": float("nan")}, "learning_rate is nan; allowed: a number"),
-    ({"clip_gradient": float("-inf")}, "clip_gradient is -inf; allowed: a number above 0"),
+    ({"max_grad_norm": float("-inf")}, "max_grad_norm is -inf; allowed: a number above 0"),
     ({"ema": 1.0}, "ema is 1.0; allowed: a number from 0 to 1, 1 excluded"),
     ({"label_dropout": -0.1}, "label_dropout is -0.1; allowed"),
     ({"prediction": "epsilon"}, "prediction is 'epsilon'; allowed: one of eps, x_0, v"),
     ({"compile": 1}, "compile is 1; allowed: true or false"),
     ({"seed": 2**64}, "seed is 18446744073709551616; allowed: an integer from 0 to 18446744073709551615"),
     ({"data": {"source": ""}}, "source is ''; allowed: a non-empty string"),
-    ({"data": {"size": [32]}}, r"size is \(32,\); allowed: \[height, width\], each from 1 to 4096, or null"),
+    (
+        {"data": {"size": [32]}},
+        r"size is \(32,\); allowed: height and width from 1 to 4096: \[32, 48\] in JSON, .*, or null",
+    ),
     ({"data": {"size": [0, 32]}}, r"size is \(0, 32\); allowed"),
-    ({"data": {"channels": 2}}, "channels is 2; allowed: one of 1, 3, 4, null"),
-    ({"data": {"channels": True}}, "channels is True; allowed: one of 1, 3, 4, null"),
+    ({"data": {"channels": 2}}, "channels is 2; allowed: one of 1, 3, 4, or null"),
+    ({"data": {"channels": True}}, "channels is True; allowed: one of 1, 3, 4, or null"),
     ({"schedule": {"name": "cos"}}, "name is 'cos'; allowed: one of linear, "),
     ({"schedule": {"parameters": {"z": 1}}}, "schedule cosine: .*unexpected keyword argument 'z'"),
     ({"schedule": {"name": "linear", "parameters": {"end": 1.5}}}, "schedule linear: .*1.5"),
-    ({"schedule": {"zero_terminal_snr": True}}, "prediction is 'eps', but schedule cosine ends in noise alone"),
+    ({"schedule": {"zero_terminal_snr": True}}, "prediction is 'eps', but x_T of schedule cosine is pure noise"),
     ({"schedule": {"T": 20}}, "50 sampling steps, but the schedule has T = 20"),
     ({"steps": 100}, "warmup is 100 of 100 steps; it must be smaller"),
-    ({"sample": {"guidance": 2}}, "guidance is 2; other than 1 it needs a model that was trained with and without"),
+    ({"sample": {"guidance": 2}}, "guidance is 2; other than 1 it needs a model trained with and without labels"),
     ({"sample": {"guidance": 2}, "label_dropout": 0.1, "conditional": False}, "guidance is 2; other than 1 it needs"),
 ]
 
@@ -68,10 +72,25 @@ def test_bad_values_are_named_with_what_is_allowed(content: Any, message: str) -
         from_dict(content)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "digits"}, "data is 'digits'; it must be an object"),
+        ({"schedule": 3}, "schedule is 3; it must be an object"),
+        ({"sample": 3}, "sample is 3; it must be an object"),
+        ({"steps": -5}, "steps is -5; allowed"),
+        ({"schedule": {"T": -5}}, "T is -5; allowed"),
+    ],
+)
+def test_bad_changes_of_a_recipe_are_named_too(changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_config(changes)
+
+
 @pytest.mark.parametrize(("text", "message"), [("{", "not JSON: "), ("[1]", r"a JSON object is expected, got '\[1\]'")])
 def test_text_that_is_no_json_object_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_json(text)
+        read_json(text)
 
 
 @given(
@@ -93,7 +112,7 @@ def test_json_and_back_is_the_same_configuration(
         data=DataConfig(size=size),
         schedule=ScheduleConfig(name="linear", T=100, parameters={"end": end}),
     )
-    assert from_json(to_json(config)) == config
+    assert from_dict(read_json(to_json(config))) == config
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -101,20 +120,20 @@ def test_json_holds_every_field_of_a_recipe(recipe: str) -> None:
     config = from_dict(RECIPES[recipe])
     content = json.loads(to_json(config))
     assert set(content) == {item.name for item in fields(TrainConfig)}
-    assert from_json(to_json(config)) == config
+    assert from_dict(read_json(to_json(config))) == config
 
 
 def test_a_model_goes_through_json() -> None:
     from noisestep.accelerated.models import UNetConfig
 
     config = TrainConfig(model=UNetConfig.for_image(1, 8, 8, 10))
-    assert from_json(to_json(config)) == config
+    assert from_dict(read_json(to_json(config))) == config
 
 
 def test_the_recipe_follows_the_data_and_changes_win() -> None:
     assert train_config({}) == TrainConfig()
     photos = train_config({"data": {"source": "photos"}, "ema": 0.5})
-    assert photos.steps == RECIPES["images"]["steps"] == default_of("steps", "images")
+    assert photos.steps == RECIPES["images"]["steps"]
     assert photos.data.held_out == RECIPES["images"]["data"]["held_out"]
     assert photos.ema == 0.5
 
@@ -128,7 +147,7 @@ def test_a_short_run_warms_up_for_a_tenth_and_a_short_chain_is_sampled_whole() -
 
 def test_the_names_are_those_of_what_they_choose_from() -> None:
     def names(kind: type, name: str) -> tuple[Any, ...]:
-        allowed = next(item.metadata["allowed"] for item in fields(kind) if item.name == name)
+        allowed = next(item.metadata["kind"] for item in fields(kind) if item.name == name)
         assert isinstance(allowed, Choice)
         return allowed.values
 
@@ -136,7 +155,7 @@ def test_the_names_are_those_of_what_they_choose_from() -> None:
     assert names(TrainConfig, "weighting") == tuple(LOSS_WEIGHTINGS)
     assert names(ScheduleConfig, "name") == tuple(BETA_SCHEDULES)
     assert names(DataConfig, "fit") == FITS
-    assert names(DataConfig, "channels") == (*MODES, None)
+    assert names(DataConfig, "channels") == tuple(MODES)
 
 
 @given(st.floats(allow_nan=True), st.floats(-5, 5), st.floats(0, 5), st.booleans(), st.booleans())
@@ -150,7 +169,7 @@ def test_every_setting_admits_its_own_default_and_has_a_help_text() -> None:
     for kind in (TrainConfig, DataConfig, ScheduleConfig, SampleConfig):
         for item in fields(kind):
             if item.metadata:
-                assert item.metadata["allowed"].admits(item.default), item.name
+                assert item.default is None or item.metadata["kind"].admits(item.default), item.name
                 assert item.metadata["help"]
 
 

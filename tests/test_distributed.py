@@ -19,13 +19,15 @@ from click.testing import CliRunner
 from distributed_worker import CPU, MODES, STEPS, Outcome, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisestep.accelerated.cli import main, pipeline
-from noisestep.accelerated.cli.pipeline import find_device
+from noisestep.accelerated.cli import main
+from noisestep.accelerated.cli.run_folder import RunFolder
+from noisestep.accelerated.cli.runtime import Runtime, find_device
+from noisestep.accelerated.cli.train import train_new
 from noisestep.accelerated.data import load_images
 from noisestep.accelerated.errors import RunError
 from noisestep.accelerated.training import checkpoint as checkpoints
-from noisestep.accelerated.training.batches import Feed
-from noisestep.accelerated.training.distributed import ALONE, World, join, shares
+from noisestep.accelerated.training.batches import Batches
+from noisestep.accelerated.training.distributed import SINGLE_PROCESS, World, micro_batch_rows, process_group
 from noisestep.accelerated.training.loop import Step
 from safetensors.torch import load_file
 from tiny_run import SETTINGS, tiny_config
@@ -38,11 +40,12 @@ def torchrun(
 ) -> subprocess.Popen[str]:
     """A command line in several processes that find each other on a free port."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options]
+    path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     program_given = ["-m", "noisestep.accelerated.cli"] if program is None else [program]
     return subprocess.Popen(
         [*launch, *program_given, *arguments],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *path])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -73,24 +76,24 @@ def said(process: subprocess.Popen[str], *, status: int = 0) -> str:
 
 @settings(max_examples=200)
 @given(batch=st.integers(1, 300), size=st.integers(1, 9), micro_batch=st.integers(0, 40))
-def test_every_row_is_computed_once_and_every_process_has_as_many_pieces(
+def test_every_row_is_computed_once_and_every_process_has_as_many_micro_batches(
     batch: int, size: int, micro_batch: int
 ) -> None:
     if batch < size or (micro_batch == 1 and batch % size):
         with pytest.raises(RunError, match=f"--batch-size {batch} on {size} processes"):
-            shares(batch, rank=0, size=size, micro_batch=micro_batch)
+            micro_batch_rows(batch, rank=0, size=size, micro_batch=micro_batch)
         return
-    pieces = [shares(batch, rank=rank, size=size, micro_batch=micro_batch) for rank in range(size)]
-    assert [row for share in pieces for piece in share for row in piece] == list(range(batch))
-    assert len({len(share) for share in pieces}) == 1
-    sizes = [len(piece) for share in pieces for piece in share]
+    processes = [micro_batch_rows(batch, rank=rank, size=size, micro_batch=micro_batch) for rank in range(size)]
+    assert [row for process in processes for rows in process for row in rows] == list(range(batch))
+    assert len({len(process) for process in processes}) == 1
+    sizes = [len(rows) for process in processes for rows in process]
     assert min(sizes) >= 1
     assert max(sizes) - min(sizes) <= 1 + (micro_batch > 0)
     assert not micro_batch or max(sizes) <= micro_batch
 
 
-def test_one_process_without_micro_batches_has_one_piece() -> None:
-    assert shares(128, rank=0, size=1) == [range(128)]
+def test_one_process_without_micro_batches_has_all_rows() -> None:
+    assert micro_batch_rows(128, rank=0, size=1) == [range(128)]
 
 
 # alone
@@ -98,21 +101,20 @@ def test_one_process_without_micro_batches_has_one_piece() -> None:
 
 def test_alone_nothing_is_sharded_wrapped_or_sent() -> None:
     model, x = torch.nn.Linear(2, 2), torch.ones(3)
-    assert ALONE.leader
-    assert ALONE.replicate(model) is model
-    assert ALONE.gather(x) is x
-    assert ALONE.signal(None) is None
-    assert ALONE.signal(15) == 15
-    assert ALONE.sum(0.1) == 0.1
-    assert not ALONE.all(False)
-    assert ALONE.program == "noisestep"
-    with join(CPU) as world:
-        assert world is ALONE
+    assert SINGLE_PROCESS.is_rank0
+    assert SINGLE_PROCESS.replicate(model) is model
+    assert SINGLE_PROCESS.gather(x) is x
+    assert SINGLE_PROCESS.signal(None) is None
+    assert SINGLE_PROCESS.signal(15) == 15
+    assert SINGLE_PROCESS.sum(0.1) == 0.1
+    assert not SINGLE_PROCESS.all(False)
+    with process_group(CPU) as world:
+        assert world is SINGLE_PROCESS
 
 
-def test_shares_of_the_weights_need_other_processes() -> None:
-    with pytest.raises(RunError, match=r"--parallel fsdp shares the weights among processes, but there is one"):
-        join(CPU, parallel="fsdp").__enter__()
+def test_sharded_weights_need_other_processes() -> None:
+    with pytest.raises(RunError, match=r"--parallel fsdp shards the weights over processes, but there is one"):
+        process_group(CPU, parallel="fsdp").__enter__()
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +150,9 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def steps(outcome: Outcome) -> list[tuple[torch.Tensor, ...]]:
-    """The inputs of each training step, its pieces joined."""
-    pieces = len(outcome.seen) // STEPS
-    grouped = [outcome.seen[i * pieces : (i + 1) * pieces] for i in range(STEPS)]
+    """The inputs of each training step, its micro-batches joined."""
+    count = len(outcome.seen) // STEPS
+    grouped = [outcome.seen[i * count : (i + 1) * count] for i in range(STEPS)]
     return [tuple(map(torch.cat, zip(*group, strict=True))) for group in grouped]
 
 
@@ -180,7 +182,7 @@ def rounding_of_the_losses() -> list[float]:
     times that. Two orders differ by twice as much. The loss itself is a mean over 14 · 64 terms, off by as many
     roundings at most.
     """
-    _, state, step = distributed_worker.begin(ALONE)
+    _, state, step = distributed_worker.begin(SINGLE_PROCESS)
     unit, lr_magnitudes, bounds = 2.0**-24, 0.0, []
     for number in range(STEPS):
         bounds.append(2 * 14 * 64 * unit + 2 * 2 * 78 * unit * lr_magnitudes)
@@ -217,15 +219,15 @@ def test_replicated_weights_stay_equal_to_the_bit(together: list[dict[str, Any]]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_leader_has_every_sample_in_order(alone: Outcome, together: list[dict[str, Any]], mode: str) -> None:
-    leader = together[0][mode]
-    assert leader.images.shape == alone.images.shape
-    assert leader.trajectory.shape == alone.trajectory.shape
+def test_rank_0_has_every_sample_in_order(alone: Outcome, together: list[dict[str, Any]], mode: str) -> None:
+    rank_0 = together[0][mode]
+    assert rank_0.images.shape == alone.images.shape
+    assert rank_0.trajectory.shape == alone.trajectory.shape
     # x_T is noise alone
-    assert torch.equal(leader.trajectory[0], alone.trajectory[0])
-    # the averaged weights differ by less than 1e-5 of their size, and three steps in [-1, 1] carry that on
-    torch.testing.assert_close(leader.images, alone.images, rtol=0, atol=1e-3)
-    torch.testing.assert_close(leader.trajectory, alone.trajectory, rtol=0, atol=1e-3)
+    assert torch.equal(rank_0.trajectory[0], alone.trajectory[0])
+    # the EMA differs by less than 1e-5 of their size, and three steps in [-1, 1] carry that on
+    torch.testing.assert_close(rank_0.images, alone.images, rtol=0, atol=1e-3)
+    torch.testing.assert_close(rank_0.trajectory, alone.trajectory, rtol=0, atol=1e-3)
 
 
 def test_a_checkpoint_is_whole_wherever_its_weights_were(alone: Outcome, together: list[dict[str, Any]]) -> None:
@@ -244,11 +246,11 @@ def test_a_checkpoint_is_whole_wherever_its_weights_were(alone: Outcome, togethe
 def test_processes_with_the_same_rows_are_noticed(alone: Outcome, bounds: list[float]) -> None:
     """The curve's bound is narrow enough to see a batch whose second half is its first half again."""
 
-    class Twice(Feed):
+    class Twice(Batches):
         def __call__(self, step: int, rows: range | None = None) -> Any:
             return super().__call__(step, None if rows is None else range(rows.start % 7, rows.start % 7 + len(rows)))
 
-    config, state, _ = distributed_worker.begin(ALONE, 7)
+    config, state, _ = distributed_worker.begin(SINGLE_PROCESS, 7)
     step = Step(config, state, Twice(config, load_images("digits"), 10, CPU), CPU)
     losses = [step().item() for _ in range(STEPS)]
     assert any(abs(a - e) > bound for a, e, bound in zip(losses, alone.losses, bounds, strict=True))
@@ -263,14 +265,14 @@ from noisestep.accelerated.training import loop as training
 from noisestep.accelerated.cli import main
 
 rank, number, last = sys.argv.pop(1), int(sys.argv.pop(1)), int(sys.argv.pop(1))
-update_average = training.update_average
+update_ema = training.update_ema
 
-def strike(average, model, step, decay):
-    update_average(average, model, step, decay)
+def strike(ema, model, step, decay):
+    update_ema(ema, model, step, decay)
     if step == last and (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (rank, "0"):
         os.kill(os.getpid(), number)
 
-training.update_average = strike
+training.update_ema = strike
 main()
 """
 
@@ -370,7 +372,7 @@ def test_a_silent_process_is_not_waited_for_for_ever(folder: Path) -> None:
     assert checkpoints.latest(folder / "silent" / "checkpoints").step == 5
 
 
-def test_several_processes_draw_and_judge_the_same_images(folder: Path) -> None:
+def test_several_processes_draw_and_evaluate_the_same_images(folder: Path) -> None:
     sample = ("sample", "alone", "--count", "7", "--steps", "3", "--first", "100")
     one(folder, *sample, "--out", "by-one")
     output = said(torchrun(2, *sample, "--out", "by-two", "--parallel", "fsdp", cwd=folder))
@@ -391,25 +393,23 @@ def test_several_processes_draw_and_judge_the_same_images(folder: Path) -> None:
 
 def test_a_batch_too_small_for_all_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--batch-size 1 on 2 processes: some would have no image"):
-        pipeline.begin(
-            tiny_config(batch_size=1), tmp_path / "run", device=CPU, world=World(1, 2), command="", say=print
-        )
+        train_new(tiny_config(batch_size=1), RunFolder(tmp_path / "run"), Runtime(CPU, World(1, 2), print), command="")
     assert not (tmp_path / "run").exists()
 
 
 # the page
 
 
-def test_the_loop_of_the_page_trains_alone_as_in_one_piece() -> None:
+def test_the_loop_of_the_page_trains_alone_as_in_one_micro_batch() -> None:
     page = (TESTS.parent / "docs" / "many-machines.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     weights = []
-    for pieces in (1, 2):
+    for count in (1, 2):
         torch.manual_seed(0)
         images = torch.randint(0, 256, (30, 3, 8, 8), dtype=torch.uint8)
-        micro_batch = f"batch_size, {10 // pieces}"
+        micro_batch = f"batch_size, {10 // count}"
         names: dict[str, Any] = {"images": images, "batch_size": 10}
-        exec(example.replace("world.pieces(batch_size)", f"world.pieces({micro_batch})"), names)
+        exec(example.replace("world.micro_batches(batch_size)", f"world.micro_batches({micro_batch})"), names)
         weights.append(names["network"].weight.detach())
     assert (weights[0] != torch.nn.Conv2d(3, 3, 3).weight).any()
     # three steps of 1e-3 each, whose rounding is some 1e-5 of a step

@@ -1,4 +1,4 @@
-"""Laws of the measures, the numbers that are known for the digits, and faults that each measure is there to see."""
+"""Laws of the metrics, known numbers for the digits, and the faults that each metric has to show."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ from noisestep.accelerated.evaluation.metrics import (
     fit_classifier,
     fit_features,
     frechet_distance,
-    manifold_measures,
+    manifold_metrics,
     nearest,
 )
 from noisestep.accelerated.evaluation.results import Evaluation
@@ -48,7 +48,7 @@ def digits() -> dict[str, np.ndarray]:
     }
 
 
-def judge(digits: dict[str, np.ndarray], samples: np.ndarray, labels: np.ndarray | None = None) -> Evaluation:
+def evaluate_digits(digits: dict[str, np.ndarray], samples: np.ndarray, labels: np.ndarray | None = None) -> Evaluation:
     return evaluate(samples, labels, digits["train"], digits["train_labels"], digits["held"], digits["held_labels"])
 
 
@@ -56,7 +56,7 @@ def judge(digits: dict[str, np.ndarray], samples: np.ndarray, labels: np.ndarray
 def good(digits: dict[str, np.ndarray]) -> Evaluation:
     """Samples as good as they get: held-out images with a little noise."""
     noise = 0.05 * np.random.default_rng(0).standard_normal(digits["held"].shape)
-    return judge(digits, np.clip(digits["held"] + noise, 0, 1), digits["held_labels"])
+    return evaluate_digits(digits, np.clip(digits["held"] + noise, 0, 1), digits["held_labels"])
 
 
 # Fréchet distance
@@ -119,24 +119,24 @@ def test_digits_are_at_the_known_distances(digits: dict[str, np.ndarray], good: 
     assert good.label_accuracy.real >= 0.98
     # the ceiling is what the same package gives directly
     held = digits["held"].reshape(-1, 64)
-    assert good.recall.real == manifold_measures(held, train, k=5)["recall"]
+    assert good.recall.real == manifold_metrics(held, train, k=5)["recall"]
 
 
 def test_good_samples_pass_and_a_gaussian_does_not(good: Evaluation) -> None:
     assert good.frechet_ratio.samples < 1 < 2 < good.frechet_ratio.gaussian
-    for measure in (good.precision, good.recall, good.coverage):
-        assert min(measure.samples, measure.real) > 0.95
-        assert measure.gaussian < 0.7
+    for metric in (good.precision, good.recall, good.coverage):
+        assert min(metric.samples, metric.real) > 0.95
+        assert metric.gaussian < 0.7
 
 
-# faults that each measure is there to see
+# the faults that each metric has to show
 
 
 def test_mode_collapse_lowers_recall_and_coverage_but_not_precision(
     digits: dict[str, np.ndarray], good: Evaluation
 ) -> None:
     ones = digits["held"][digits["held_labels"] < 2]
-    collapsed = judge(digits, np.repeat(ones, 5, axis=0))
+    collapsed = evaluate_digits(digits, np.repeat(ones, 5, axis=0))
     assert collapsed.precision.samples > 0.95
     assert collapsed.recall.samples < 0.3
     assert collapsed.coverage.samples < 0.3
@@ -145,7 +145,7 @@ def test_mode_collapse_lowers_recall_and_coverage_but_not_precision(
 
 def test_noise_lowers_precision_density_and_label_accuracy(digits: dict[str, np.ndarray], good: Evaluation) -> None:
     noise = 0.4 * np.random.default_rng(2).standard_normal(digits["held"].shape)
-    noisy = judge(digits, np.clip(digits["held"] + noise, 0, 1), digits["held_labels"])
+    noisy = evaluate_digits(digits, np.clip(digits["held"] + noise, 0, 1), digits["held_labels"])
     assert noisy.precision.samples < 0.2
     assert noisy.density.samples < 0.2
     assert noisy.label_accuracy is not None
@@ -156,7 +156,7 @@ def test_noise_lowers_precision_density_and_label_accuracy(digits: dict[str, np.
 def test_samples_of_another_class_than_asked_for_lower_label_accuracy_alone(
     digits: dict[str, np.ndarray],
 ) -> None:
-    wrong = judge(digits, digits["held"], (digits["held_labels"] + 1) % 10)
+    wrong = evaluate_digits(digits, digits["held"], (digits["held_labels"] + 1) % 10)
     assert wrong.label_accuracy is not None
     assert wrong.label_accuracy.samples < 0.02
     assert wrong.precision.samples == 1.0
@@ -166,12 +166,12 @@ def test_training_images_are_all_copies_and_held_out_images_are_the_share_that_d
     digits: dict[str, np.ndarray],
 ) -> None:
     order = np.random.default_rng(3).permutation(len(digits["train"]))
-    copied = judge(digits, digits["train"][order])
+    copied = evaluate_digits(digits, digits["train"][order])
     assert copied.copies.samples == 1.0
     assert copied.neighbour_distance == (0.0,) * len(order)
     # the first of equal training images may be found instead
     assert (digits["train"][list(copied.neighbour_index)] == digits["train"][order]).all()
-    honest = judge(digits, digits["held"])
+    honest = evaluate_digits(digits, digits["held"])
     assert honest.copies.samples == honest.copies.real
     # 5 % of 899, and the ties: distances between integer images repeat
     assert 0.05 <= honest.copies.real <= 0.05 + 3 / 899
@@ -179,12 +179,12 @@ def test_training_images_are_all_copies_and_held_out_images_are_the_share_that_d
 
 def test_a_set_lies_among_itself() -> None:
     x = np.random.default_rng(4).random((50, 3))
-    measures = manifold_measures(x, x, k=5)
-    assert (measures["precision"], measures["recall"], measures["coverage"]) == (1.0, 1.0, 1.0)
+    metrics = manifold_metrics(x, x, k=5)
+    assert (metrics["precision"], metrics["recall"], metrics["coverage"]) == (1.0, 1.0, 1.0)
 
 
 def test_nothing_is_printed(good: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
-    manifold_measures(np.eye(9), np.eye(9), k=2)
+    manifold_metrics(np.eye(9), np.eye(9), k=2)
     assert capsys.readouterr() == ("", "")
 
 
@@ -195,7 +195,7 @@ def test_order_does_not_matter(digits: dict[str, np.ndarray], good: Evaluation, 
     n = 300
     samples, labels = digits["held"][:n] * 0.9, digits["held_labels"][:n]
     order = rng.permutation(n)
-    first, second = judge(digits, samples, labels), judge(digits, samples[order], labels[order])
+    first, second = evaluate_digits(digits, samples, labels), evaluate_digits(digits, samples[order], labels[order])
     assert first.frechet_distance.samples == pytest.approx(second.frechet_distance.samples, rel=1e-12)
     for name in ("precision", "recall", "density", "coverage", "label_accuracy", "copies"):
         assert getattr(first, name) == getattr(second, name)
@@ -204,7 +204,7 @@ def test_order_does_not_matter(digits: dict[str, np.ndarray], good: Evaluation, 
 
 def test_real_images_stand_in_as_many_as_there_are_samples(digits: dict[str, np.ndarray], good: Evaluation) -> None:
     """A distance grows as sets shrink, and the floor with it."""
-    few = judge(digits, digits["held"][:100])
+    few = evaluate_digits(digits, digits["held"][:100])
     assert few.frechet_distance.real > 2 * good.frechet_distance.real
     assert few.counts["samples"] == 100
 
@@ -263,16 +263,16 @@ def test_nearest_is_the_nearest() -> None:
     np.testing.assert_allclose(distance, distances.min(axis=1), rtol=8 * EPS)
 
 
-def test_pairwise_measures_take_no_more_than_the_limit(
+def test_pairwise_metrics_take_no_more_than_the_limit(
     digits: dict[str, np.ndarray], good: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
     monkeypatch.setattr("noisestep.accelerated.evaluation.evaluate.PAIRWISE_LIMIT", 200)
     monkeypatch.setattr(
-        "noisestep.accelerated.evaluation.evaluate.manifold_measures",
-        lambda real, fake, k: sizes.append((len(real), len(fake))) or manifold_measures(real, fake, k=k),
+        "noisestep.accelerated.evaluation.evaluate.manifold_metrics",
+        lambda real, fake, k: sizes.append((len(real), len(fake))) or manifold_metrics(real, fake, k=k),
     )
-    limited = judge(digits, digits["held"], digits["held_labels"])
+    limited = evaluate_digits(digits, digits["held"], digits["held_labels"])
     assert sizes == [(200, 200)] * 3
     assert "on pixels of 200 real training images" in limited.classifier
     assert limited.label_accuracy is not None
@@ -286,7 +286,7 @@ def test_pairwise_measures_take_no_more_than_the_limit(
 
 
 def test_the_result_survives_json(good: Evaluation, digits: dict[str, np.ndarray]) -> None:
-    for result in (good, judge(digits, digits["held"])):
+    for result in (good, evaluate_digits(digits, digits["held"])):
         assert Evaluation.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_evaluation_is_refused(good: Evaluation) -> None:
         Evaluation.from_dict({**plain, "fid": 3.17})
 
 
-def test_the_table_shows_every_measure_beside_its_limits(good: Evaluation) -> None:
+def test_the_table_shows_every_metric_beside_its_limits(good: Evaluation) -> None:
     lines = good.table().splitlines()
     assert lines[0].split() == ["samples", "real", "one", "Gaussian", "better"]
     assert lines[1].split()[:3] == ["Fréchet", "distance", "(pixels)"]
@@ -309,7 +309,7 @@ def test_the_table_shows_every_measure_beside_its_limits(good: Evaluation) -> No
 
 
 def test_without_labels_the_table_says_so(digits: dict[str, np.ndarray]) -> None:
-    result = judge(digits, digits["held"])
+    result = evaluate_digits(digits, digits["held"])
     assert result.label_accuracy is None
     assert "labels: no labels" in result.table()
     one = evaluate(
@@ -320,7 +320,7 @@ def test_without_labels_the_table_says_so(digits: dict[str, np.ndarray]) -> None
 
 
 def test_the_same_seed_gives_the_same_numbers(digits: dict[str, np.ndarray]) -> None:
-    first, second = judge(digits, digits["held"][:50]), judge(digits, digits["held"][:50])
+    first, second = evaluate_digits(digits, digits["held"][:50]), evaluate_digits(digits, digits["held"][:50])
     assert first == second
     other = evaluate(digits["held"][:50], None, digits["train"], None, digits["held"], None, seed=1)
     assert replace(other, seed=0, classifier=first.classifier) != first

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from noisestep.accelerated.cli.figures import grid, save_gif, save_png
-from noisestep.accelerated.cli.report import PICTURES, duration, write_report
+from noisestep.accelerated.cli.pictures import grid, save_gif, save_png
+from noisestep.accelerated.cli.report import duration, write_report
+from noisestep.accelerated.cli.run_folder import RunFolder
 from noisestep.accelerated.evaluation.evaluate import evaluate
 
+PICTURES = ("samples.png", "neighbours.png", "loss.png", "forward_strip.png", "reverse_strip.png", "denoising.gif")
 CONFIG = {
     "data": {"source": "digits", "size": None},
     "model": {"channels": 1, "levels": [32, 64], "attention": {"heads": 4}},
@@ -79,7 +81,7 @@ def run(tmp_path: Path, metrics: dict[str, object]) -> Path:
 
 
 def read(folder: Path) -> Page:
-    return Page(write_report(folder).read_text(encoding="utf-8"))
+    return Page(write_report(RunFolder(folder)).read_text(encoding="utf-8"))
 
 
 def test_every_picture_is_within_the_page(run: Path) -> None:
@@ -93,7 +95,7 @@ def test_every_picture_is_within_the_page(run: Path) -> None:
 
 
 def test_the_page_asks_for_nothing(run: Path) -> None:
-    html = write_report(run).read_text(encoding="utf-8")
+    html = write_report(RunFolder(run)).read_text(encoding="utf-8")
     page = Page(html)
     assert all(address.startswith("data:") for address in page.addresses)
     assert not page.tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
@@ -115,13 +117,13 @@ def test_the_page_tells_the_run(run: Path, metrics: dict[str, object]) -> None:
     assert "missing" not in text
 
 
-def test_every_measure_stands_with_its_meaning_and_beside_real_images(
+def test_every_metric_stands_with_its_meaning_and_beside_real_images(
     run: Path, metrics: dict[str, dict[str, float]]
 ) -> None:
     text = read(run).text
     distance = metrics["frechet_distance"]
     assert f"{distance['samples']:.4f}\n{distance['real']:.4f}\n{distance['gaussian']:.4f}" in re.sub("\n+", "\n", text)
-    for words in ("do they look real?", "is every kind of image made?", "This is not FID", "Not measured: no labels."):
+    for words in ("do they look real?", "is every kind of image drawn?", "This is not FID", "Not measured: no labels."):
         assert words in text
 
 
@@ -168,7 +170,7 @@ BAD_RUNS = {
     "metrics.json ": ("{", r"metrics\.json is not readable JSON"),
     "run.json": ("null", r"run\.json must hold a JSON object, not NoneType"),
     "log.csv": ("step,loss\n1", r"log\.csv, line 2: expected 2 values, found 1"),
-    "log.csv ": ("step,loss\n1,2\n", r"log\.csv lacks the columns images_per_second, seconds"),
+    "log.csv ": ("step,loss\n1,2\n", r"log\.csv lacks the columns learning_rate, images_per_second, seconds"),
 }
 
 
@@ -176,26 +178,26 @@ BAD_RUNS = {
 def test_a_file_that_cannot_be_understood_is_named(run: Path, name: str, content: str, message: str) -> None:
     (run / name.strip()).write_text(content)
     with pytest.raises(ValueError, match=message):
-        write_report(run)
+        write_report(RunFolder(run))
     assert not (run / "report.html").exists()
 
 
-def test_measures_of_another_form_are_refused_by_name(run: Path, metrics: dict[str, object]) -> None:
+def test_metrics_of_another_form_are_refused_by_name(run: Path, metrics: dict[str, object]) -> None:
     (run / "metrics.json").write_text(json.dumps({**metrics, "recall": {"value": 1}}))
     with pytest.raises(ValueError, match=r"metrics\.json: .*unexpected keyword argument 'value'"):
-        write_report(run)
+        write_report(RunFolder(run))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=r"is not a run folder: it has no config\.json"):
-            write_report(folder)
+            write_report(RunFolder(folder))
         assert not (folder / "report.html").exists()
 
 
 def test_a_second_report_replaces_the_first(run: Path) -> None:
-    first = write_report(run).read_bytes()
-    assert write_report(str(run)).read_bytes() == first
+    first = write_report(RunFolder(run)).read_bytes()
+    assert write_report(RunFolder(run)).read_bytes() == first
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
 

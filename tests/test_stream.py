@@ -15,11 +15,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from noisestep.accelerated.cli.runs import Split, in_memory
 from noisestep.accelerated.data import DataError, ImageStream, load_images
 from noisestep.accelerated.data.index import expand
-from noisestep.accelerated.training.batches import Feed
+from noisestep.accelerated.evaluation.evaluate import in_memory
+from noisestep.accelerated.training.batches import Batches
 from noisestep.accelerated.training.config import merge, train_config
+from noisestep.accelerated.training.data import Split
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import SETTINGS, run, tiny_config
@@ -101,17 +102,17 @@ def test_a_stream_is_brought_to_channels_and_size_as_an_image_set_is(folder: Pat
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("which", [0, 1])
-def test_the_feed_sends_the_same_bytes_in_the_same_order_whatever_decodes_them(
+def test_batches_are_the_same_bytes_in_the_same_order_whatever_decodes_them(
     folder: Path, which: int, workers: int
 ) -> None:
     config = tiny_config(batch_size=14, steps=9, data={"flip": True, "workers": workers})
-    whole = Feed(config, load_images(folder / "photos"), CLASSES, CPU)
-    # a second process' rows, in two pieces
-    pieces = [range(7, 11), range(11, 14)]
-    with closing(Feed(config, stream(sources(folder)[which]), CLASSES, CPU, pieces)) as streamed:
+    whole = Batches(config, load_images(folder / "photos"), CLASSES, CPU)
+    # a second process's rows, in two micro-batches
+    micro_batches = [range(7, 11), range(11, 14)]
+    with closing(Batches(config, stream(sources(folder)[which]), CLASSES, CPU, micro_batches)) as streamed:
         # 9 steps of 14 are two epochs and more; then back, as after a resume
-        turns = [(step, rows) for step in [*range(9), 4, 5] for rows in pieces]
-        for step, rows in [*turns, (7, pieces[1])]:
+        turns = [(step, rows) for step in [*range(9), 4, 5] for rows in micro_batches]
+        for step, rows in [*turns, (7, micro_batches[1])]:
             for actual, expected in zip(streamed(step, rows), whole(step, rows), strict=True):
                 assert torch.equal(actual, expected)
                 assert actual.dtype == expected.dtype
@@ -201,10 +202,10 @@ def test_an_image_of_another_shape_stops_the_step_that_needs_it(tmp_path: Path, 
     (tmp_path / "photos" / "2" / "99.png").write_bytes(png(np.zeros((9, 8, 3), np.uint8)))
     config = tiny_config(batch_size=13, data={"workers": workers})
     with (
-        closing(Feed(config, stream(str(tmp_path / "photos")), CLASSES, CPU)) as feed,
+        closing(Batches(config, stream(str(tmp_path / "photos")), CLASSES, CPU)) as batches,
         pytest.raises(DataError, match=r"photos/2/99\.png: expected 8×8 pixels .+, got 9×8; pass --size"),
     ):
-        feed(0)
+        batches(0)
 
 
 # whole runs
@@ -216,13 +217,13 @@ def streamed_config(source: str) -> dict[str, Any]:
     return merge(SETTINGS, {"model": model, "data": data, "steps": 12, "sample": {"count": 20}})
 
 
-def test_of_a_stream_the_judges_read_a_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_evaluation_loads_a_part_of_a_stream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_config(streamed_config(sources(folder)[0]))
     split = Split.load(config.data)
     assert isinstance(split.train, ImageStream)
     assert (len(split.train), len(split.held_out)) == (36, 24)
     assert len(in_memory(split.train)) == 36
-    monkeypatch.setattr("noisestep.accelerated.cli.runs.JUDGED_BYTES", 3 * 8 * 8 * 10)
+    monkeypatch.setattr("noisestep.accelerated.evaluation.evaluate.MAX_STREAM_BYTES", 3 * 8 * 8 * 10)
     few = in_memory(split.train)
     np.testing.assert_array_equal(few.images, split.train.read(np.arange(10)))
 
@@ -234,14 +235,14 @@ from noisestep.accelerated.training import loop as training
 from noisestep.accelerated.cli import main
 
 number, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-update_average = training.update_average
+update_ema = training.update_ema
 
-def strike(average, model, step, decay):
-    update_average(average, model, step, decay)
+def strike(ema, model, step, decay):
+    update_ema(ema, model, step, decay)
     if step == last:
         os.kill(os.getpid(), number)
 
-training.update_average = strike
+training.update_ema = strike
 main()
 """
 

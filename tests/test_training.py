@@ -18,11 +18,12 @@ from noisestep.accelerated.data import ImageSet, load_images
 from noisestep.accelerated.errors import CheckpointError, Interrupted, TrainingError
 from noisestep.accelerated.training import checkpoint as checkpoints
 from noisestep.accelerated.training import loop as training
-from noisestep.accelerated.training.batches import Feed, batch_rows
-from noisestep.accelerated.training.checkpoint import DataRecord
-from noisestep.accelerated.training.log import COLUMNS, RunLog
+from noisestep.accelerated.training.batches import Batches, batch_rows
+from noisestep.accelerated.training.config import TrainConfig
+from noisestep.accelerated.training.data import DataRecord
+from noisestep.accelerated.training.log import COLUMNS, LogPaths, TrainLog
 from noisestep.accelerated.training.loop import Step, StopSignals, autocast_dtype, train
-from noisestep.accelerated.training.optimizer import learning_rate, update_average
+from noisestep.accelerated.training.optimizer import learning_rate, update_ema
 from noisestep.accelerated.training.state import State
 from noisestep.reference import noise as reference_noise
 from noisestep.reference.forward import q_sample
@@ -43,40 +44,55 @@ def record(images: ImageSet) -> DataRecord:
     return DataRecord(images.fingerprint, images.images.shape[1:], images.class_names)
 
 
+def log_paths(folder: Path) -> LogPaths:
+    return LogPaths(folder / "log.csv", folder / "train.log", folder / "tensorboard")
+
+
+def train_in(folder: Path, config: TrainConfig, images: ImageSet) -> State:
+    return train(
+        config,
+        images,
+        record(images),
+        device=CPU,
+        checkpoint_folder=folder / "checkpoints",
+        log_paths=log_paths(folder),
+    )
+
+
 def weights(state: State) -> dict[str, bytes]:
     return {name: x.numpy().tobytes() for name, x in state.tensors().items()}
 
 
-# the learning rate and the average
+# the learning rate and the EMA
 
 
-@given(steps=st.integers(2, 5000), part=st.floats(0, 0.99), decay=st.sampled_from(["cosine", "linear", "constant"]))
-def test_the_learning_rate_rises_in_a_line_and_falls_to_almost_nothing(steps: int, part: float, decay: str) -> None:
+@given(steps=st.integers(2, 5000), part=st.floats(0, 0.99), schedule=st.sampled_from(["cosine", "linear", "constant"]))
+def test_the_learning_rate_rises_in_a_line_and_falls_to_almost_nothing(steps: int, part: float, schedule: str) -> None:
     warmup = int(part * steps)
-    rates = [learning_rate(s, highest=0.5, warmup=warmup, steps=steps, decay=decay) for s in range(steps)]
+    rates = [learning_rate(s, peak=0.5, warmup=warmup, steps=steps, schedule=schedule) for s in range(steps)]
     np.testing.assert_allclose(rates[:warmup], [0.5 * (s + 1) / warmup for s in range(warmup)], rtol=1e-15)
     assert rates[warmup] == 0.5
     assert all(later <= earlier for earlier, later in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
     assert min(rates) > 0
-    if decay == "linear":
+    if schedule == "linear":
         # one more step would be at zero: u of the last one is 1 - 1/(steps - warmup), and 1 - u rounds by an epsilon
         assert rates[-1] == pytest.approx(0.5 / (steps - warmup), abs=2**-52)
-    if decay == "cosine" and (steps - warmup) % 2 == 0:
+    if schedule == "cosine" and (steps - warmup) % 2 == 0:
         assert rates[warmup + (steps - warmup) // 2] == pytest.approx(0.25, abs=2**-52)
 
 
 @given(decay=st.floats(0, 0.9999), values=st.lists(st.floats(-2, 2), min_size=2, max_size=40))
-def test_the_average_is_the_weighted_sum_that_its_rule_says(decay: float, values: list[float]) -> None:
-    model, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    average.weight.data.fill_(1.0)
+def test_the_ema_is_the_weighted_sum_that_its_rule_says(decay: float, values: list[float]) -> None:
+    model, ema = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    ema.weight.data.fill_(1.0)
     expected = 1.0
     for step, value in enumerate(values):
         model.weight.data.fill_(value)
-        update_average(average, model, step, decay)
+        update_ema(ema, model, step, decay)
         d = min(decay, (2 + step) / (11 + step)) if decay else 0.0
         expected = d * expected + (1 - d) * float(np.float32(value))
     # each step rounds a sum of magnitude at most 2 three times, and the errors of all steps add up
-    assert average.weight.item() == pytest.approx(expected, abs=3 * len(values) * 2 * 2**-24)
+    assert ema.weight.item() == pytest.approx(expected, abs=3 * len(values) * 2 * 2**-24)
 
 
 # which images
@@ -97,11 +113,11 @@ def test_a_batch_does_not_depend_on_how_the_positions_are_grouped() -> None:
     np.testing.assert_array_equal(whole, np.concatenate([batch_rows(3, step, 20, 25) for step in (3, 4, 5)]))
 
 
-def test_flips_and_withheld_labels_are_those_of_their_addresses(digits: ImageSet) -> None:
+def test_flips_and_dropped_labels_are_those_of_their_addresses(digits: ImageSet) -> None:
     config = tiny_config()
-    feed = Feed(config, digits, 10, CPU)
+    batches = Batches(config, digits, 10, CPU)
     for step in (0, 1, 200):
-        images, labels = feed(step)
+        images, labels = batches(step)
         rows = batch_rows(config.seed, step, 16, len(digits))
         sample = np.arange(16)
         flip = reference_noise.uniform(config.seed, reference_noise.AUGMENTATION, step, sample) < 0.5
@@ -115,7 +131,7 @@ def test_flips_and_withheld_labels_are_those_of_their_addresses(digits: ImageSet
 
 
 def test_without_classes_there_are_no_labels(digits: ImageSet) -> None:
-    assert Feed(tiny_config(), digits, None, CPU)(0)[1] is None
+    assert Batches(tiny_config(), digits, None, CPU)(0)[1] is None
 
 
 # one step
@@ -130,9 +146,9 @@ def test_the_loss_of_a_step_is_the_reference_loss(digits: ImageSet, prediction: 
     torch.manual_seed(0)
     for parameter in state.model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
-    feed = Feed(config, digits, 10, CPU)
+    batches = Batches(config, digits, 10, CPU)
     step = 7
-    images, labels = feed(step)
+    images, labels = batches(step)
     schedule = config.schedule.build()
     sample = np.arange(16)
     x_0 = images.numpy() / 127.5 - 1
@@ -144,7 +160,7 @@ def test_the_loss_of_a_step_is_the_reference_loss(digits: ImageSet, prediction: 
     target = training_target(schedule, x_0, eps, t, prediction=prediction)
     w = loss_weights(schedule, weighting, prediction=prediction)[t]
     expected = np.mean(w * np.mean((target - output) ** 2, axis=(1, 2, 3)))
-    actual = Step(config, state, feed, CPU).loss(step).item()
+    actual = Step(config, state, batches, CPU).loss(step).item()
     # x_t may differ in its last place (2^-24 relative), and the network's dot products, at most 16 x 9 long in
     # each of its layers, carry that on with a growth of their own; 1000 such units is 6e-5
     assert actual == pytest.approx(expected, rel=1000 * 2**-24)
@@ -153,7 +169,7 @@ def test_the_loss_of_a_step_is_the_reference_loss(digits: ImageSet, prediction: 
 def test_training_lowers_the_loss(digits: ImageSet) -> None:
     config = tiny_config(steps=60, warmup=5, label_dropout=0.0, dropout=0.0)
     state = State.begin(config, CPU)
-    step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+    step = Step(config, state, Batches(config, digits, 10, CPU), CPU)
     losses = [step().item() for _ in range(60)]
     assert losses[0] > 0.8, "an untrained network predicts zero, and unit noise has a loss of 1"
     assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:5])
@@ -164,7 +180,7 @@ def test_the_same_configuration_gives_the_same_weights_and_another_seed_others(d
     def trained(**changes: Any) -> dict[str, bytes]:
         config = tiny_config(**changes)
         state = State.begin(config, CPU)
-        step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+        step = Step(config, state, Batches(config, digits, 10, CPU), CPU)
         assert state.model.config.dropout > 0, "dropout draws from torch's generator"
         # a caller's own random numbers have no part in it
         torch.rand(int(time.time()) % 7)
@@ -179,9 +195,9 @@ def test_the_same_configuration_gives_the_same_weights_and_another_seed_others(d
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_restored_state_goes_on_bit_for_bit(digits: ImageSet, tmp_path: Path, channels_last: bool) -> None:
     config = tiny_config(channels_last=channels_last)
-    feed = Feed(config, digits, 10, CPU)
+    batches = Batches(config, digits, 10, CPU)
     whole = State.begin(config, CPU)
-    step = Step(config, whole, feed, CPU)
+    step = Step(config, whole, batches, CPU)
     for _ in range(4):
         step()
     saved = checkpoints.Checkpoint(4, 1.0, config, record(digits), whole.tensors())
@@ -189,7 +205,7 @@ def test_a_restored_state_goes_on_bit_for_bit(digits: ImageSet, tmp_path: Path, 
     restored.restore(checkpoints.load(checkpoints.save(tmp_path, saved, keep=1)))
     assert restored.step == 4
     assert weights(restored) == weights(whole)
-    again = Step(config, restored, feed, CPU)
+    again = Step(config, restored, batches, CPU)
     for _ in range(4):
         step()
         again()
@@ -199,7 +215,7 @@ def test_a_restored_state_goes_on_bit_for_bit(digits: ImageSet, tmp_path: Path, 
 def test_a_checkpoint_of_another_network_is_refused(digits: ImageSet) -> None:
     config = tiny_config()
     state = State.begin(config, CPU)
-    Step(config, state, Feed(config, digits, 10, CPU), CPU)()
+    Step(config, state, Batches(config, digits, 10, CPU), CPU)()
     tensors = state.tensors()
     other = State.begin(tiny_config(model={**SETTINGS["model"], "embedding": 24}), CPU)
     with pytest.raises(CheckpointError, match="the checkpoint of step 1 does not fit its own model"):
@@ -217,7 +233,7 @@ def test_bf16_is_for_those_who_ask_or_have_a_gpu_for_it(digits: ImageSet) -> Non
     for precision in ("float32", "bf16"):
         config = tiny_config(precision=precision)
         state = State.begin(config, CPU)
-        step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+        step = Step(config, state, Batches(config, digits, 10, CPU), CPU)
         losses.append([step().item() for _ in range(3)])
         assert {x.dtype for x in state.model.parameters()} == {torch.float32}
     # the first output is zero in any precision; afterwards bf16, with 8 bits, is near and not equal
@@ -232,7 +248,7 @@ def test_compile_runs_the_network_through_torch_compile(digits: ImageSet, monkey
     for compile, times in ((False, 0), (True, 1)):
         config = tiny_config(compile=compile)
         state = State.begin(config, CPU)
-        Step(config, state, Feed(config, digits, 10, CPU), CPU)()
+        Step(config, state, Batches(config, digits, 10, CPU), CPU)()
         assert compiled == [state.model] * times
 
 
@@ -252,7 +268,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_kept(
 
     monkeypatch.setattr(training, "simple_loss", spoiled)
     with pytest.raises(TrainingError) as caught:
-        train(config, digits, record(digits), tmp_path, device=CPU)
+        train_in(tmp_path, config, digits)
     message = str(caught.value)
     assert "no longer finite (steps 6 to 10)" in message
     assert f"the last good state is {tmp_path / 'checkpoints' / 'step_000000005.safetensors'}" in message
@@ -264,7 +280,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_kept(
 def test_a_gradient_that_is_not_finite_is_noticed_at_once(digits: ImageSet) -> None:
     config = tiny_config()
     state = State.begin(config, CPU)
-    step = Step(config, state, Feed(config, digits, 10, CPU), CPU)
+    step = Step(config, state, Batches(config, digits, 10, CPU), CPU)
     assert step().isfinite()
     # the loss is finite, what comes back through the network is not
     next(state.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
@@ -273,17 +289,17 @@ def test_a_gradient_that_is_not_finite_is_noticed_at_once(digits: ImageSet) -> N
 
 def test_weights_that_are_not_finite_are_not_saved(digits: ImageSet, tmp_path: Path) -> None:
     config = tiny_config(steps=5)
-    before = update_average
+    before = update_ema
 
-    def spoil(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-        before(average, model, step, decay)
+    def spoil(ema: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+        before(ema, model, step, decay)
         if step == 4:
-            next(average.parameters()).data.fill_(math.inf)
+            next(ema.parameters()).data.fill_(math.inf)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "update_average", spoil)
-        with pytest.raises(TrainingError, match=r"steps 5 to 5.*no checkpoint was due"):
-            train(config, digits, record(digits), tmp_path, device=CPU)
+        patch.setattr(training, "update_ema", spoil)
+        with pytest.raises(TrainingError, match=r"steps 5 to 5.*there is no checkpoint yet"):
+            train_in(tmp_path, config, digits)
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
@@ -301,25 +317,23 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(
     digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(steps=10, checkpoint_every=100)
-    step = update_average
+    step = update_ema
 
     def interrupt(*arguments: Any) -> None:
         step(*arguments)
         if arguments[2] == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training, "update_average", interrupt)
-    with pytest.raises(
-        Interrupted, match=r"stopped by SIGINT after step 3 of 10; go on with: noisestep train --resume"
-    ) as caught:
-        train(config, digits, record(digits), tmp_path, device=CPU)
+    monkeypatch.setattr(training, "update_ema", interrupt)
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT after step 3 of 10$") as caught:
+        train_in(tmp_path, config, digits)
     assert caught.value.signal == signal.SIGINT
     assert checkpoints.latest(tmp_path / "checkpoints").step == 3
 
 
 def test_the_log_has_its_columns_and_no_row_twice(digits: ImageSet, tmp_path: Path) -> None:
     config = tiny_config(steps=10)
-    train(config, digits, record(digits), tmp_path, device=CPU)
+    train_in(tmp_path, config, digits)
     rows = list(csv.reader((tmp_path / "log.csv").open()))
     assert tuple(rows[0]) == COLUMNS
     assert [int(row[0]) for row in rows[1:]] == [5, 10]
@@ -327,8 +341,8 @@ def test_the_log_has_its_columns_and_no_row_twice(digits: ImageSet, tmp_path: Pa
     # as a run that goes on from step 5 would open it, the file ending in half a row
     with (tmp_path / "log.csv").open("a") as file:
         file.write("12,0.")
-    with RunLog(tmp_path, steps=10, batch_size=16, start=5) as log:
-        log.measure(step=10, loss=0.5, learning_rate=0.1, images_per_second=100.0, seconds=2.0)
+    with TrainLog(log_paths(tmp_path), steps=10, batch_size=16, start=5) as log:
+        log.metrics(step=10, loss=0.5, learning_rate=0.1, images_per_second=100.0, seconds=2.0)
     rows = list(csv.reader((tmp_path / "log.csv").open()))
     assert [row[0] for row in rows] == ["step", "5", "10"]
     assert rows[-1] == ["10", "0.5", "0.1", "100.0", "2.00"]
@@ -341,7 +355,7 @@ def test_the_log_has_its_columns_and_no_row_twice(digits: ImageSet, tmp_path: Pa
 def test_tensorboard_gets_loss_and_learning_rate(digits: ImageSet, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(tiny_config(steps=10), digits, record(digits), tmp_path, device=CPU)
+    train_in(tmp_path, tiny_config(steps=10), digits)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "images_per_second"}
     assert [event.step for event in events.Scalars("loss")] == [5, 10]
@@ -354,14 +368,14 @@ from noisestep.accelerated.training import loop as training
 from noisestep.accelerated.cli import main
 
 number, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-update_average = training.update_average
+update_ema = training.update_ema
 
-def strike(average, model, step, decay):
-    update_average(average, model, step, decay)
+def strike(ema, model, step, decay):
+    update_ema(ema, model, step, decay)
     if step == last:
         os.kill(os.getpid(), number)
 
-training.update_average = strike
+training.update_ema = strike
 main()
 """
 

@@ -1,4 +1,4 @@
-"""A training run small enough for a test: a few thousand weights, every feature that touches randomness switched on."""
+"""A training run small enough for a test: a few thousand weights, with every feature that uses random numbers."""
 
 import os
 import subprocess
@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from noisestep.accelerated.cli.runs import complete
-from noisestep.accelerated.training.checkpoint import DataRecord
 from noisestep.accelerated.training.config import TrainConfig, merge, train_config
+from noisestep.accelerated.training.data import DataRecord
+from noisestep.accelerated.training.model_config import with_model
 
 SETTINGS: dict[str, Any] = {
     "model": {
@@ -37,9 +37,9 @@ SETTINGS: dict[str, Any] = {
 
 
 def tiny_config(**changes: Any) -> TrainConfig:
-    """`SETTINGS` with changes on top, complete for images like the digits."""
+    """`SETTINGS` with changes on top, for images like the digits."""
     config = train_config(merge(SETTINGS, {"steps": 10, **changes}))
-    return complete(config, DataRecord("", (1, 8, 8), tuple("0123456789")))
+    return with_model(config, DataRecord("", (1, 8, 8), tuple("0123456789")))
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
     status: int = 0,
     program: str = "from noisestep.accelerated.cli import main; main()",
 ) -> str:
-    """Everything the command line said, in a process of its own, on one thread, its exit status being `status`."""
+    """The output of the command line in a process of its own, on one thread; its exit status has to be `status`."""
     process = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=cwd,

@@ -1,5 +1,5 @@
 """`python -m noisestep.accelerated.cli`, for torchrun."""
 
-from .commands import main
+from . import main
 
 main(prog_name="noisestep")

@@ -1,4 +1,4 @@
-"""One page about a run, complete in itself: what was trained, what came out, and how good it is."""
+"""The report of a run, one HTML file: the samples, how good they are, and how they were made."""
 
 import base64
 import json
@@ -10,16 +10,10 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..evaluation.results import Evaluation
-from .figures import read_log, write_atomically
+from ..training.atomic import write_atomically
+from ..training.log import read_log
+from .run_folder import RunFolder
 
-PICTURES = (
-    "samples.png",
-    "neighbours.png",
-    "loss.png",
-    "forward_strip.png",
-    "reverse_strip.png",
-    "denoising.gif",
-)
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".gif": b"GIF8"}
 
 
@@ -30,16 +24,11 @@ class Picture(NamedTuple):
     problem: str
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Write `report.html` into a run folder: one file, no script, no request to anywhere.
+def write_report(run: RunFolder) -> Path:
+    """Write the report of a run: one file without scripts, which loads nothing from anywhere.
 
-    Parameters
-    ----------
-    run_dir : path
-        A run folder. Its config.json is required. What else is there is shown, and what is not is named in
-        its place: samples.png, neighbours.png, loss.png, forward_strip.png, reverse_strip.png, denoising.gif,
-        metrics.json (an `Evaluation`), log.csv, and run.json: facts about the run by name (command, device,
-        parameters, versions, ...), each a value or an object of values.
+    Only the configuration is required. Of the metrics, the log, the facts and the pictures, the report shows what there
+    is, and says what is missing.
 
     Returns
     -------
@@ -49,33 +38,32 @@ def write_report(run_dir: str | Path) -> Path:
     Raises
     ------
     ValueError
-        If the folder has no config.json, or a JSON or CSV file cannot be understood; the file is named.
+        There is no configuration, or a JSON or CSV file cannot be read; the file is named.
     """
-    folder = Path(run_dir)
-    config = _read_json(folder / "config.json")
+    config = _read_json(run.config)
     if config is None:
-        raise ValueError(f"{folder} is not a run folder: it has no config.json")
-    metrics, run = _read_json(folder / "metrics.json"), _read_json(folder / "run.json")
-    evaluation = None if metrics is None else _evaluation(metrics, folder / "metrics.json")
-    log = folder / "log.csv"
+        raise ValueError(f"{run} is not a run folder: it has no {run.config.name}")
+    metrics, facts = _read_json(run.metrics), _read_json(run.facts)
+    evaluation = None if metrics is None else _evaluation(metrics, run.metrics)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     data = config.get("data")
+    pictures = ("grid", "neighbours", "loss_curve", "forward_strip", "reverse_strip", "animation")
     page = environment.get_template("report.html.jinja").render(
-        name=folder.resolve().name,
+        name=run.path.resolve().name,
         source=data.get("source", "images") if isinstance(data, Mapping) else "images",
-        pictures={name: _picture(folder / name) for name in PICTURES},
+        pictures={name: _picture(getattr(run, name)) for name in pictures},
         rows=[] if evaluation is None else evaluation.rows(),
         setting={} if evaluation is None else evaluation.setting(),
-        metrics_problem="metrics.json is missing: the samples have not been evaluated.",
-        training=_training(log) if log.is_file() else {},
-        log_problem="log.csv is missing: nothing is known about the training.",
-        run=_flatten(run or {}),
-        run_problem="run.json is missing: command, device and versions were not recorded.",
+        metrics_problem=f"{run.metrics.name} is missing: the samples have not been evaluated.",
+        training=_training(run.log.csv) if run.log.csv.is_file() else {},
+        log_problem=f"{run.log.csv.name} is missing: nothing is known about the training.",
+        run=_flatten(facts or {}),
+        run_problem=f"{run.facts.name} is missing: command, device and versions were not recorded.",
         configuration=_groups(config),
     )
-    return write_atomically(folder / "report.html", page.encode())
+    return write_atomically(run.report, page.encode())
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -109,9 +97,6 @@ def _picture(path: Path) -> Picture:
 
 def _training(log: Path) -> dict[str, str]:
     columns = read_log(log)
-    missing = {"step", "loss", "images_per_second", "seconds"} - set(columns)
-    if missing:
-        raise ValueError(f"{log} lacks the columns {', '.join(sorted(missing))}")
     loss = columns["loss"]
     return {
         "optimizer steps": f"{columns['step'][-1]:,.0f}",
@@ -123,7 +108,7 @@ def _training(log: Path) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 4.2 s, 3 min 12 s, 2 h 5 min."""
+    """Seconds in readable form: 4.2 s, 3 min 12 s, 2 h 5 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -131,7 +116,7 @@ def duration(seconds: float) -> str:
 
 
 def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    # what has a heading of its own follows what has none
+    # the settings without a section come first
     plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     nested = {key: _flatten(value) for key, value in config.items() if isinstance(value, Mapping)}
     return {"training": _flatten(plain), **nested}

@@ -1,1 +1,1 @@
-"""How good samples are."""
+"""The evaluation of samples against real images."""

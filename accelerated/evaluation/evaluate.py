@@ -1,19 +1,37 @@
-"""How good samples are: judged by real images that the model has not seen, beside what real images reach."""
+"""The evaluation of samples against held-out real images."""
+
+from math import prod
 
 import numpy as np
 
+from ..data import ImageSet, ImageStream
 from .metrics import (
     draw_gaussian,
     fit_classifier,
     fit_features,
     frechet_distance,
-    manifold_measures,
+    manifold_metrics,
     nearest,
 )
-from .results import COPY_SHARE, Evaluation, Measure
+from .results import COPY_SHARE, Evaluation, Metric
 
-# the pairwise measures hold a few matrices of this size squared: 10 000 takes less than 2 GB
+# neighbours in precision, recall, density and coverage; each set needs two images more than that
+NEIGHBOURS = 5
+MIN_IMAGES = NEIGHBOURS + 2
+# the pairwise metrics need a few square matrices of this size: 10 000 takes less than 2 GB
 PAIRWISE_LIMIT = 10_000
+# how much of a stream is loaded for the evaluation; as float64 it takes eight times as much
+MAX_STREAM_BYTES = 1 << 28
+
+
+def in_memory(images: ImageSet | ImageStream) -> ImageSet:
+    """The images to evaluate with: of a stream the first `PAIRWISE_LIMIT`, or as many as fit in `MAX_STREAM_BYTES`.
+
+    `Split` has shuffled them.
+    """
+    if isinstance(images, ImageSet):
+        return images
+    return images.load(min(PAIRWISE_LIMIT, max(MIN_IMAGES, MAX_STREAM_BYTES // prod(images.shape))))
 
 
 def evaluate(
@@ -24,26 +42,26 @@ def evaluate(
     held_out: np.ndarray,
     held_out_labels: np.ndarray | None,
     *,
-    k: int = 5,
+    k: int = NEIGHBOURS,
     seed: int = 0,
 ) -> Evaluation:
-    """Measure samples against held-out real images, and real images and a Gaussian in their place.
+    """Compare samples with held-out real images, and for reference also training images and draws from a Gaussian.
 
-    The caller has shuffled the real images before parting them into train and held_out. A distance between
-    sets depends on their size: if there are fewer samples than training images, as many of those, drawn at
-    random, stand for "real".
+    The caller has shuffled the real images before splitting them into train and held_out. Distances between sets depend
+    on their sizes: if there are fewer samples than training images, "real" is a random subset of the training images
+    of that size.
 
     Parameters
     ----------
     samples, train, held_out : ndarray
-        Images, floating point in 0..1, (N, ...) of one shape but for N, each of more than k + 1.
+        Images, floating point in 0..1, (N, ...) of one shape except for N, each of at least k + 2 images.
     sample_labels, train_labels, held_out_labels : ndarray or None
-        Integer (N,): what each sample was asked to be, and what each real image is. If one of them is None,
-        or there is one class only, label accuracy is not measured.
+        Integer (N,): the class that each sample was conditioned on, and the class of each real image. If one of them is
+        None, or there is only one class, label accuracy is not measured.
     k : int
         Neighbours in precision, recall, density and coverage.
     seed : int
-        Of the Gaussian's draws and of random subsets.
+        Seed of the draws from the Gaussian and of the random subsets.
 
     Returns
     -------
@@ -52,7 +70,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        If images are too few, of unlike shapes, not floating point, or outside 0..1; if labels do not fit.
+        Too few images, different shapes, not floating point, outside 0..1, or labels that do not fit.
 
     Examples
     --------
@@ -71,11 +89,11 @@ def evaluate(
     given_labels = {"samples": sample_labels, "train": train_labels, "held_out": held_out_labels}
     labels = {name: _check_labels(given, name, len(pixels[name])) for name, given in given_labels.items()}
 
-    # pixels decide what is a copy, features how alike two sets are
+    # copies are found by pixels, sets are compared by features
     index, distances = nearest(pixels["samples"], pixels["train"])
     held_out_distances = nearest(pixels["held_out"], pixels["train"])[1]
     if not held_out_distances.any():
-        raise ValueError("every image of held_out is also in train: there is nothing that the model has not seen")
+        raise ValueError("every image of held_out is also in train: there are no unseen images")
     rng = np.random.default_rng(seed)
     gaussian = draw_gaussian(_few(rng, pixels["train"]), len(samples), rng)
     too_near = np.quantile(held_out_distances, COPY_SHARE)
@@ -93,7 +111,7 @@ def evaluate(
     }
     distance = {name: frechet_distance(x, held_out_features) for name, x in stand_ins.items()}
     few = _few(rng, held_out_features)
-    manifold = {name: manifold_measures(few, _few(rng, x), k=k) for name, x in stand_ins.items()}
+    manifold = {name: manifold_metrics(few, _few(rng, x), k=k) for name, x in stand_ins.items()}
     classifier, label_accuracy = _label_accuracy(pixels, labels, rng, seed)
     return Evaluation(
         features=space,
@@ -101,14 +119,14 @@ def evaluate(
         k=k,
         seed=seed,
         counts={**{name: len(images) for name, images in pixels.items()}, "pairwise": PAIRWISE_LIMIT},
-        frechet_distance=Measure(**distance),
-        frechet_ratio=Measure(**{name: value / distance["real"] for name, value in distance.items()}),
+        frechet_distance=Metric(**distance),
+        frechet_ratio=Metric(**{name: value / distance["real"] for name, value in distance.items()}),
         **{
-            name: Measure(**{who: values[name] for who, values in manifold.items()})
+            name: Metric(**{who: values[name] for who, values in manifold.items()})
             for name in ("precision", "recall", "density", "coverage")
         },
         label_accuracy=label_accuracy,
-        copies=Measure(**{name: float((x <= too_near).mean()) for name, x in copies.items()}),
+        copies=Metric(**{name: float((x <= too_near).mean()) for name, x in copies.items()}),
         neighbour_index=tuple(index.tolist()),
         neighbour_distance=tuple(distances.tolist()),
     )
@@ -119,7 +137,7 @@ def _label_accuracy(
     labels: dict[str, np.ndarray | None],
     rng: np.random.Generator,
     seed: int,
-) -> tuple[str, Measure | None]:
+) -> tuple[str, Metric | None]:
     given = {name: values for name, values in labels.items() if values is not None}
     if len(given) < len(labels):
         return "no labels", None
@@ -134,7 +152,7 @@ def _label_accuracy(
     chosen = _subset(rng, len(given["train"]), PAIRWISE_LIMIT)
     name, classifier = fit_classifier(pixels["train"][chosen], given["train"][chosen], seed=seed)
     right = {who: float((classifier.predict(pixels[who]) == given[who]).mean()) for who in given}
-    return name, Measure(samples=right["samples"], real=right["held_out"], gaussian=None)
+    return name, Metric(samples=right["samples"], real=right["held_out"], gaussian=None)
 
 
 def _flatten(images: np.ndarray, name: str, k: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Measures of one set of images against another: Fréchet distance, precision and recall, copies, labels.
+"""Metrics that compare two sets of images: Fréchet distance, precision and recall, nearest images, label accuracy.
 
-Everything here takes float64 (N, D): flattened pixels in 0..1, or the features that `fit_features` names.
+All take float64 (N, D): flattened pixels in 0..1, or the features of `fit_features`.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
-# above this many values an image is described by its largest principal components
+# images with more values than this are projected on principal components
 PIXEL_LIMIT = 1024
 COMPONENTS = 256
 DIGITS_DIMENSIONS = 64
 
 
 def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
-    """The space in which sets of images are compared with the held-out images.
+    """The features by which sets of images are compared with the held-out images.
 
-    Images of up to 1024 values are compared as they are. Larger ones are projected on the largest principal
-    components of the held-out images, at most 256. Not of the training images: those stand beside the samples,
-    and principal components favour the images that they are fitted to.
+    Up to 1024 values per image, these are the pixels; beyond that, the projection on the first principal components of
+    the held-out images, at most 256. The components are not those of the training images, because these take the place
+    of the samples for "real", and principal components favour the images that they are fitted to.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[
     Returns
     -------
     name : str
-        What the space is, with its dimension.
+        The features and their dimension.
     transform : callable
         (N, D) -> (N, dimension).
     """
@@ -53,15 +53,15 @@ def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[
 def covariance_factor(x: np.ndarray) -> np.ndarray:
     """R with RᵀR the unbiased sample covariance of x; float64 (min(N, D), D).
 
-    Made from the centred data, never from the covariance matrix: no square root of a rounding error is taken,
-    and a covariance without full rank (few images, pixels that are always black) is no special case.
+    It is computed from the centred data and not from the covariance matrix. So there are no square roots of rounding
+    errors, and a rank-deficient covariance (few images, pixels that are always black) is no special case.
     """
     centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance of two sets of features, each taken for a Gaussian (Heusel et al. 2017).
+    """Fréchet distance between Gaussians fitted to two sets of features (Heusel et al. 2017).
 
     |μ_x − μ_y|² + tr(Σ_x + Σ_y − 2 (Σ_x Σ_y)^½). With Σ = RᵀR the last trace is the sum of the singular
     values of R_x R_yᵀ, which needs no matrix square root and has no imaginary part.
@@ -74,7 +74,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     Returns
     -------
     float
-        At least 0. It falls as sets grow, so that only distances of sets of like size compare.
+        At least 0. It falls as sets grow: compare distances of sets of similar size only.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def draw_gaussian(x: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return np.clip(x.mean(axis=0) + rng.standard_normal((count, len(factor))) @ factor, 0.0, 1.0)
 
 
-def manifold_measures(real: np.ndarray, fake: np.ndarray, *, k: int) -> dict[str, float]:
+def manifold_metrics(real: np.ndarray, fake: np.ndarray, *, k: int) -> dict[str, float]:
     """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020).
 
     Computed by `prdc`, the package of the latter authors.
@@ -103,9 +103,9 @@ def manifold_measures(real: np.ndarray, fake: np.ndarray, *, k: int) -> dict[str
     Parameters
     ----------
     real, fake : ndarray
-        float64 (N, D) and (M, D), each of more than k + 1 rows. Matrices of N × N, M × M and N × M are made.
+        float64 (N, D) and (M, D), each of at least k + 2 rows. Allocates matrices of N × N, M × M and N × M.
     k : int
-        The ball around an image reaches to its k-th nearest neighbour.
+        The ball around an image extends to its k-th nearest neighbour.
     """
     # the package prints the sizes
     with contextlib.redirect_stdout(io.StringIO()):
@@ -116,7 +116,7 @@ def nearest(x: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row of x its nearest row of `among`, int64 (N,), and the distance, float64 (N,)."""
     search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(among)
     index = search.kneighbors(x, return_distance=False)[:, 0]
-    # the search multiplies (a − b)² out, which leaves 1e-8 between equals; a copy is to be at distance 0
+    # the search expands (a − b)², which gives 1e-8 for equal images; the distance of a copy has to be 0
     return index, np.linalg.norm(x - among[index], axis=1)
 
 

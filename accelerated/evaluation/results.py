@@ -1,25 +1,25 @@
-"""What an evaluation found: the numbers, what stands beside them, and what they mean."""
+"""The results of an evaluation: the metrics, their reference values, and what they mean."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
-# a sample is a copy if it is as near to a training image as this share of the held-out images is
+# a sample is a copy if it is as near to a training image as the nearest 5 % of the held-out images
 COPY_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One number about the samples, and two to judge it by.
+class Metric:
+    """A metric of the samples, and two values to compare it with.
 
     Attributes
     ----------
     samples : float
-        Of the samples.
+        The value for the samples.
     real : float
-        Of real images in the samples' place: what a perfect model would reach.
+        The value for real images in place of the samples, which a perfect model would reach.
     gaussian : float or None
-        Of draws from one Gaussian with the training images' mean and covariance: what can be had for nothing.
+        The value for draws from one Gaussian with the mean and covariance of the training images, a trivial model.
     """
 
     samples: float
@@ -28,7 +28,7 @@ class Measure:
 
 
 class Row(NamedTuple):
-    """One line of the table: numbers as text, which way is better, and the meaning in plain words."""
+    """One row of the table: numbers as text, which direction is better, and what the metric means."""
 
     name: str
     samples: str
@@ -38,80 +38,80 @@ class Row(NamedTuple):
     meaning: str
 
 
-# attribute: name, number format, which way is better, meaning
-_MEANINGS = {
+# attribute: name, number format, which direction is better, meaning
+_METRICS = {
     "frechet_distance": (
         "Fréchet distance ({space})",
         "{:.4f}",
         "lower",
-        "How far the average and the spread of the images are from those of held-out real images. "
+        "How far the mean and covariance of the images are from those of held-out real images. "
         "This is not FID, whose features come from an Inception network.",
     ),
     "frechet_ratio": (
         "Fréchet distance ÷ real",
         "{:.2f}",
         "lower",
-        "The same, in units of the distance between two sets of real images: at 1 nothing is left to gain.",
+        "The same, divided by the distance between two sets of real images: 1 is as good as real.",
     ),
     "precision": (
         "Precision",
         "{:.3f}",
         "higher",
-        "Share of the samples that lie among the held-out images: do they look real?",
+        "Fraction of the samples that lie among the held-out images: do they look real?",
     ),
     "recall": (
         "Recall",
         "{:.3f}",
         "higher",
-        "Share of the held-out images that lie among the samples: is every kind of image made?",
+        "Fraction of the held-out images that lie among the samples: is every kind of image drawn?",
     ),
     "density": (
         "Density",
         "{:.3f}",
         "higher",
-        "Precision that counts how many held-out images a sample is near to; real images give about 1.",
+        "Like precision, but counts how many held-out images a sample is near; about 1 for real images.",
     ),
     "coverage": (
         "Coverage",
         "{:.3f}",
         "higher",
-        "Share of the held-out images with a sample next to them: a recall that stray samples cannot raise.",
+        "Fraction of the held-out images with a sample near them: a recall that outliers cannot raise.",
     ),
     "label_accuracy": (
         "Label accuracy",
         "{:.3f}",
         "higher",
-        "Share of the samples that a classifier, trained on real images only, takes for what they were asked to be.",
+        "Fraction of the samples that a classifier of real images assigns to the class that they were drawn for.",
     ),
     "copies": (
         "Copies",
         "{:.1%}",
         "near real",
-        f"Share of the samples as near to a training image as only {COPY_SHARE:.0%} of the held-out images "
-        "are. Far above that, the model repeats what it was shown.",
+        f"Fraction of the samples nearer to a training image than {1 - COPY_SHARE:.0%} of the held-out images "
+        "are. Far above the value for real images, the model has memorised its training images.",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that `evaluate` measured.
+    """The results of `evaluate`.
 
     Attributes
     ----------
     features, classifier : str
-        The space in which sets are compared, and what judged the labels (or why nothing did). Copies and
-        neighbours are found by the distance of pixels.
+        The features by which sets are compared, and the classifier of the label accuracy (or why there is none). Copies
+        and neighbours are found by the distance of pixels.
     k, seed : int
-        Neighbours in the manifold measures; seed of the baseline's draws and of the subsets.
+        Neighbours in the manifold metrics; seed of the draws from the Gaussian and of the subsets.
     counts : dict
-        Images in samples, train and held_out, and (pairwise) the most that a pairwise measure takes of each.
-    frechet_distance, frechet_ratio, precision, recall, density, coverage, copies : Measure
-        `rows` says what each means. The ratio is the distance in multiples of the real one.
-    label_accuracy : Measure or None
+        Images in samples, train and held_out, and (pairwise) the maximum that a pairwise metric uses of each.
+    frechet_distance, frechet_ratio, precision, recall, density, coverage, copies : Metric
+        `rows` explains each. The ratio is the distance divided by that of real images.
+    label_accuracy : Metric or None
         None without labels.
     neighbour_index, neighbour_distance : tuple
-        For each sample the row of its nearest training image, and how far away that is.
+        For each sample the index of the nearest training image, and its distance.
     """
 
     features: str
@@ -119,14 +119,14 @@ class Evaluation:
     k: int
     seed: int
     counts: dict[str, int]
-    frechet_distance: Measure
-    frechet_ratio: Measure
-    precision: Measure
-    recall: Measure
-    density: Measure
-    coverage: Measure
-    label_accuracy: Measure | None
-    copies: Measure
+    frechet_distance: Metric
+    frechet_ratio: Metric
+    precision: Metric
+    recall: Metric
+    density: Metric
+    coverage: Metric
+    label_accuracy: Metric | None
+    copies: Metric
     neighbour_index: tuple[int, ...]
     neighbour_distance: tuple[float, ...]
 
@@ -144,28 +144,28 @@ class Evaluation:
             raise ValueError(f"not an evaluation: missing keys {missing}, unknown keys {unknown}")
         values = dict(plain)
         for key, value in plain.items():
-            if key in _MEANINGS and value is not None:
-                values[key] = Measure(**value)
+            if key in _METRICS and value is not None:
+                values[key] = Metric(**value)
             elif isinstance(value, list):
                 values[key] = tuple(value)
         return cls(**values)
 
     def rows(self) -> list[Row]:
-        """The lines of the table, in reading order."""
+        """The rows of the table."""
         rows = []
-        for key, (name, number, better, meaning) in _MEANINGS.items():
-            measure: Measure | None = getattr(self, key)
-            if measure is None:
+        for key, (name, number, better, meaning) in _METRICS.items():
+            metric: Metric | None = getattr(self, key)
+            if metric is None:
                 rows.append(Row(name, "–", "–", "–", better, f"Not measured: {self.classifier}."))
                 continue
-            numbers = (measure.samples, measure.real, measure.gaussian)
+            numbers = (metric.samples, metric.real, metric.gaussian)
             samples, real, gaussian = ("–" if value is None else number.format(value) for value in numbers)
             title = name.format(space=self.features.split(" (")[0])
             rows.append(Row(title, samples, real, gaussian, better, meaning))
         return rows
 
     def table(self) -> str:
-        """The measures as a text table."""
+        """The metrics as a text table."""
         head = Row("", "samples", "real", "one Gaussian", "better", "")
         lines = [(row.name, row.samples, row.real, row.gaussian, row.better) for row in (head, *self.rows())]
         widths = [max(len(line[i]) for line in lines) for i in range(5)]
@@ -179,7 +179,7 @@ class Evaluation:
         return "\n".join([*text, "", *(f"{key}: {value}" for key, value in self.setting().items())])
 
     def setting(self) -> dict[str, str]:
-        """What was compared, and how, as text."""
+        """The settings of the evaluation, as text."""
         sizes = {name: count for name, count in self.counts.items() if name != "pairwise"}
         images = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in sizes.items())
         if max(sizes.values()) > self.counts["pairwise"]:

@@ -1,4 +1,4 @@
-"""The images of each optimizer step: which ones, with which labels, mirrored or not, all from an address."""
+"""The batches: the images of each optimizer step, their labels, flips and dropped labels, all from addresses."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -17,20 +17,20 @@ from ..data import DataError, ImageSet, ImageStream
 from ..ops import uniform
 from .config import TrainConfig
 
-# a data set up to this size is copied to the device once; a larger one travels batch by batch
+# a data set up to this size is copied to the device once; of a larger one, each batch is
 RESIDENT_BYTES = 2 << 30
 
 
 def batch_rows(seed: int, step: int, batch_size: int, n: int) -> NDArray[np.int64]:
-    """Numbers of the images of a step: the data in a new random order each epoch, every image once.
+    """Indices of the images of a step: each epoch is a new random permutation of the data.
 
-    Position p = step · batch_size + i of the run is image permutation(seed, p // n)[p mod n]; a batch may end
-    one epoch and begin the next.
+    Position p = step · batch_size + i of the run is image permutation(seed, p // n)[p mod n]; a batch may contain the
+    end of one epoch and the start of the next.
 
     Parameters
     ----------
     seed, step : int
-        Of the run; steps count from 0.
+        Steps count from 0.
     batch_size : int
     n : int
         Images in the data set, at least 1.
@@ -49,13 +49,13 @@ def batch_rows(seed: int, step: int, batch_size: int, n: int) -> NDArray[np.int6
     return rows
 
 
-# two epochs meet in a batch, and the next batch begins with the later one
+# a batch may span two epochs, and the next batch starts in the later one
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     return permutation(seed, epoch, n)
 
 
-class Feed:
+class Batches:
     """The batches of a training run.
 
     Parameters
@@ -65,11 +65,11 @@ class Feed:
     images : ImageSet or ImageStream
         The images to train on.
     num_classes : int or None
-        None withholds every label.
+        None for a network without labels.
     device : torch.device
-        Where the batches are wanted.
-    pieces : list of range, optional
-        The rows that a step is asked for, in turn: streamed images are decoded ahead of them.
+        Device of the batches.
+    micro_batches : list of range, optional
+        The rows that each step asks for, in order, so that streamed images are decoded ahead; all by default.
     """
 
     def __init__(
@@ -78,19 +78,19 @@ class Feed:
         images: ImageSet | ImageStream,
         num_classes: int | None,
         device: torch.device,
-        pieces: list[range] | None = None,
+        micro_batches: list[range] | None = None,
     ) -> None:
         self._config, self._device, self._count = config, device, len(images)
         self._pixels: Callable[[int, range], Tensor]
         if isinstance(images, ImageStream):
-            self._pixels = Decoder(config, images, device, pieces or [range(config.batch_size)])
+            self._pixels = Decoder(config, images, device, micro_batches or [range(config.batch_size)])
         else:
             resident = images.images.nbytes <= RESIDENT_BYTES
-            stored = torch.from_numpy(images.images).to(device if resident else "cpu")
-            self._pixels = lambda step, rows: stored[self._numbers(step, rows).to(stored.device)]
-        self._labels, self._withheld = None, 0
+            pixels = torch.from_numpy(images.images).to(device if resident else "cpu")
+            self._pixels = lambda step, rows: pixels[self._indices(step, rows).to(pixels.device)]
+        self._labels, self._null_label = None, 0
         if num_classes is not None and images.labels is not None:
-            self._labels, self._withheld = torch.from_numpy(images.labels).to(device), num_classes
+            self._labels, self._null_label = torch.from_numpy(images.labels).to(device), num_classes
 
     def __call__(self, step: int, rows: range | None = None) -> tuple[Tensor, Tensor | None]:
         """Images and labels of an optimizer step, or of some rows of its batch.
@@ -107,37 +107,37 @@ class Feed:
         images : Tensor
             uint8 (rows, C, H, W).
         labels : Tensor or None
-            int64 (rows,); num_classes where the label is withheld.
+            int64 (rows,); num_classes where the label is dropped.
         """
         config, device = self._config, self._device
         rows = range(config.batch_size) if rows is None else rows
         count, first = len(rows), rows.start
         images = self._pixels(step, rows).to(device, non_blocking=True)
         if config.data.flip:
-            mirrored = uniform(NoiseAddress(config.seed, AUGMENTATION, step, first), count, device) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            flipped = uniform(NoiseAddress(config.seed, AUGMENTATION, step, first), count, device) < 0.5
+            images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
         if self._labels is None:
             return images, None
-        labels = self._labels[self._numbers(step, rows).to(device)]
+        labels = self._labels[self._indices(step, rows).to(device)]
         if config.label_dropout:
-            withheld = (
+            dropped = (
                 uniform(NoiseAddress(config.seed, LABEL_DROPOUT, step, first), count, device) < config.label_dropout
             )
-            labels = torch.where(withheld, self._withheld, labels)
+            labels = torch.where(dropped, self._null_label, labels)
         return images, labels
 
     def close(self) -> None:
-        """End the processes that decode, if there are any."""
+        """End the worker processes, if there are any."""
         if isinstance(self._pixels, Decoder):
             self._pixels.close()
 
-    def _numbers(self, step: int, rows: range) -> Tensor:
+    def _indices(self, step: int, rows: range) -> Tensor:
         batch = batch_rows(self._config.seed, step, self._config.batch_size, self._count)
         return torch.from_numpy(batch[rows.start : rows.stop])
 
 
 class Decoder:
-    """The pixels of streamed images, decoded by other processes ahead of the step that wants them.
+    """The pixels of streamed images, decoded by worker processes ahead of the step that needs them.
 
     Parameters
     ----------
@@ -145,19 +145,21 @@ class Decoder:
         Seed, batch size, steps, workers.
     images : ImageStream
     device : torch.device
-        Where the pixels will go.
-    pieces : list of range
-        The rows that a step is asked for, in turn.
+        Where the pixels will be copied; for a GPU they are pinned.
+    micro_batches : list of range
+        The rows that each step asks for, in order.
     """
 
-    def __init__(self, config: TrainConfig, images: ImageStream, device: torch.device, pieces: list[range]) -> None:
-        self._config, self._images, self._pieces = config, images, pieces
+    def __init__(
+        self, config: TrainConfig, images: ImageStream, device: torch.device, micro_batches: list[range]
+    ) -> None:
+        self._config, self._images, self._micro_batches = config, images, micro_batches
         self._pin = device.type == "cuda"
         self._next: tuple[int, range] | None = None
         self._decoded: Iterator[Any] = iter(())
 
     def __call__(self, step: int, rows: range) -> Tensor:
-        """Pixels uint8 (rows, C, H, W) of some rows of a step; out of turn, what was decoded ahead is thrown away.
+        """Pixels uint8 (rows, C, H, W) of some rows of a step; unless they are the next ones, decoding restarts there.
 
         Raises
         ------
@@ -165,38 +167,38 @@ class Decoder:
             An image that cannot be decoded, or that has another shape.
         """
         if self._next != (step, rows):
-            self._turns = self._from(step, rows)
-            numbers = (self._numbers(*turn) for turn in self._from(step, rows))
-            self._decoded = iter(self._loader(numbers))
-            next(self._turns)
+            self._requests = self._requests_from(step, rows)
+            indices = (self._indices(*request) for request in self._requests_from(step, rows))
+            self._decoded = iter(self._loader(indices))
+            next(self._requests)
         pixels = next(self._decoded)
-        self._next = next(self._turns, None)
+        self._next = next(self._requests, None)
         if isinstance(pixels, DataError):
             raise pixels
         return pixels
 
     def close(self) -> None:
-        """End the processes that decode; the next call starts others."""
+        """End the worker processes; the next call starts new ones."""
         self._decoded, self._next = iter(()), None
 
-    def _from(self, step: int, rows: range) -> Iterator[tuple[int, range]]:
-        """The turns from one on, to the end of the run."""
-        yield from ((step, piece) for piece in self._pieces[self._pieces.index(rows) :])
-        for later in range(step + 1, self._config.steps):
-            yield from ((later, piece) for piece in self._pieces)
+    def _requests_from(self, step: int, rows: range) -> Iterator[tuple[int, range]]:
+        """The calls from this one to the end of the run."""
+        yield from ((step, later) for later in self._micro_batches[self._micro_batches.index(rows) :])
+        for later_step in range(step + 1, self._config.steps):
+            yield from ((later_step, rows) for rows in self._micro_batches)
 
-    def _numbers(self, step: int, rows: range) -> NDArray[np.int64]:
+    def _indices(self, step: int, rows: range) -> NDArray[np.int64]:
         batch = batch_rows(self._config.seed, step, self._config.batch_size, len(self._images))
         return batch[rows.start : rows.stop]
 
-    def _loader(self, numbers: Iterator[NDArray[np.int64]]) -> DataLoader[Any]:
+    def _loader(self, indices: Iterator[NDArray[np.int64]]) -> DataLoader[Any]:
         return DataLoader(
             _Pixels(self._images),
-            # the sampler names a whole piece at a time
-            sampler=numbers,
+            # the sampler gives the indices of a whole micro-batch at a time
+            sampler=indices,
             batch_size=None,
             num_workers=self._config.data.workers,
-            worker_init_fn=_outlive_signals,
+            worker_init_fn=_ignore_signals,
             pin_memory=self._pin,
         )
 
@@ -205,15 +207,15 @@ class _Pixels(Dataset[Any]):
     def __init__(self, images: ImageStream) -> None:
         self._images = images
 
-    def __getitem__(self, numbers: NDArray[np.int64]) -> Tensor | DataError:
+    def __getitem__(self, indices: NDArray[np.int64]) -> Tensor | DataError:
         try:
-            return torch.from_numpy(self._images.read(numbers))
+            return torch.from_numpy(self._images.read(indices))
         except DataError as error:
-            # raised here, it would arrive as the page that tells where
+            # raising in the worker would wrap it in a long traceback
             return error
 
 
-def _outlive_signals(worker: int) -> None:
-    # a signal to the whole group stops the loop after its step, which the workers have to live to see
+def _ignore_signals(worker: int) -> None:
+    # a signal to the whole process group stops the loop after its step, for which the workers are still needed
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))

@@ -1,12 +1,11 @@
-"""Checkpoints: every tensor of a run in safetensors, and beside it a JSON with all that is not a tensor.
+"""Checkpoints: the tensors of a run in a safetensors file, and everything else in a JSON file beside it.
 
-A checkpoint is whole or it is not there.  Both files are written under a temporary name, synced and renamed,
-the JSON last; it holds the SHA-256 of the tensors, so that a torn or damaged pair is told from a good one.
+Both files are written atomically, the JSON last. It holds the SHA-256 of the tensors, so that an incomplete or damaged
+pair is recognised.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,54 +17,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError, DamagedCheckpoint
-from . import config as configuration
-from .config import TrainConfig
+from .atomic import remove_partial_files, replacing, write_atomically
+from .config import TrainConfig, from_dict
+from .data import DataRecord
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class DataRecord:
-    """What a run remembers of its images, so that it can be told from other images.
-
-    Attributes
-    ----------
-    fingerprint : str
-        `ImageSet.fingerprint` of all the images, those held out included.
-    shape : tuple of int
-        (C, H, W) of one image.
-    class_names : tuple of str
-        Empty where there are no labels.
-    """
-
-    fingerprint: str
-    shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-
-    def require(self, found: "DataRecord", source: str) -> None:
-        """Refuse images, found under the name `source`, that are not these."""
-        if found.shape != self.shape:
-            raise CheckpointError(
-                f"{source}: images of shape {found.shape} (C, H, W); the run was trained on {self.shape}"
-            )
-        if found.fingerprint != self.fingerprint:
-            raise CheckpointError(f"{source}: not the images of this run any more (their fingerprint differs)")
-
-
-@dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after a number of steps.
+    """A run after a number of optimizer steps.
 
     Attributes
     ----------
     step : int
-        Optimizer steps that were made.
+        Optimizer steps made.
     seconds : float
         Time they took.
     config : TrainConfig
-        The whole configuration, the model included.
+        With the model.
     data : DataRecord
-        The images it is trained on.
+        The images of the run.
     tensors : dict
         By name: `model.*`, `ema.*`, `optimizer.*`.
     """
@@ -76,12 +48,8 @@ class Checkpoint:
     data: DataRecord
     tensors: dict[str, Tensor]
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with `prefix`, without it."""
-        return {name.removeprefix(prefix): x for name, x in self.tensors.items() if name.startswith(prefix)}
-
     def require(self, tensors: Mapping[str, Tensor]) -> None:
-        """Refuse to fill these tensors from the checkpoint's if it lacks one or has one of another shape.
+        """Check that the checkpoint has all these tensors, with the same shapes.
 
         Raises
         ------
@@ -99,29 +67,29 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint, and remove all but the newest `keep` up to its step.
+    """Write a checkpoint, and remove all but the newest `keep`; checkpoints of later steps are removed, too.
 
     Parameters
     ----------
     folder : Path
-        `checkpoints/` of the run; made if it is not there.
+        Created if it does not exist.
     checkpoint : Checkpoint
-        Its tensors may lie on any device and in any memory order; both are left out of the file.
+        Its tensors may have any device and memory format; neither is stored.
     keep : int
         At least 1.
 
     Returns
     -------
     Path
-        The file with the tensors, `step_XXXXXXXXX.safetensors`; the JSON has the same stem.
+        The file of the tensors, `step_XXXXXXXXX.safetensors`; the JSON file has the same stem.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for remains in folder.glob(".*.partial"):
-        remains.unlink()
-    path = folder / f"step_{checkpoint.step:09d}.safetensors"
+    remove_partial_files(folder)
+    path = _path(folder, checkpoint.step)
     tensors = {name: x.detach().to("cpu").contiguous() for name, x in checkpoint.tensors.items()}
-    _write(path, lambda temporary: save_file(tensors, temporary))
-    # no newline follows: with the last byte gone, it is no JSON any more
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+    # without a newline at the end, so that a file that lacks its last byte is not JSON
     record = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -130,13 +98,13 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         "data": asdict(checkpoint.data),
         "config": asdict(checkpoint.config),
     }
-    _write(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(record, indent=2)))
-    # later steps are of a past that this run went back from: left there, they would push good ones out
+    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
+    # checkpoints of later steps are from before this run went back; left there, they would push good ones out
     kept = [step for step in _steps(folder) if step <= checkpoint.step][:keep]
     for other in set(_steps(folder)) - set(kept):
-        # the JSON goes first: tensors without it are no checkpoint
+        # the JSON first, as tensors without it are no checkpoint
         for suffix in (".json", ".safetensors"):
-            (folder / f"step_{other:09d}{suffix}").unlink(missing_ok=True)
+            _path(folder, other).with_suffix(suffix).unlink(missing_ok=True)
     return path
 
 
@@ -148,14 +116,14 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
     path : Path
         Either of its two files.
     device : str or torch.device
-        Where the tensors go.
+        Device of the tensors.
 
     Raises
     ------
     DamagedCheckpoint
-        A file that is missing, cut short, or not what was written.
+        A file is missing, cut short, or differs from what was written.
     CheckpointError
-        A checkpoint of another format, or with a configuration that this version does not know.
+        Another format, or a configuration that this version does not know.
     """
     tensors, described = path.with_suffix(".safetensors"), path.with_suffix(".json")
     record = _read_record(described)
@@ -168,7 +136,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
         return Checkpoint(
             step=record["step"],
             seconds=record["seconds"],
-            config=configuration.from_dict(record["config"]),
+            config=from_dict(record["config"]),
             data=DataRecord(data["fingerprint"], tuple(data["shape"]), tuple(data["class_names"])),
             tensors=load_file(tensors, device=str(device)),
         )
@@ -185,30 +153,40 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
 def latest(
     folder: Path, *, device: str | torch.device = "cpu", report: Callable[[str], object] = lambda message: None
 ) -> Checkpoint:
-    """The newest checkpoint that is whole.
+    """The newest undamaged checkpoint.
 
     Parameters
     ----------
     folder : Path
-        `checkpoints/` of a run.
+        The checkpoints of a run.
     device : str or torch.device
-        Where the tensors go.
+        Device of the tensors.
     report : function of str
-        Told, in one line each, of newer checkpoints that are damaged and passed over.
+        Called with one line for each damaged checkpoint that is skipped.
 
     Raises
     ------
     CheckpointError
-        No checkpoint that can be used.
+        There is none.
     """
     steps = _steps(folder)
     for step in steps:
         try:
-            return load(folder / f"step_{step:09d}.json", device)
+            return load(_path(folder, step), device)
         except DamagedCheckpoint as error:
-            report(f"passing over a damaged checkpoint: {error}")
+            report(f"skipping a damaged checkpoint: {error}")
     found = f"all {len(steps)} are damaged" if steps else "there is none"
     raise CheckpointError(f"{folder}: no checkpoint that can be read; {found}")
+
+
+def newest_path(folder: Path) -> Path | None:
+    """The tensor file of the newest checkpoint, whose content is not looked at; None if there is none."""
+    paths = (_path(folder, step) for step in _steps(folder))
+    return next((path for path in paths if path.with_suffix(".json").exists()), None)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:09d}.safetensors"
 
 
 def _steps(folder: Path) -> list[int]:
@@ -233,20 +211,3 @@ def _reason(error: Exception) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    write(temporary)
-    _sync(temporary)
-    os.replace(temporary, path)
-    # the new name is safe only when the folder is written, too
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

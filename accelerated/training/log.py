@@ -1,46 +1,49 @@
-"""What a run says while it goes: a progress bar or plain lines, a log file, a CSV and TensorBoard events."""
+"""The log of a training run: a CSV file, a text file and TensorBoard events."""
 
 import csv
-import math
-import shutil
-import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
+import numpy as np
 from tqdm import tqdm
 
 from .config import TrainConfig
+from .progress import progress_bar, progress_line
 
 COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "seconds")
 
 
-def progress_bar(images: int, what: str, *, done: int = 0, shown: bool = True) -> tqdm:
-    """A bar that counts images, with their rate and the time left; silent where nobody watches a terminal."""
-    # some terminals, of containers for one, say that they are 0 by 0, and tqdm believes them
-    size = shutil.get_terminal_size()
-    return tqdm(
-        total=images,
-        initial=done,
-        desc=what,
-        unit=" images",
-        unit_scale=True,
-        ncols=size.columns,
-        nrows=size.lines,
-        disable=not (shown and sys.stderr.isatty()),
-    )
+class LogPaths(NamedTuple):
+    """Where a run is logged.
+
+    Attributes
+    ----------
+    csv : Path
+        A row of the columns in `COLUMNS` for each log entry.
+    text : Path
+        What the terminal showed.
+    tensorboard : Path
+        A folder of TensorBoard events.
+    """
+
+    csv: Path
+    text: Path
+    tensorboard: Path
 
 
-class Silence:
-    """What a process that keeps no records does with them."""
+class NoLog:
+    """The log of a process other than rank 0: nothing is written."""
 
-    def say(self, line: str) -> None:
+    def info(self, line: str) -> None:
         """Nothing."""
 
     def advance(self) -> None:
         """Nothing."""
 
-    def measure(self, **figures: float) -> None:
+    def metrics(
+        self, *, step: int, loss: float, learning_rate: float, images_per_second: float, seconds: float
+    ) -> None:
         """Nothing."""
 
     def __enter__(self) -> Self:
@@ -51,34 +54,33 @@ class Silence:
         """Nothing is open."""
 
 
-class RunLog:
-    """The records of a training run, open while it trains.
+class TrainLog:
+    """An open log.
 
     Parameters
     ----------
-    run : Path
-        The run folder: `log.csv` (the columns in `COLUMNS`), `train.log` and `tensorboard/` are written there.
+    paths : LogPaths
     steps : int
         Steps of the whole run.
     batch_size : int
-        Images in a step.
+        Images per step.
     start : int
-        Steps made before; what the records say of later ones, from before an interruption, is taken back.
+        Steps made before; entries about later ones, left by an interrupted process, are removed.
     """
 
-    def __init__(self, run: Path, *, steps: int, batch_size: int, start: int = 0) -> None:
-        # TensorBoard's writer takes a second to import, which whoever only samples need not wait for
+    def __init__(self, paths: LogPaths, *, steps: int, batch_size: int, start: int = 0) -> None:
+        # TensorBoard's writer takes a second to import, which sampling does not need
         from torch.utils.tensorboard import SummaryWriter
 
         self._steps, self._batch_size = steps, batch_size
-        _take_back(run / "log.csv", start)
-        self._text = (run / "train.log").open("a", encoding="utf-8")
-        self._csv = (run / "log.csv").open("a", encoding="utf-8", newline="")
-        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
-        self._bar = progress_bar(steps * batch_size, "training", done=start * batch_size)
+        _drop_rows_after(paths.csv, start)
+        self._text = paths.text.open("a", encoding="utf-8")
+        self._csv = paths.csv.open("a", encoding="utf-8", newline="")
+        self._events = SummaryWriter(str(paths.tensorboard), purge_step=start + 1 if start else None)
+        self._bar: tqdm = progress_bar(steps * batch_size, "training", done=start * batch_size)
 
-    def say(self, line: str) -> None:
-        """A line for the log file and for whoever watches."""
+    def info(self, line: str) -> None:
+        """Write a line to the text file and the terminal."""
         self._text.write(line + "\n")
         self._text.flush()
         if self._bar.disable:
@@ -87,13 +89,13 @@ class RunLog:
             self._bar.write(line)
 
     def advance(self) -> None:
-        """One step is done."""
+        """Count one more step in the progress bar."""
         self._bar.update(self._batch_size)
 
-    def measure(
+    def metrics(
         self, *, step: int, loss: float, learning_rate: float, images_per_second: float, seconds: float
     ) -> None:
-        """The figures of the steps since the last ones: to the CSV, to TensorBoard, and to the bar or as a line."""
+        """Log the metrics of the steps since the last entry."""
         csv.writer(self._csv).writerow(
             [step, f"{loss:.6g}", f"{learning_rate:.6g}", f"{images_per_second:.1f}", f"{seconds:.2f}"]
         )
@@ -101,10 +103,13 @@ class RunLog:
         self._events.add_scalar("loss", loss, step)
         self._events.add_scalar("learning_rate", learning_rate, step)
         self._events.add_scalar("images_per_second", images_per_second, step)
-        left = (self._steps - step) * self._batch_size / images_per_second
-        line = (
-            f"step {step}/{self._steps}  loss {loss:.4f}  learning rate {learning_rate:.2e}  "
-            f"{images_per_second:.0f} images/s  {_clock(left)} left"
+        line = progress_line(
+            step=step,
+            steps=self._steps,
+            batch_size=self._batch_size,
+            loss=loss,
+            learning_rate=learning_rate,
+            images_per_second=images_per_second,
         )
         self._text.write(line + "\n")
         self._text.flush()
@@ -127,25 +132,45 @@ class RunLog:
         self._text.close()
 
 
-Log: TypeAlias = RunLog | Silence
+Log: TypeAlias = TrainLog | NoLog
 
 
-def open_log(run: Path, config: TrainConfig, *, start: int, kept: bool) -> Log:
-    """The records of a training run in the one process that keeps them, and silence in the others."""
-    return RunLog(run, steps=config.steps, batch_size=config.batch_size, start=start) if kept else Silence()
+def open_log(paths: LogPaths, config: TrainConfig, *, start: int, rank: int) -> Log:
+    """The log of a run that has made `start` steps; only rank 0 writes."""
+    return TrainLog(paths, steps=config.steps, batch_size=config.batch_size, start=start) if rank == 0 else NoLog()
 
 
-def _take_back(path: Path, start: int) -> None:
+def read_log(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a CSV log by name, each float64 (entries,).
+
+    Raises
+    ------
+    ValueError
+        No entries, a missing column, rows of different lengths, or a value that is not a number; the file is named.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    if len(rows) < 2:
+        raise ValueError(f"{path}: expected a line of column names and at least one line of numbers")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"{path}, line {number}: expected {len(rows[0])} values, found {len(row)}")
+    if missing := [name for name in COLUMNS if name not in rows[0]]:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
+    columns = {}
+    for name, *values in zip(*rows, strict=True):
+        try:
+            columns[name] = np.array(values, dtype=np.float64)
+        except ValueError:
+            raise ValueError(f"{path}: column {name!r} holds something that is not a number") from None
+    return columns
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
     rows = [list(COLUMNS)]
-    if start:
+    if step:
         with path.open(encoding="utf-8", newline="") as file:
-            # a row that a kill cut short has too few values
-            rows += [row for row in list(csv.reader(file))[1:] if len(row) == len(COLUMNS) and int(row[0]) <= start]
+            # a process that was killed may leave a row cut short
+            rows += [row for row in list(csv.reader(file))[1:] if len(row) == len(COLUMNS) and int(row[0]) <= step]
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
-
-
-def _clock(seconds: float) -> str:
-    whole = math.ceil(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,4 +1,4 @@
-"""The training loop: noise an image, ask the network what was added, step; every random choice from its address."""
+"""The training loop: noise the images, predict the noise, step.  All random numbers come from addresses."""
 
 import math
 import signal
@@ -19,22 +19,22 @@ from ..errors import Interrupted, TrainingError
 from ..ops import integers, q_sample, simple_loss, words
 from ..schedule import DeviceSchedule
 from . import checkpoint as checkpoints
-from .batches import Feed
+from .batches import Batches
 from .checkpoint import Checkpoint, DataRecord
 from .config import TrainConfig
-from .distributed import ALONE, World
-from .log import Log, open_log
-from .optimizer import learning_rate, update_average
+from .distributed import SINGLE_PROCESS, World
+from .log import Log, LogPaths, open_log
+from .optimizer import learning_rate, update_ema
 from .state import State
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type that the network computes in under autocast, or None for float32.
+    """The autocast type of the network, or None for float32.
 
     Parameters
     ----------
     precision : {"auto", "float32", "bf16"}
-        "auto" takes bf16 on a GPU that has it in hardware; on a CPU, where it seldom pays, float32.
+        "auto" is bf16 on a GPU that has it in hardware, float32 elsewhere (on a CPU bf16 is rarely faster).
     device : torch.device
 
     Returns
@@ -48,7 +48,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 class Step:
-    """One optimizer step after another: L_simple and its gradient (Ho et al. 2020, algorithm 1), AdamW, the average.
+    """Optimizer steps: L_simple and its gradient (Ho et al. 2020, algorithm 1), AdamW, the EMA.
 
     Parameters
     ----------
@@ -56,19 +56,18 @@ class Step:
         Complete, the model included.
     state : State
         Changed in place.
-    feed : Feed
-        The batches.
+    batches : Batches
     device : torch.device
         Where the state is.
     world : World
-        The processes that make the step together, each with its rows of the batch.
+        The processes that share a step; each computes its rows of the batch.
     """
 
     def __init__(
-        self, config: TrainConfig, state: State, feed: Feed, device: torch.device, world: World = ALONE
+        self, config: TrainConfig, state: State, batches: Batches, device: torch.device, world: World = SINGLE_PROCESS
     ) -> None:
-        self._config, self._state, self._feed, self._device, self._world = config, state, feed, device, world
-        self._pieces = world.pieces(config.batch_size, config.micro_batch)
+        self._config, self._state, self._batches, self._device, self._world = config, state, batches, device, world
+        self._micro_batches = world.micro_batches(config.batch_size, config.micro_batch)
         schedule = config.schedule.build()
         self._tables = DeviceSchedule(schedule, device)
         weights = loss_weights(schedule, config.weighting, prediction=config.prediction)
@@ -80,26 +79,27 @@ class Step:
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
 
     def loss(self, step: int, rows: range | None = None) -> Tensor:
-        """The mean loss of some rows of a step's batch, by default of all, 0-dim, ready for backward().
+        """The mean loss over some rows of a step's batch, all by default; shape (), with a gradient.
 
-        A row has the number that it has in the global batch, wherever and with whatever else it is computed.
+        The random numbers of a row depend on its number in the global batch alone, not on the process or the
+        micro-batch.
         """
         config, device = self._config, self._device
         rows = range(config.batch_size) if rows is None else rows
-        x_0, label = self._feed(step, rows)
+        x_0, label = self._batches(step, rows)
         first = rows.start
         t = integers(NoiseAddress(config.seed, TIMESTEP, step, first), len(rows), 1, self._tables.T, device)
         address = NoiseAddress(config.seed, FORWARD, step, first)
         noise: NoiseAddress | Tensor = address
         if device.type == "cpu":
-            # to make eps again costs a CPU more than to keep it
+            # on a CPU it is faster to keep eps than to generate it again
             x_t, noise = q_sample(self._tables, x_0, t, address, return_eps=True)
         else:
             x_t = q_sample(self._tables, x_0, t, address)
         x_t = x_t.contiguous(memory_format=self._format)
         if self._dropout:
-            # dropout draws from torch's generator: seeded anew for these rows, it has nothing to remember either, and
-            # no two processes or micro-batches drop the same
+            # dropout uses torch's generator; seeded from the address of these rows, it has no state to save, and no two
+            # processes or micro-batches share a mask
             low, high = words(NoiseAddress(config.seed, DROPOUT, step, first), 1, 2)[0].tolist()
             torch.manual_seed(low | high << 32)
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
@@ -119,52 +119,59 @@ class Step:
         """The learning rate of a step, counted from 0."""
         config = self._config
         return learning_rate(
-            step, highest=config.learning_rate, warmup=config.warmup, steps=config.steps, decay=config.decay
+            step,
+            peak=config.learning_rate,
+            warmup=config.warmup,
+            steps=config.steps,
+            schedule=config.lr_schedule,
         )
 
     def __call__(self) -> Tensor:
-        """Make the next step; returns this process' part of its loss.
+        """Make the next step.
 
-        The parts of all processes add up to the mean over the batch. They are NaN if the loss or the gradient's norm is
-        not finite.
+        Returns
+        -------
+        Tensor, shape ()
+            This process's part of the loss: the parts of all processes sum to the mean over the batch. NaN if the loss
+            or the gradient norm is not finite.
         """
         config, state, world = self._config, self._state, self._world
         total = torch.zeros((), device=self._device)
         state.optimizer.zero_grad(set_to_none=True)
-        for rows in self._pieces:
-            with world.accumulating(self._model, last=rows is self._pieces[-1]):
+        for rows in self._micro_batches:
+            with world.gradient_sync(self._model, last=rows is self._micro_batches[-1]):
                 part = self.loss(state.step, rows) * (len(rows) / config.batch_size)
-                # the mean over processes is taken of the gradients, where their sum is wanted
+                # DDP and FSDP average the gradients over the processes; the sum is needed
                 (part * world.size).backward()
             total += part.detach()
-        norm = world.whole(nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_gradient))
+        norm = world.full_tensor(nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm))
         for group in state.optimizer.param_groups:
             group["lr"] = self.learning_rate(state.step)
         state.optimizer.step()
-        update_average(state.average, state.model, state.step, config.ema)
+        update_ema(state.ema, state.model, state.step, config.ema)
         state.step += 1
-        # 0 · inf and 0 · NaN are NaN: both are noticed by one number, which nobody waits for
+        # 0 · inf and 0 · NaN are NaN, so the sum shows a bad gradient without waiting for the device
         return total + 0.0 * norm
 
 
 class StopSignals:
-    """SIGINT and SIGTERM as a wish, `number`, that the loop reads between two steps; a second one ends at once."""
+    """Records SIGINT and SIGTERM in `number`, so that the loop can stop between steps; a second signal ends at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def __enter__(self) -> Self:
-        """Take the signals over."""
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Install the handlers."""
+        self._before = {number: signal.signal(number, self._record) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -173,35 +180,38 @@ def train(
     config: TrainConfig,
     images: ImageSet | ImageStream,
     record: DataRecord,
-    run: Path,
     *,
     device: torch.device,
-    world: World = ALONE,
+    checkpoint_folder: Path,
+    log_paths: LogPaths,
+    world: World = SINGLE_PROCESS,
     checkpoint: Checkpoint | None = None,
     draw: Callable[[State, Log], None] = lambda state, log: None,
 ) -> State:
-    """Train, from the beginning or from a checkpoint, until `config.steps` steps are made.
+    """Train until `config.steps` steps are made, from the start or from a checkpoint.
 
-    The same configuration and images give the same weights, bit for bit on one kind of CPU with one number of
-    threads, whether or not the run was interrupted on the way. Several processes see the same images, labels,
-    timesteps and noise as one; they add the gradients up in another order.
+    The same configuration and images give the same weights, bit for bit on one kind of CPU with one number of threads,
+    whether or not the run was interrupted. Several processes see the same images, labels, timesteps and noise as one
+    process; only the order in which gradients are summed differs.
 
     Parameters
     ----------
     config : TrainConfig
-        Complete, the model included.
+        With a model.
     images : ImageSet or ImageStream
-        The images to train on, held-out ones taken away.
+        The images to train on, without those held out.
     record : DataRecord
-        Of the whole data set, for the checkpoints.
-    run : Path
-        The run folder, which exists: `log.csv`, `train.log`, `tensorboard/` and `checkpoints/` go there.
+        Of the whole data set, stored in the checkpoints.
     device : torch.device
+    checkpoint_folder : Path
+        Where checkpoints are written; created if it does not exist.
+    log_paths : LogPaths
+        Where the log is written, in folders that exist.
     world : World
-        The processes that train together. The leader writes what is written; all of them make every step.
+        The processes that train together; rank 0 writes the files.
     checkpoint : Checkpoint, optional
-        Where to go on from; the leader's has the tensors.
-    draw : function of (State, log)
+        Where to continue; only rank 0 needs its tensors.
+    draw : function of (State, Log)
         Called every `config.sample_every` steps, to draw a grid of samples.
 
     Returns
@@ -211,28 +221,29 @@ def train(
     Raises
     ------
     TrainingError
-        The loss or a gradient is no longer finite.
+        The loss or a gradient is not finite.
     Interrupted
-        SIGINT or SIGTERM came; a checkpoint has been written.
+        SIGINT or SIGTERM was received; a checkpoint has been written.
     """
     state = State.begin(config, device, world)
     if checkpoint is not None:
         state.restore(checkpoint, world)
     num_classes = config.model.num_classes if config.model is not None else None
-    feed = Feed(config, images, num_classes, device, world.pieces(config.batch_size, config.micro_batch))
-    step = Step(config, state, feed, device, world)
+    micro_batches = world.micro_batches(config.batch_size, config.micro_batch)
+    batches = Batches(config, images, num_classes, device, micro_batches)
+    step = Step(config, state, batches, device, world)
     total, since, seconds_since = torch.zeros((), device=device), state.step, state.seconds
     with (
-        closing(feed),
+        closing(batches),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        open_log(run, config, start=state.step, kept=world.leader) as log,
+        open_log(log_paths, config, start=state.step, rank=world.rank) as log,
         StopSignals() as stop,
     ):
         mark = time.perf_counter()
         while state.step < config.steps:
             total += step()
             log.advance()
-            # read once: a signal may come at any time
+            # read once, as a signal can arrive at any time
             stopping = world.signal(stop.number)
             finished = state.step == config.steps
             logging = finished or state.step % config.log_every == 0
@@ -240,14 +251,14 @@ def train(
             drawing = config.sample_every > 0 and state.step % config.sample_every == 0
             if not (logging or saving or drawing):
                 continue
-            # the one place where the device is waited for
+            # the only place where the host waits for the device
             loss = world.sum(total.item()) / (state.step - since)
             now = time.perf_counter()
             state.seconds += now - mark
             if not math.isfinite(loss):
-                raise TrainingError(_not_finite(run, since, state.step))
+                raise TrainingError(_not_finite(checkpoint_folder, since, state.step))
             if logging:
-                log.measure(
+                log.metrics(
                     step=state.step,
                     loss=loss,
                     learning_rate=step.learning_rate(state.step - 1),
@@ -257,32 +268,28 @@ def train(
                 total.zero_()
                 since, seconds_since = state.step, state.seconds
             if saving:
-                _save(run, config, record, state, world)
+                _save(checkpoint_folder, config, record, state, world)
             if stopping is not None:
                 name = signal.Signals(stopping).name
-                raise Interrupted(
-                    f"stopped by {name} after step {state.step} of {config.steps}; "
-                    f"go on with: {world.program} train --resume {run}",
-                    stopping,
-                )
+                raise Interrupted(f"stopped by {name} after step {state.step} of {config.steps}", stopping)
             if drawing:
                 draw(state, log)
             mark = time.perf_counter()
     return state
 
 
-def _save(run: Path, config: TrainConfig, record: DataRecord, state: State, world: World) -> None:
+def _save(folder: Path, config: TrainConfig, record: DataRecord, state: State, world: World) -> None:
     tensors = state.tensors()
-    # the loss was finite, but it was that of the weights before this step
-    if not world.all(bool(torch.stack([world.local(x).isfinite().all() for x in tensors.values()]).all())):
-        raise TrainingError(_not_finite(run, state.step - 1, state.step))
-    saved = Checkpoint(state.step, state.seconds, config, record, world.collect(tensors))
-    world.led(lambda: checkpoints.save(run / "checkpoints", saved, keep=config.keep))
+    # the loss was finite, but it is that of the weights before this step
+    if not world.all(bool(torch.stack([world.local_tensor(x).isfinite().all() for x in tensors.values()]).all())):
+        raise TrainingError(_not_finite(folder, state.step - 1, state.step))
+    saved = Checkpoint(state.step, state.seconds, config, record, world.full_tensors_on_rank0(tensors))
+    world.on_rank0(lambda: checkpoints.save(folder, saved, keep=config.keep))
 
 
-def _not_finite(run: Path, first: int, last: int) -> str:
-    saved = sorted(run.glob("checkpoints/step_*.json"))
-    kept = f"the last good state is {saved[-1].with_suffix('.safetensors')}" if saved else "no checkpoint was due"
+def _not_finite(folder: Path, first: int, last: int) -> str:
+    newest = checkpoints.newest_path(folder)
+    kept = f"the last good state is {newest}" if newest else "there is no checkpoint yet"
     return (
         f"the loss or a weight is no longer finite (steps {first + 1} to {last}); {kept}; "
         "try a lower --learning-rate, or --precision float32"

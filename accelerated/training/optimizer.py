@@ -1,4 +1,4 @@
-"""The optimizer's course over a run: its learning rate, and the running average of the weights."""
+"""The learning-rate schedule, and the EMA of the weights."""
 
 import math
 
@@ -6,53 +6,53 @@ import torch
 from torch import nn
 
 
-def learning_rate(step: int, *, highest: float, warmup: int, steps: int, decay: str) -> float:
-    """Learning rate of an optimizer step: a linear rise over `warmup` steps, then the way down to zero.
+def learning_rate(step: int, *, peak: float, warmup: int, steps: int, schedule: str) -> float:
+    """Learning rate of an optimizer step: linear warm-up, then the schedule.
 
-        lr = highest · (step + 1) / warmup                 for step < warmup, and from there on, with
+        lr = peak · (step + 1) / warmup                 for step < warmup, and after that, with
         u  = (step − warmup) / (steps − warmup) in [0, 1):
-        lr = highest · {(1 + cos πu) / 2, 1 − u, 1}        for "cosine", "linear", "constant"
+        lr = peak · {(1 + cos πu) / 2, 1 − u, 1}        for "cosine", "linear", "constant"
 
     Parameters
     ----------
     step : int
         0..steps − 1.
-    highest : float
-        The learning rate at the end of the rise.
+    peak : float
+        The learning rate at the end of the warm-up.
     warmup, steps : int
-        Steps of the rise, and of the whole run; warmup < steps.
-    decay : {"cosine", "linear", "constant"}
+        Steps of the warm-up, and of the whole run; warmup < steps.
+    schedule : {"cosine", "linear", "constant"}
 
     Returns
     -------
     float
-        A function of the step alone: a resumed run has nothing to remember.
+        Depends on the step alone, so that there is no state to save.
     """
     if step < warmup:
-        return highest * (step + 1) / warmup
-    done = (step - warmup) / (steps - warmup)
-    if decay == "cosine":
-        return highest * (1 + math.cos(math.pi * done)) / 2
-    return highest * (1 - done) if decay == "linear" else highest
+        return peak * (step + 1) / warmup
+    u = (step - warmup) / (steps - warmup)
+    if schedule == "cosine":
+        return peak * (1 + math.cos(math.pi * u)) / 2
+    return peak * (1 - u) if schedule == "linear" else peak
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Move the averaged weights towards the weights: average ← d · average + (1 − d) · weights, in place.
+def update_ema(ema: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Update the EMA of the weights in place: ema ← d · ema + (1 − d) · weights.
 
-    d = min(decay, (2 + step) / (11 + step)), so that the random weights of the beginning are forgotten early
-    on (the rule of TensorFlow's ExponentialMovingAverage, with 1 + step updates made).
+    d = min(decay, (2 + step) / (11 + step)), so that the random initial weights are forgotten early (the rule of
+    TensorFlow's ExponentialMovingAverage with num_updates = 1 + step).
 
     Parameters
     ----------
-    average, model : Module
+    ema, model : Module
         Two networks of the same shape; buffers are copied.
     step : int
-        The optimizer step just made, from 0.
+        The optimizer step just made, counted from 0.
     decay : float
         In [0, 1); 0 copies the weights.
     """
     d = min(decay, (2 + step) / (11 + step)) if decay else 0.0
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - d)
-    for kept, new in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(new)
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - d)
+    for old, new in zip(ema.buffers(), model.buffers(), strict=True):
+        old.copy_(new)

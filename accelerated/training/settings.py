@@ -1,13 +1,30 @@
-"""What a field of a configuration admits, said once: as a check, as words for a message, as a range for a flag."""
+"""What a configuration field may be: the check of a value, the wording of the check, and how a flag is parsed."""
 
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 
+class Kind:
+    """The values that a field takes; `str` of a kind ends the sentences "allowed: ..." and "... is not ..."."""
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in a list of flags."""
+        return "TEXT"
+
+    def admits(self, value: object) -> bool:
+        """Whether `value` is one of them."""
+        raise NotImplementedError
+
+    def parse(self, text: str) -> Any:
+        """The value that a command line's `text` stands for, not yet checked; ValueError if there is none."""
+        return text
+
+
 @dataclass(frozen=True)
-class Range:
-    """The numbers that a field admits: `kind` int or float, from `low` to `high`, ends open where said."""
+class Range(Kind):
+    """Numbers of type `kind` (int or float) from `low` to `high`; an open end is excluded."""
 
     kind: type
     low: float
@@ -23,12 +40,17 @@ class Range:
         return f"{noun} from {self.low} to {self.high}" + (f", {' and '.join(ends)}" if ends else "")
 
     @property
+    def metavar(self) -> str:
+        """N for an integer, X for a number."""
+        return "N" if self.kind is int else "X"
+
+    @property
     def brief(self) -> str:
         """The range in a few characters, for a list of flags."""
         if math.isinf(self.high):
             return f"{'above' if self.open_low else 'from'} {self.low}"
-        power = isinstance(self.high, int) and self.high > 10**6 and (self.high + 1).bit_length() - 1
-        high = f"2^{power}-1" if power and self.high == 2**power - 1 else str(self.high)
+        power = (int(self.high) + 1).bit_length() - 1
+        high = f"2^{power}-1" if power > 20 and self.high == 2**power - 1 else str(self.high)
         return f"{'above ' * self.open_low}{self.low}..{'below ' * self.open_high}{high}"
 
     def admits(self, value: object) -> bool:
@@ -40,68 +62,89 @@ class Range:
         below = value < self.high if self.open_high else value <= self.high
         return above and below
 
+    def parse(self, text: str) -> Any:
+        """An int or a float."""
+        return self.kind(text)
+
 
 @dataclass(frozen=True)
-class Choice:
-    """The few values that a field admits; null is written None."""
+class Choice(Kind):
+    """One of a few values."""
 
-    values: tuple[str | int | None, ...]
+    values: tuple[str | int, ...]
 
     def __str__(self) -> str:
-        return "one of " + ", ".join("null" if value is None else str(value) for value in self.values)
+        return f"one of {', '.join(map(str, self.values))}"
+
+    @property
+    def metavar(self) -> str:
+        """The values."""
+        return "|".join(map(str, self.values))
 
     def admits(self, value: object) -> bool:
         """Whether `value` is one of the values; True is not 1."""
         return not isinstance(value, bool) and value in self.values
 
+    def parse(self, text: str) -> Any:
+        """The value that is written like this, or None."""
+        return next((value for value in self.values if str(value) == text), None)
 
-class Switch:
-    """A field that is on or off."""
+
+class Switch(Kind):
+    """On or off; on the command line --name and --no-name."""
 
     def __str__(self) -> str:
         return "true or false"
 
     def admits(self, value: object) -> bool:
-        """Whether `value` is True or False itself, and not something that would pass for it."""
+        """Whether `value` is True or False, and not 1, "yes" or the like."""
         return isinstance(value, bool)
 
 
-class Text:
-    """A field of free text."""
+class Text(Kind):
+    """A string with at least one character."""
 
     def __str__(self) -> str:
         return "a non-empty string"
 
     def admits(self, value: object) -> bool:
-        """Whether `value` is a string with something in it."""
+        """Whether `value` is a string with at least one character."""
         return isinstance(value, str) and value != ""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A height and a width, or null."""
+class Size(Kind):
+    """The height and width of an image."""
 
-    side: Range = Range(int, 1, 4096)
+    side = Range(int, 1, 4096)
+
+    @property
+    def metavar(self) -> str:
+        """One side, or both."""
+        return "SIDE|HxW"
 
     def __str__(self) -> str:
-        return f"[height, width], each from {self.side.low} to {self.side.high}, or null"
+        return f"height and width from {self.side.low} to {self.side.high}: [32, 48] in JSON, 32x48 or 32 as a flag"
 
     def admits(self, value: object) -> bool:
-        """Whether `value` is None or (height, width)."""
-        return value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(self.side.admits, value)))
+        """Whether `value` is (height, width)."""
+        return isinstance(value, tuple) and len(value) == 2 and all(map(self.side.admits, value))
+
+    def parse(self, text: str) -> Any:
+        """Height x width, or one number for both."""
+        sides = tuple(int(side) for side in text.lower().split("x"))
+        return sides * 2 if len(sides) == 1 else sides
 
 
-def setting(default: Any, allowed: object, help: str) -> Any:
-    """A dataclass field with a default, a range (one of the classes above) and a help text."""
-    return field(default=default, metadata={"allowed": allowed, "help": help})
+def setting(default: Any, kind: Kind, help: str) -> Any:
+    """A dataclass field with its kind and help text; a field whose default is None takes None as well."""
+    return field(default=default, metadata={"kind": kind, "help": help})
 
 
 class Checked:
-    """Refuses, at construction, any field whose value its own range does not admit."""
+    """Base class of a configuration: the constructor refuses a value that is not of its field's kind."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
-            allowed = item.metadata.get("allowed")
-            value = getattr(self, item.name)
-            if allowed is not None and not allowed.admits(value):
-                raise ValueError(f"{item.name} is {value!r}; allowed: {allowed}")
+            kind, value, optional = item.metadata.get("kind"), getattr(self, item.name), item.default is None
+            if kind is not None and not kind.admits(value) and not (optional and value is None):
+                raise ValueError(f"{item.name} is {value!r}; allowed: {kind}{', or null' if optional else ''}")

@@ -1,4 +1,4 @@
-"""What training changes: the network, the average of its weights and the optimizer, to and from a checkpoint."""
+"""The state of a training run: network, EMA and optimizer, to and from a checkpoint."""
 
 import copy
 from dataclasses import dataclass
@@ -10,65 +10,65 @@ from torch import Tensor
 from ..models import UNet
 from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .distributed import ALONE, World
+from .distributed import SINGLE_PROCESS, World
 
 
 @dataclass
 class State:
-    """All that training changes: what a checkpoint holds.
+    """Everything that training changes, and that a checkpoint holds.
 
     Attributes
     ----------
-    model, average : UNet
-        The network, and the running average of its weights, which is what samples are drawn from.
+    model, ema : UNet
+        The network, and the EMA of its weights, from which samples are drawn.
     optimizer : AdamW
     step : int
         Optimizer steps made.
     seconds : float
-        Time that they took, sample grids and checkpoints apart.
+        Time that they took, without sample grids and checkpoints.
     """
 
     model: UNet
-    average: UNet
+    ema: UNet
     optimizer: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, config: TrainConfig, device: torch.device, world: World = ALONE) -> Self:
-        """The state before the first step; the weights are drawn on the CPU from `config.seed`, for any device."""
+    def begin(cls, config: TrainConfig, device: torch.device, world: World = SINGLE_PROCESS) -> Self:
+        """The state before the first step; the weights are drawn on the CPU, and so are the same on any device."""
         assert config.model is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = UNet(config.model)
-        # weights that are to be shared may be too many for one device
+        # weights that will be sharded may not fit on one device
         model = model if world.mesh is not None else model.to(device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        average = copy.deepcopy(model).requires_grad_(False).eval()
+        ema = copy.deepcopy(model).requires_grad_(False).eval()
         world.shard(model)
-        world.shard(average)
+        world.shard(ema)
         optimizer = torch.optim.AdamW(
             model.parameters(),
-            betas=(config.beta_1, config.beta_2),
+            betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
             fused=True,
         )
-        return cls(model, average, optimizer)
+        return cls(model, ema, optimizer)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state, by the name that it has in a checkpoint."""
+        """Every tensor of the state, by its name in a checkpoint."""
         named = {f"model.{name}": x for name, x in self.model.state_dict().items()}
-        named |= {f"ema.{name}": x for name, x in self.average.state_dict().items()}
+        named |= {f"ema.{name}": x for name, x in self.ema.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             named |= {f"optimizer.{key}.{name}": x for key, x in self.optimizer.state[parameter].items()}
         return named
 
     @torch.no_grad()
-    def restore(self, checkpoint: Checkpoint, world: World = ALONE) -> None:
-        """Take over a checkpoint, into the memory order that the tensors here have: sums keep their order.
+    def restore(self, checkpoint: Checkpoint, world: World = SINGLE_PROCESS) -> None:
+        """Load a checkpoint; only rank 0 needs its tensors.
 
-        The leader alone needs the checkpoint's tensors; what the others lack is sent to them.
+        The tensors here keep their memory format, so that sums over them keep their order.
         """
         for parameter in self.model.parameters():
             self.optimizer.state[parameter] = {
@@ -76,8 +76,18 @@ class State:
                 "exp_avg": torch.zeros_like(parameter, requires_grad=False),
                 "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
             }
-        tensors = self.tensors()
-        world.led(lambda: checkpoint.require(tensors))
-        for name, x in tensors.items():
-            world.fill(x, checkpoint.tensors.get(name))
+        load_tensors(checkpoint, self.tensors(), world)
         self.step, self.seconds = checkpoint.step, checkpoint.seconds
+
+
+def load_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor], world: World) -> None:
+    """Copy a checkpoint's tensors into `tensors` of the same names, which may be sharded; rank 0 has the checkpoint's.
+
+    Raises
+    ------
+    CheckpointError
+        In every process, if a tensor is missing or has another shape.
+    """
+    world.on_rank0(lambda: checkpoint.require(tensors))
+    for name, x in tensors.items():
+        world.copy_from_rank0(x, checkpoint.tensors.get(name))

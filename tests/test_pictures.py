@@ -1,4 +1,4 @@
-"""Pictures put every pixel where it belongs, and files appear whole or not at all."""
+"""Every pixel of a picture is where it belongs."""
 
 from pathlib import Path
 
@@ -8,21 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from noisestep.accelerated.cli import figures
-from noisestep.accelerated.cli.figures import (
-    grid,
-    loss_figure,
-    pairs,
-    read_log,
-    save_gif,
-    save_png,
-    strip,
-    to_uint8,
-    write_atomically,
-)
+from noisestep.accelerated.cli.pictures import grid, pairs, save_gif, save_png, strip, to_uint8
 from PIL import Image, ImageSequence
-
-LOG = "step,loss,learning_rate,images_per_second,seconds\n20,0.9,1e-3,100,1\n40,0.5,2e-3,110,2\n60,0.2,1e-3,120,3\n"
 
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -166,113 +153,9 @@ def test_bad_pictures_are_refused(call: object, error: type[Exception], message:
         call()
 
 
-# the loss
-
-
-def test_loss_figure_draws_the_columns_of_a_file_as_those_of_arrays(tmp_path: Path) -> None:
-    log = tmp_path / "log.csv"
-    log.write_text(LOG)
-    drawn = loss_figure(log)
-    assert drawn.size == (1350, 780)
-    assert drawn.mode == "RGB"
-    arrays = {"step": [20, 40, 60], "loss": np.array([0.9, 0.5, 0.2]), "learning_rate": (1e-3, 2e-3, 1e-3)}
-    assert drawn.tobytes() == loss_figure(arrays).tobytes()
-    for change in ({"loss": [0.9, 0.5, 0.3]}, {"learning_rate": [1e-3, 1e-3, 1e-3]}, {"step": [20, 30, 60]}):
-        assert drawn.tobytes() != loss_figure({**arrays, **change}).tobytes()
-
-
-@pytest.mark.parametrize(
-    ("loss", "logarithmic"),
-    [
-        ([0.9, 0.1], True),
-        ([0.9, 0.8], False),
-        ([0.5], False),
-        ([0.0, 1.0], False),
-        ([-1.0, 2.0], False),
-        ([np.nan, np.nan], False),
-        ([1.0, np.inf, 0.1, np.nan], True),
-    ],
-)
-def test_loss_is_drawn_on_a_logarithmic_axis_where_it_has_one(
-    loss: list[float], logarithmic: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scales = []
-    monkeypatch.setattr("matplotlib.axes.Axes.set_yscale", lambda self, scale: scales.append(scale))
-    n = len(loss)
-    assert loss_figure({"step": range(n), "loss": loss, "learning_rate": np.ones(n)}).size == (1350, 780)
-    assert scales == ["log"] * logarithmic
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.integers(1, 10))
-def test_running_mean_is_a_weighted_mean_of_what_came_before(values: list[float], times: int) -> None:
-    # the mean is of more than one value from a length of 51 on
-    x = np.tile(values, times)
-    means = figures._running_mean(x)
-    # a step of the filter rounds three times
-    slack = 3 * len(x) * np.finfo(float).eps * 1e3
-    assert (means >= np.minimum.accumulate(x) - slack).all()
-    assert (means <= np.maximum.accumulate(x) + slack).all()
-
-
-def test_running_mean_remembers_a_fiftieth_of_the_run() -> None:
-    means = figures._running_mean(np.repeat([1.0, 0.0], 500))
-    # a decay of 0.95 a value; 0.95^500 = 7e-12 is what the 500 ones are not yet, and 1000 steps round by 3 eps each
-    np.testing.assert_allclose(means[:500], 1, rtol=1e-11)
-    np.testing.assert_allclose(means[500:], 0.95 ** np.arange(1, 501), rtol=1e-11)
-
-
-BAD_LOGS = {
-    "empty": ("", "a line of column names and at least one line of numbers"),
-    "names only": ("step,loss,learning_rate\n", "at least one line of numbers"),
-    "torn": (LOG + "80,0.1", "line 5: expected 5 values, found 2"),
-    "words": (LOG.replace("0.5", "low"), "column 'loss' holds something that is not a number"),
-    "no rate": ("step,loss\n1,2\n", "no column 'learning_rate' among step, loss"),
-}
-
-
-@pytest.mark.parametrize(("text", "message"), BAD_LOGS.values(), ids=BAD_LOGS)
-def test_a_bad_log_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
-    log = tmp_path / "log.csv"
-    log.write_text(text)
-    with pytest.raises(ValueError, match=f"log.csv.*{message}"):
-        loss_figure(log)
-
-
-def test_columns_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="the log: columns of different lengths: 2, 1, 1"):
-        loss_figure({"step": [1, 2], "loss": [1.0], "learning_rate": [1.0]})
-    with pytest.raises(ValueError, match=r"column 'step' must be a list of numbers, not of shape \(1, 2\)"):
-        loss_figure({"step": [[1, 2]], "loss": [1.0], "learning_rate": [1.0]})
-
-
-def test_read_log_gives_every_column(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text(LOG)
-    columns = read_log(tmp_path / "log.csv")
-    assert list(columns) == ["step", "loss", "learning_rate", "images_per_second", "seconds"]
-    assert columns["loss"].tolist() == [0.9, 0.5, 0.2]
-
-
-# files
-
-
 def test_save_png_keeps_every_pixel(tmp_path: Path) -> None:
     picture = grid(images(3, 4, 5, 5))
-    path = save_png(picture, str(tmp_path / "a.png"))
+    path = save_png(picture, tmp_path / "a.png")
     with Image.open(path) as read:
         assert read.mode == "RGBA"
         assert read.tobytes() == picture.tobytes()
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_atomically(tmp_path / "a", b"old")
-
-    def fail(descriptor: int) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

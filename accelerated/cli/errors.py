@@ -1,0 +1,43 @@
+"""What a user can cause ends in one line and an exit status; anything else is a bug and keeps its traceback."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from ..errors import Interrupted, LostRank, RunError, TrainingError
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """A `ValueError` is a bad flag, file or folder: exit status 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@contextmanager
+def runtime_errors() -> Iterator[None]:
+    """What goes wrong in the work itself: exit status 1, or that of a process which a signal ended."""
+    from ..data import DataError
+
+    try:
+        yield
+    except Interrupted as stopped:
+        # torchrun numbers its processes; one line is enough
+        if os.environ.get("RANK", "0") == "0":
+            click.echo(str(stopped), err=True)
+        sys.exit(128 + stopped.signal)
+    except (RunError, DataError, TrainingError, LostRank) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        file = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"{file}{error.strerror or error}") from None
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, MemoryError) or "memory" in str(error)):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "MemoryError"
+        raise click.ClickException(f"out of memory; a smaller batch size needs less ({reason})") from None

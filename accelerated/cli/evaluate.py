@@ -1,0 +1,112 @@
+"""`noisestep evaluate`: draw samples, measure them against held-out images, and write metrics, pictures and report."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from ..address import FORWARD, NoiseAddress
+from ..errors import RunError
+from ..evaluation.evaluate import MIN_IMAGES, evaluate, in_memory
+from ..ops import q_sample
+from ..samplers import Samples
+from ..schedule import DeviceSchedule
+from ..training.atomic import write_json
+from ..training.config import SampleConfig, TrainConfig
+from ..training.data import Split
+from ..training.progress import progress_bar
+from ..training.trained import TrainedModel
+from .pictures import pairs, save_png, strip, to_uint8
+from .report import write_report
+from .run_folder import RunFolder
+from .runtime import Runtime
+from .sample import ANIMATED, STRIP, grid_columns, write_samples
+
+
+def evaluate_run(run: RunFolder, settings: SampleConfig, runtime: Runtime) -> None:
+    """Evaluate new samples of a run, and write its metrics, pictures and report again."""
+    require_enough(settings)
+    model = TrainedModel.load(run.checkpoints, runtime.device, runtime.world, report=runtime.say)
+    split = load_split(model.config, runtime)
+    model.record.require(split.record, model.config.data.source)
+    evaluate_trained(run, model, split, settings, runtime.say)
+
+
+def require_enough(settings: SampleConfig) -> None:
+    """Raise `RunError` if there would be too few samples to evaluate."""
+    if settings.count < MIN_IMAGES:
+        raise RunError(f"{settings.count} samples are too few for the evaluation, which needs at least {MIN_IMAGES}")
+
+
+def load_split(config: TrainConfig, runtime: Runtime) -> Split:
+    """The images that a configuration names, split, and checked to be the same in all processes."""
+    runtime.say(f"reading images: {config.data.source}")
+    split = Split.load(config.data, at_least=MIN_IMAGES)
+    runtime.world.require_equal(f"the fingerprint of {config.data.source}", split.record.fingerprint)
+    channels, height, width = split.record.shape
+    classes = f"{len(split.record.class_names)} classes" if split.record.class_names else "no labels"
+    runtime.say(
+        f"{len(split.train)} images to train on and {len(split.held_out)} held out: "
+        f"{height}×{width}, {channels} channel{'s' * (channels > 1)}, {classes}"
+    )
+    return split
+
+
+def evaluate_trained(
+    run: RunFolder, model: TrainedModel, split: Split, settings: SampleConfig, say: Callable[[str], object]
+) -> None:
+    """Draw samples, and on rank 0 measure them, print the table and write pictures, metrics and report.
+
+    Raises
+    ------
+    RunError
+        The samples cannot be measured; their pictures and the report have been written nevertheless.
+    """
+    say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps) and evaluating them")
+    try:
+        with progress_bar(settings.count, "sampling", shown=model.world.is_rank0) as bar:
+            samples = model.sample(
+                settings,
+                labels=model.labels(0, settings.count),
+                trajectory=min(ANIMATED, settings.count),
+                progress=lambda done: bar.update(done - bar.n),
+            )
+        if model.world.is_rank0:
+            write_samples(run, samples, columns=grid_columns(model.num_classes))
+            write_json(run.settings, asdict(settings))
+            _write_metrics(run, model, split, samples, say)
+    finally:
+        # samples that cannot be measured can still be looked at
+        if model.world.is_rank0:
+            write_report(run)
+
+
+def _write_metrics(
+    run: RunFolder, model: TrainedModel, split: Split, samples: Samples, say: Callable[[str], object]
+) -> None:
+    train, held_out = in_memory(split.train), in_memory(split.held_out)
+    _write_forward_strip(run, model.config, train.images[:STRIP])
+    pixels = to_uint8(samples.images)
+    labels = None if samples.labels is None else samples.labels.numpy()
+    try:
+        evaluation = evaluate(
+            pixels / 255, labels, train.images / 255, train.labels, held_out.images / 255, held_out.labels
+        )
+    except ValueError as error:
+        raise RunError(f"the samples cannot be measured: {error}") from None
+    write_json(run.metrics, evaluation.to_dict())
+    nearest = train.images[list(evaluation.neighbour_index[:ANIMATED])]
+    save_png(pairs(pixels[:ANIMATED], nearest), run.neighbours)
+    say(evaluation.table())
+
+
+def _write_forward_strip(run: RunFolder, config: TrainConfig, images: np.ndarray, moments: int = 10) -> None:
+    """A picture of real images becoming noise, x_0 on the left and x_T on the right."""
+    tables = DeviceSchedule(config.schedule.build())
+    x_0 = torch.from_numpy(images)
+    address = NoiseAddress(config.seed, FORWARD, 0)
+    times = torch.linspace(0, tables.T, moments).round().long()
+    # the same noise at every t, so that one can see each image fade into it
+    frames = [q_sample(tables, x_0, t.expand(len(x_0)), address) for t in times]
+    save_png(strip(to_uint8(torch.stack(frames))), run.forward_strip)

@@ -1,0 +1,101 @@
+"""The run folder: the name of every file in it, and the choice of a new one."""
+
+import re
+from pathlib import Path
+
+from ..data import is_tar
+from ..errors import RunError
+from ..training.config import TrainConfig, from_dict, read_json
+from ..training.log import LogPaths
+
+
+class SampleFolder:
+    """A folder of samples: what `noisestep sample` writes, and what a run folder has of the evaluated samples."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # the grid, and all samples as arrays
+        self.grid = path / "samples.png"
+        self.arrays = path / "samples.npz"
+        # how they were drawn
+        self.settings = path / "sampling.json"
+        # x_t on the way from x_T to x_0
+        self.reverse_strip = path / "reverse_strip.png"
+        self.animation = path / "denoising.gif"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def image(self, number: int) -> Path:
+        """One sample as a PNG of its own."""
+        return self.path / "images" / f"{number:06d}.png"
+
+    def require_new(self) -> None:
+        """Raise `RunError` if the folder has anything in it, or is a file."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"--out {self} exists and is not an empty folder; name a new one")
+
+    def create(self) -> None:
+        """Make the folder, if it does not exist."""
+        self.path.mkdir(parents=True, exist_ok=True)
+
+
+class RunFolder(SampleFolder):
+    """What `noisestep train` and `noisestep evaluate` write."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.config = path / "config.json"
+        # command, device and versions
+        self.facts = path / "run.json"
+        self.log = LogPaths(path / "log.csv", path / "train.log", path / "tensorboard")
+        self.checkpoints = path / "checkpoints"
+        # the evaluation
+        self.metrics = path / "metrics.json"
+        self.neighbours = path / "neighbours.png"
+        self.forward_strip = path / "forward_strip.png"
+        self.loss_curve = path / "loss.png"
+        self.report = path / "report.html"
+
+    @classmethod
+    def next_free(cls, source: str) -> "RunFolder":
+        """The first of runs/SOURCE-001, runs/SOURCE-002, ... after those that exist."""
+        # tar files are often called by numbers, and the folder that they are in says more
+        path = Path(source).parent if is_tar(source) else Path(source)
+        stem = re.sub(r"[^A-Za-z0-9_]+", "-", path.name.split(".")[0]).strip("-") or "images"
+        return cls(_next_numbered(Path("runs"), f"{stem}-"))
+
+    def next_generated(self) -> SampleFolder:
+        """The first of RUN/generated/001, RUN/generated/002, ... after those that exist."""
+        return SampleFolder(_next_numbered(self.path / "generated", ""))
+
+    def training_grid(self, step: int) -> Path:
+        """The grid of samples drawn after a training step."""
+        return self.path / "samples" / f"step_{step:06d}.png"
+
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint was ever written here."""
+        return any(self.checkpoints.glob("*.json"))
+
+    def read_config(self) -> TrainConfig:
+        """The configuration of the run.
+
+        Raises
+        ------
+        RunError
+            There is no such folder, it is not a run folder, or its configuration cannot be read.
+        """
+        if not self.path.is_dir():
+            raise RunError(f"{self}: no such run folder")
+        try:
+            return from_dict(read_json(self.config.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise RunError(f"{self}: not a run folder, it has no {self.config.name}") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.config}: {error}") from None
+
+
+def _next_numbered(folder: Path, prefix: str) -> Path:
+    taken = [path.name.removeprefix(prefix) for path in folder.glob(f"{prefix}*")]
+    number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
+    return folder / f"{prefix}{number:03d}"

@@ -1,0 +1,146 @@
+"""`noisestep train`: from the images to a trained, evaluated run folder."""
+
+import platform
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import Interrupted, RunError
+from ..training.atomic import write_atomically, write_json
+from ..training.checkpoint import Checkpoint
+from ..training.config import TrainConfig, from_dict, merge, to_json
+from ..training.data import Split
+from ..training.distributed import World, lost_rank_errors
+from ..training.log import Log
+from ..training.loop import train
+from ..training.model_config import with_model
+from ..training.state import State
+from ..training.trained import TrainedModel, latest_checkpoint
+from .evaluate import evaluate_trained, load_split, require_enough
+from .loss_curve import loss_curve
+from .pictures import grid, save_png, to_uint8
+from .run_folder import RunFolder
+from .runtime import Runtime
+from .sample import ANIMATED, grid_columns
+
+
+def train_new(config: TrainConfig, run: RunFolder | None, runtime: Runtime, *, command: str) -> RunFolder:
+    """Train, evaluate and report a new run.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        With or without a model.
+    run : RunFolder or None
+        None for the next free one below runs/.
+    runtime : Runtime
+        Rank 0's disk has the run folder.
+    command : str
+        The command line, for the report.
+    """
+    world = runtime.world
+    world.micro_batches(config.batch_size, config.micro_batch)
+    require_enough(config.sample)
+    if config.data.source != "digits":
+        # so that the run can be evaluated from another working folder
+        source = str(Path(config.data.source).resolve())
+        config = replace(config, data=replace(config.data, source=source))
+    split = load_split(config, runtime)
+    config = with_model(config, split.record)
+
+    def create() -> Path:
+        folder = run or RunFolder.next_free(config.data.source)
+        folder.create()
+        return folder.path
+
+    run = RunFolder(world.on_rank0(create))
+    runtime.say(f"the run folder is {run}")
+    _train_and_evaluate(config, split, run, None, runtime, command=command)
+    return run
+
+
+def resume_run(run: RunFolder, changes: dict[str, Any], runtime: Runtime) -> RunFolder:
+    """Continue a run from its newest undamaged checkpoint, with a few settings changed.
+
+    Raises
+    ------
+    RunError
+        No checkpoint can be used, the images are others, or more steps than wanted have been made.
+    """
+    checkpoint = latest_checkpoint(run.checkpoints, runtime.world, report=runtime.say)
+    config = from_dict(merge(asdict(checkpoint.config), changes))
+    runtime.world.micro_batches(config.batch_size, config.micro_batch)
+    if config.steps < checkpoint.step:
+        raise RunError(f"--steps is {config.steps}, but {run} has made {checkpoint.step} steps already")
+    require_enough(config.sample)
+    split = load_split(config, runtime)
+    checkpoint.data.require(split.record, config.data.source)
+    runtime.say(f"going on after step {checkpoint.step} of {config.steps}")
+    checkpoint = replace(checkpoint, config=config)
+    command = _resume_command(run, runtime.world)
+    _train_and_evaluate(config, split, run, checkpoint, runtime, command=command)
+    return run
+
+
+def _train_and_evaluate(
+    config: TrainConfig, split: Split, run: RunFolder, checkpoint: Checkpoint | None, runtime: Runtime, *, command: str
+) -> None:
+    device, world = runtime.device, runtime.world
+    if world.is_rank0:
+        write_atomically(run.config, to_json(config).encode())
+    resume = _resume_command(run, world)
+
+    def draw(state: State, log: Log) -> None:
+        model = TrainedModel(state.ema, config, split.record, device, world)
+        settings = replace(config.sample, count=ANIMATED)
+        samples = model.sample(settings, labels=model.labels(0, settings.count))
+        if world.is_rank0:
+            path = run.training_grid(state.step)
+            path.parent.mkdir(exist_ok=True)
+            save_png(grid(to_uint8(samples.images), columns=grid_columns(model.num_classes)), path)
+            log.info(f"step {state.step}: samples in {path}")
+
+    try:
+        with lost_rank_errors(world.rank, f"go on from the last checkpoint with: {resume}"):
+            state = train(
+                config,
+                split.train,
+                split.record,
+                device=device,
+                checkpoint_folder=run.checkpoints,
+                log_paths=run.log,
+                world=world,
+                checkpoint=checkpoint,
+                draw=draw,
+            )
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; go on with: {resume}", stopped.signal) from None
+    model = TrainedModel(state.ema, config, split.record, device, world)
+    if world.is_rank0:
+        write_json(run.facts, _facts(model, command))
+        save_png(loss_curve(run.log.csv), run.loss_curve)
+    evaluate_trained(run, model, split, config.sample, runtime.say)
+
+
+def _resume_command(run: RunFolder, world: World) -> str:
+    program = "noisestep" if world.size == 1 else "torchrun --nproc-per-node=N -m noisestep.accelerated.cli"
+    return f"{program} train --resume {run}"
+
+
+def _facts(model: TrainedModel, command: str) -> dict[str, Any]:
+    """The command, the size of the network, the machine and the versions, for the report."""
+    device, world = model.device, model.world
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "command": command,
+        "parameters": f"{sum(x.numel() for x in model.model.parameters()):,}",
+        "device": f"{device} ({name})" + (f", {world.size} processes" if world.size > 1 else ""),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("noisestep", "torch", "numpy", "scikit-learn")},
+        },
+    }
