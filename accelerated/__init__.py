@@ -18,19 +18,14 @@ if TYPE_CHECKING:
         TIMESTEP,
         NoiseAddress,
     )
-    from .ops import (
-        advance,
-        integers,
-        loss_and_gradient,
-        noise,
-        pairwise_sum,
-        q_sample,
-        reverse_step,
-        simple_loss,
-        uniform,
-        vlb_terms,
-        words,
-    )
+    from .ops.advance import advance
+    from .ops.noise import noise
+    from .ops.pairwise_sum import pairwise_sum
+    from .ops.q_sample import q_sample
+    from .ops.random import integers, uniform, words
+    from .ops.reverse_step import reverse_step
+    from .ops.simple_loss import loss_and_gradient, simple_loss
+    from .ops.vlb_terms import vlb_terms
     from .samplers import Samples, sample
     from .schedule import DeviceSchedule
 

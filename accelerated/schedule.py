@@ -167,7 +167,7 @@ class DeviceSchedule:
             self._number, prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype
         )
 
-    def at(self, t: int) -> Tensor:
+    def at(self, t: int | torch.SymInt) -> Tensor:
         """An integer t as a tensor on the device, shape (), without a copy to it.
 
         Raises

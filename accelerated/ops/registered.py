@@ -185,9 +185,11 @@ class Registered:
         # the dispatcher wants a tensor where a result was not asked for
         if self._results == 0:
             return None
-        like = flat[self._tensors[0]] if self._tensors else None
+        if self._results == 1 and result is not None:
+            return result
+        like = flat[self._tensors[0]]
         if self._results == 1:
-            return like.new_empty(0) if result is None else result
+            return like.new_empty(0)
         return tuple(like.new_empty(0) if part is None else part for part in result)
 
     def _packed(self, flat: tuple[Any, ...]) -> tuple[Any, ...]:

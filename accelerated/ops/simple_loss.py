@@ -1,6 +1,8 @@
 """L_simple: `noisestep.reference.loss.simple_loss`. Reads the prediction, writes its weighted residual or gradient."""
 
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -225,16 +227,22 @@ _ARGUMENTS = (
     "Tensor output, Tensor? x_0, Tensor? t, Tensor? table, Tensor? weight, Tensor? eps, Address address, str prediction"
 )
 _simple_loss = Registered(f"simple_loss({_ARGUMENTS}, bool mean, bool residual) -> (Tensor, Tensor)")
-_simple_loss.triton(lambda *arguments: _launch(*arguments, None))
-_simple_loss.native(lambda *arguments: _native(*arguments, None))
-_simple_loss.eager(lambda *arguments: _eager(*arguments, None))
-_simple_loss.fake(lambda *arguments: _fake(*arguments, None))
-
 _loss_and_gradient = Registered(f"loss_and_gradient({_ARGUMENTS}, float scale) -> (Tensor, Tensor)")
-_loss_and_gradient.triton(lambda *arguments: _launch(*arguments[:-1], True, True, arguments[-1]))
-_loss_and_gradient.native(lambda *arguments: _native(*arguments[:-1], True, True, arguments[-1]))
-_loss_and_gradient.eager(lambda *arguments: _eager(*arguments[:-1], True, True, arguments[-1]))
-_loss_and_gradient.fake(lambda *arguments: _fake(*arguments[:-1], True, True, arguments[-1]))
+
+
+def _of_loss(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: implementation(*arguments, scale=None)
+
+
+def _of_gradient(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: implementation(*arguments[:-1], mean=True, residual=True, scale=arguments[-1])
+
+
+for _op, _of in ((_simple_loss, _of_loss), (_loss_and_gradient, _of_gradient)):
+    _op.triton(_of(_launch))
+    _op.native(_of(_native))
+    _op.eager(_of(_eager))
+    _op.fake(_of(_fake))
 
 
 @kernel(numbers=("batch", "share_low", "share_high"))

@@ -199,9 +199,10 @@ class Kernel:
         warps: int,
     ) -> None:
         """A launch by Triton, or to whoever records it; what Triton compiled is kept."""
-        grid = layout
         if isinstance(layout, Layout):
             grid, constants = layout.grid, (*constants, layout.n, layout.inner, layout.tiling)
+        else:
+            grid = layout
         if 0 in grid:
             return
         arguments = dict(zip(self.function.arg_names, (*tensors, *numbers, *constants), strict=True))
