@@ -59,13 +59,16 @@ __all__ = [
 _MODULES = (".address", ".ops", ".samplers", ".schedule")
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in (import_module(module, __name__) for module in _MODULES):
-            if hasattr(module, name):
-                value = globals()[name] = getattr(module, name)
-                return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# a type checker that saw this function would accept any name
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            for module in (import_module(module, __name__) for module in _MODULES):
+                if hasattr(module, name):
+                    value = globals()[name] = getattr(module, name)
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
