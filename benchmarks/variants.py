@@ -104,4 +104,5 @@ def times(
         result.fill_(float("nan"))
         launch()
         same = torch.equal(result, expected)
-        yield f"{warps} warps, {blocks} blocks", dict(us=round(seconds(launch) * 1e6, 2), same=same)
+        name = f"{blocks} blocks, {warps} {'warp' if warps == 1 else 'warps'}"
+        yield name, dict(us=round(seconds(launch) * 1e6, 2), same=same)
