@@ -10,6 +10,7 @@ from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, 
 from . import gpu
 from .calls import calls, schedule
 from .device import DTYPES, is_compiled, shapes
+from .program_sizes import compile_sizes
 
 # the launches of `large`, in turn: the last op has several
 IN_TURN = ("noise", "q_sample", "reverse_step", "loss and gradient")
@@ -23,6 +24,8 @@ def warm(quick: bool) -> None:
                 # a call that fails does so again where it is timed, and is reported there
                 with torch.set_grad_enabled(call.grad), contextlib.suppress(Exception):
                     call.run()
+    if gpu.PRESENT:
+        compile_sizes(quick)
 
 
 def _ops(x: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ _OUTPUT = 4000
 
 
 def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
-    """How many tests passed and which did not; without a GPU, the tests of one small file."""
+    """How many tests passed and which did not; without a GPU, or quickly, the tests of one small file."""
     full = gpu.PRESENT and not budget.quick
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += [f"tests/test_{name}.py" for name in (_FILES if full else ("advance",))]
@@ -40,9 +41,7 @@ def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
         command += ["-k", _ON_A_GPU]
         if importlib.util.find_spec("xdist"):
             command += ["-n", str(_PROCESSES), "--dist", "worksteal"]
-    warming = [sys.executable, "-m", "benchmarks.device_day.child", "warm"] + ["--quick"] * budget.quick
-    warm = subprocess.Popen(warming, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
+    with _compiling(budget) if gpu.PRESENT else nullcontext() as compilation:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(1.0, budget.left))
         yield "command", " ".join(["python", *command[1:]])
         yield "status", done.returncode
@@ -50,13 +49,21 @@ def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
         yield "failures", re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
         if done.returncode:
             yield "output", (done.stdout + done.stderr)[-_OUTPUT:]
-        _, errors = warm.communicate(timeout=max(1.0, budget.left))
-        yield "compiled beforehand", warm.returncode
-        if warm.returncode:
-            yield "compilation's errors", errors[-_OUTPUT:]
+        if compilation is not None:
+            _, errors = compilation.communicate(timeout=max(1.0, budget.left))
+            yield "compiled beforehand", compilation.returncode == 0 or errors[-_OUTPUT:]
+
+
+@contextmanager
+def _compiling(budget: Budget) -> Iterator[subprocess.Popen[str]]:
+    """Another process meanwhile compiles what will be timed, for the caches on disk."""
+    command = [sys.executable, "-m", "benchmarks.device_day.child", "warm"] + ["--quick"] * budget.quick
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
     finally:
-        warm.kill()
-        warm.wait()
+        process.kill()
+        process.wait()
 
 
 def outcomes(output: str) -> dict[str, int]:

@@ -13,6 +13,9 @@ import triton
 from . import gpu
 from .day import Budget
 
+# one tensor of a copy: within the cache, and far beyond it
+MEBIBYTES, MEBIBYTES_WITHOUT_A_GPU = (64, 1024, 4096), (1,)
+
 
 def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
     """Versions, the card, and TB/s (bytes read and written) of a copy and of a product."""
@@ -26,16 +29,21 @@ def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
         yield "multiprocessors", facts.multi_processor_count
         yield "capability", f"{facts.major}.{facts.minor}"
         yield "GiB", facts.total_memory >> 30
-        query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,power.draw,driver_version", "--format=csv,noheader"]
-        clocks, memory, power, driver = subprocess.run(query, capture_output=True, text=True).stdout.split(", ")
-        yield "driver", driver.strip()
+        clocks, memory, power, driver = _nvidia_smi("clocks.sm", "clocks.mem", "power.draw", "driver_version")
+        yield "driver", driver
         yield "at rest", f"{clocks}, memory {memory}, {power}"
-    for mebibytes in (64, 1024, 4096) if gpu.PRESENT else (1,):
+    for mebibytes in MEBIBYTES if gpu.PRESENT else MEBIBYTES_WITHOUT_A_GPU:
         a = torch.randn(mebibytes << 18, device=gpu.DEVICE)
         b = torch.empty_like(a)
         for name, call in (("copy", partial(b.copy_, a)), ("multiply", partial(torch.mul, a, 2.0, out=b))):
             seconds = gpu.queued_seconds(call, times=10, rounds=5 if budget.quick else 15)
             yield f"{name} {mebibytes} MiB, TB/s", round(2 * a.numel() * 4 / seconds / 1e12, 3)
+
+
+def _nvidia_smi(*fields: str) -> list[str]:
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    # a line for each card, of which the first is measured
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
 
 
 def card() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 _OPS = ("noise", "q_sample", "reverse_step", "loss and gradient")
 _DTYPES = ("bfloat16", "float32")

@@ -1,6 +1,8 @@
 """The elementwise kernels with programs of other sizes: elements a thread, and warps a program."""
 
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,6 @@ from .day import Budget
 from .device import DTYPES
 
 SHAPES = ((4, 4, 64, 64), (64, 4, 64, 64), (64, 4, 256, 256), (64, 4, 1024, 1024))
-_LARGE = 1 << 24
 
 
 def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
@@ -23,21 +24,33 @@ def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
     if not gpu.PRESENT:
         yield "skipped", "needs a GPU"
         return
-    for shape in SHAPES[: 2 if budget.quick else len(SHAPES)]:
+    for shape in shapes(budget.quick):
+        # a graph of fewer launches where each takes long
+        seconds = partial(gpu.device_seconds, times=20 if math.prod(shape) < 1 << 24 else 4, rounds=5)
         for dtype in DTYPES:
-            for op, call in _ops(shape, dtype).items():
-
-                def seconds(launch: Callable[[], Any]) -> float:
-                    elements = torch.Size(shape).numel()  # noqa: B023
-                    return gpu.device_seconds(launch, times=20 if elements < _LARGE else 4, rounds=5)
-
+            for op, call in ops(shape, dtype).items():
                 with torch.no_grad():
                     for size, found in times(call, seconds):
                         name = "x".join(map(str, shape)), str(dtype).removeprefix("torch.")
                         yield " | ".join((op, *name, size)), found
 
 
-def _ops(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Callable[[], Tensor]]:
+def compile_sizes(quick: bool) -> None:
+    """Launch all that `rows` times, once."""
+    for shape in shapes(quick):
+        for dtype in DTYPES:
+            for call in ops(shape, dtype).values():
+                for _ in times(call, lambda launch: 0.0):
+                    pass
+
+
+def shapes(quick: bool) -> tuple[tuple[int, ...], ...]:
+    """The batches that are timed."""
+    return SHAPES[: 2 if quick else len(SHAPES)]
+
+
+def ops(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Callable[[], Tensor]]:
+    """A call of each elementwise op on a batch."""
     x = torch.randn(shape, device=gpu.DEVICE).to(dtype)
     t, one_t = torch.randint(1, 1001, shape[:1], device=gpu.DEVICE), torch.tensor(T, device=gpu.DEVICE)
     at, tables = NoiseAddress(0, FORWARD, 3), schedule(gpu.DEVICE)

@@ -22,6 +22,8 @@ CPU = torch.device("cpu")
 _SEED, _STEP, _SAMPLE = 2**63 + 5, 7, 2**40 + 2**32 - 2
 _AT = NoiseAddress(_SEED, FORWARD, _STEP, _SAMPLE)
 _CLIP = (-1.0, 1.0)
+# a batch as in training, and one whose making takes the device a while
+BATCH, LARGE_BATCH = (64, 4, 64, 64), (256, 4, 128, 128)
 _LAYOUTS = ("contiguous", "channels_last", "sliced")
 
 
@@ -115,8 +117,8 @@ def _means() -> Iterator[Check]:
 
 def _repeated() -> Iterator[Check]:
     """The same call again has the same bits."""
-    x = torch.randn(64, 4, 64, 64, device=gpu.DEVICE)
-    t = torch.randint(1, 1001, (64,), device=gpu.DEVICE)
+    x = torch.randn(BATCH, device=gpu.DEVICE)
+    t = torch.randint(1, 1001, BATCH[:1], device=gpu.DEVICE)
 
     def noised() -> bool:
         first = q_sample(schedule(gpu.DEVICE), x, t, _AT)
@@ -154,14 +156,14 @@ def _streams_and_waits() -> Iterator[Check]:
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             # the kernel must come after this one, which takes a while
-            x = torch.randn(256, 4, 128, 128, device=device)
+            x = torch.randn(LARGE_BATCH, device=device)
             found = q_sample(schedule(device), x, 500, _AT)
         stream.synchronize()
         return same_bits(found, q_sample(schedule(device), x, 500, _AT))
 
     yield "another stream", on_another_stream
-    x = torch.randn(64, 4, 64, 64, device=device)
-    t, one_t = torch.randint(1, 1001, (64,), device=device), torch.full((), 500, device=device)
+    x = torch.randn(BATCH, device=device)
+    t, one_t = torch.randint(1, 1001, BATCH[:1], device=device), torch.full((), 500, device=device)
 
     def every_op() -> None:
         q_sample(schedule(device), x, t, _AT)
@@ -186,8 +188,8 @@ def _training_step() -> tuple[Callable[..., Tensor], dict[str, Tensor]]:
     """The loss of one weight w, with its noise and its data at a step in a tensor."""
     device = gpu.DEVICE
     tensors = dict(
-        x=torch.randn(64, 4, 64, 64, device=device),
-        t=torch.randint(1, 1001, (64,), device=device),
+        x=torch.randn(BATCH, device=device),
+        t=torch.randint(1, 1001, BATCH[:1], device=device),
         step=torch.zeros((), dtype=torch.int64, device=device),
         w=torch.randn(1, device=device),
     )

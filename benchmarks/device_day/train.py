@@ -16,8 +16,8 @@ from noisestep.accelerated.training.loop import train
 from . import gpu
 from .day import Budget
 
-# the settings without a GPU
-_TINY = {
+# changes of the default settings without a GPU
+TINY = {
     "batch_size": 4,
     "model": {
         "in_channels": 1,
@@ -33,9 +33,13 @@ _TINY = {
 }
 
 
+# steps that are timed, profiled, and watched for waits
+STRETCH, QUICK_STRETCH = 40, 10
+
+
 def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
     """What a run with the default settings takes; and one with its step in a CUDA graph."""
-    config = train_config({} if gpu.PRESENT else _TINY)
+    config = train_config({} if gpu.PRESENT else TINY)
     yield "as it is", _measure(config, budget.quick)
     if gpu.PRESENT and any(field.name == "cuda_graph" for field in dataclasses.fields(config)):
         yield "--cuda-graph", _measure(dataclasses.replace(config, cuda_graph=True), budget.quick)
@@ -72,7 +76,7 @@ class _Watch:
 
 
 def _measure(config: TrainConfig, quick: bool) -> dict[str, Any]:
-    stretch = (10 if quick else 40) if gpu.PRESENT else 1
+    stretch = QUICK_STRETCH if quick else STRETCH
     split = Split.load(config.data)
     # nothing but steps between the calls; the log is written where the trainer waits anyway
     config = dataclasses.replace(
