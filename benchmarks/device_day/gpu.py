@@ -66,7 +66,6 @@ def capture(call: Callable[[], Any], *, times: int = 1, warmup: int = 3) -> tupl
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     # an object that dies during a capture may free or wait, which a capture forbids
-    gc.collect()
     gc.disable()
     try:
         yield
