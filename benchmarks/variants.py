@@ -5,14 +5,11 @@ elements. The size changes no bit of an elementwise op, which `times` checks.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import torch
+from noisestep.accelerated.backends import Launch, backend
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
 # (warps, blocks)
 SIZES = (
@@ -31,50 +28,27 @@ SIZES = (
 )
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A launch that was made: the kernel, its grid, and all keywords."""
+def resized(launch: Launch, warps: int, blocks: int) -> Launch:
+    """The same work in programs of another size.
 
-    kernel: Any
-    grid: tuple[int, ...]
-    arguments: dict[str, Any]
-
-    def resized(self, warps: int, blocks: int) -> "Launch":
-        """The same work in programs of another size.
-
-        Raises
-        ------
-        ValueError
-            If the kernel does not say how large its programs are, or has rows in two axes of the grid.
-        """
-        if not {"BLOCKS", "WHOLE", "VECTOR", "n"} <= self.arguments.keys() or self.arguments["WIDE"]:
-            raise ValueError(f"{self.kernel.fn.__qualname__} has no program size that can be changed")
-        n, vector = self.arguments["n"], self.arguments["VECTOR"]
-        blocks = min(blocks, 1 << max(-(-n // 4) - 1, 0).bit_length())
-        if blocks * 4 % vector:
-            raise ValueError(f"{blocks} blocks are no multiple of an access of {vector} elements")
-        programs = -(-n // (4 * blocks))
-        changed = dict(BLOCKS=blocks, WHOLE=n == 4 * blocks * programs, num_warps=warps)
-        return Launch(self.kernel, (self.grid[0], programs, 1), self.arguments | changed)
-
-    def __call__(self) -> None:
-        self.kernel[self.grid](**self.arguments)
-
-
-@contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Collects the launches that are made meanwhile."""
-    launches: list[Launch] = []
-    run = JITFunction.run
-
-    def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **keywords: Any) -> Any:
-        if not warmup:
-            named = dict(zip(kernel.arg_names, args, strict=False)) | keywords
-            launches.append(Launch(kernel, grid, named))
-        return run(kernel, *args, grid=grid, warmup=warmup, **keywords)
-
-    with mock.patch.object(JITFunction, "run", note):
-        yield launches
+    Raises
+    ------
+    ValueError
+        If the kernel does not go through a batch, or only with 64-bit numbers.
+    """
+    tiling, n = launch.arguments.get("TILING"), launch.arguments.get("n")
+    if tiling is None or tiling.wide:
+        raise ValueError(f"{launch.kernel.fn.__qualname__} has no program size that can be changed")
+    # no more than a sample has, and a whole number of accesses
+    blocks = max(min(blocks, 1 << max(-(-n // 4) - 1, 0).bit_length()), tiling.vector // 4)
+    programs = -(-n // (4 * blocks))
+    tiling = tiling._replace(blocks=blocks, whole=n == 4 * blocks * programs)
+    return Launch(
+        launch.kernel,
+        (launch.grid[0], programs, 1),
+        launch.arguments | {"TILING": tiling},
+        launch.options | {"num_warps": warps},
+    )
 
 
 def times(
@@ -94,15 +68,17 @@ def times(
     RuntimeError
         If the call does not make one launch.
     """
-    with recorded() as launches:
+    launches: list[Launch] = []
+    with backend("triton", hook=launches.append):
         result = call()
     if len(launches) != 1:
         raise RuntimeError(f"{len(launches)} launches were recorded, and one is wanted")
+    launches[0].run()
     expected = result.clone()
     for warps, blocks in SIZES:
-        launch = launches[0].resized(warps, blocks)
+        launch = resized(launches[0], warps, blocks)
         result.fill_(float("nan"))
-        launch()
+        launch.run()
         same = torch.equal(result, expected)
         name = f"{blocks} blocks, {warps} {'warp' if warps == 1 else 'warps'}"
-        yield name, dict(us=round(seconds(launch) * 1e6, 2), same=same)
+        yield name, dict(us=round(seconds(launch.run) * 1e6, 2), same=same)

@@ -259,9 +259,9 @@ def test_the_counters_of_nsight_compute_are_understood() -> None:
         "noise",
         "q_sample",
         "reverse_step",
-        "loss and gradient",
-        "loss and gradient, launch 2",
-        "loss and gradient, launch 3",
+        "loss_and_gradient",
+        "loss_and_gradient, launch 2",
+        "loss_and_gradient, launch 3",
     ]
     assert found["q_sample"] == {"kernel": "_kernel", "µs": 2.1, "registers": 40.0}
 

@@ -96,10 +96,9 @@ def calls(shape: tuple[int, ...], dtype: torch.dtype, *, compiled: bool) -> list
         Call("reverse_step", f"{OURS}, int t", lambda: ops.reverse_step(tables, x, output, T, backwards, clip=(-1, 1))),
         Call("reverse_step", "eager", lambda: _reverse_step(x, output, one_t[None], reverse)),
         Call("loss and gradient", OURS, gradient(lambda leaf: ops.simple_loss(leaf, at)), grad=True),
+        Call("loss and gradient", f"{OURS}, without autograd", lambda: ops.loss_and_gradient(output, at)),
         Call("loss and gradient", "eager", gradient(lambda leaf: _loss(leaf, eps)), grad=True),
     ]
-    if hasattr(ops, "loss_and_gradient"):
-        found.append(Call("loss and gradient", f"{OURS}, without autograd", lambda: ops.loss_and_gradient(output, at)))
     if compiled:
         q, r, loss = (torch.compile(f, dynamic=False) for f in (_q_sample, _reverse_step, _loss))
         found += [

@@ -5,7 +5,15 @@ import sys
 
 import torch
 from noisestep.accelerated.address import FORWARD, NoiseAddress
-from noisestep.accelerated.ops import fixed_sum, noise, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.ops import (
+    loss_and_gradient,
+    noise,
+    pairwise_sum,
+    q_sample,
+    reverse_step,
+    simple_loss,
+    vlb_terms,
+)
 
 from . import gpu
 from .calls import calls, schedule
@@ -13,7 +21,7 @@ from .device import DTYPES, is_compiled, shapes
 from .program_sizes import compile_sizes
 
 # the launches of `large`, in turn: the last op has several
-IN_TURN = ("noise", "q_sample", "reverse_step", "loss and gradient")
+IN_TURN = ("noise", "q_sample", "reverse_step", "loss_and_gradient")
 
 
 def warm(quick: bool) -> None:
@@ -33,8 +41,7 @@ def _ops(x: torch.Tensor) -> None:
     noise(at, x.shape, dtype=x.dtype, device=gpu.DEVICE)
     q_sample(schedule(gpu.DEVICE), x, t, at)
     reverse_step(schedule(gpu.DEVICE), x, x, t, at, clip=(-1, 1))
-    leaf = x.detach().requires_grad_()
-    torch.autograd.grad(simple_loss(leaf, at), leaf)
+    loss_and_gradient(x, at)
 
 
 def small() -> None:
@@ -42,9 +49,12 @@ def small() -> None:
     x = torch.randn(3, 4, 33, 31, device=gpu.DEVICE)
     for layout in (torch.contiguous_format, torch.channels_last):
         for dtype in (torch.float32, torch.bfloat16):
-            _ops(x.to(dtype).contiguous(memory_format=layout))
+            y = x.to(dtype).contiguous(memory_format=layout)
+            _ops(y)
+            leaf = y.requires_grad_()
+            torch.autograd.grad(simple_loss(leaf, NoiseAddress(0, FORWARD, 3), reduction="none").sum(), leaf)
     vlb_terms(schedule(gpu.DEVICE), x, x, x, 500)
-    fixed_sum(x.flatten(1))
+    pairwise_sum(x.flatten(1))
 
 
 def large() -> None:

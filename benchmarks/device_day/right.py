@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
-from noisestep.accelerated.ops import advance, noise, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.ops import advance, loss_and_gradient, noise, q_sample, reverse_step, simple_loss, vlb_terms
 from noisestep.reference import noise as reference_noise
 from torch import Tensor
 
@@ -93,6 +93,11 @@ def _matrix(quick: bool) -> Iterator[Check]:
 
             yield f"simple_loss {reduction} and its gradient {case}", _on_both(loss)
 
+        def together(device: torch.device, output: Tensor = output, weight: Tensor = weight) -> list[Tensor]:
+            return list(loss_and_gradient(output.to(device), _AT, weight=weight.to(device)))
+
+        yield f"loss_and_gradient {case}", _on_both(together)
+
 
 def _on_both(call: Callable[[torch.device], list[Tensor]]) -> Callable[[], bool]:
     return lambda: all(map(same_bits, call(gpu.DEVICE), call(CPU)))
@@ -126,6 +131,14 @@ def _repeated() -> Iterator[Check]:
 
     yield "q_sample, 20 times", noised
     yield "simple_loss, 50 times", lambda: len({simple_loss(x, _AT).item() for _ in range(50)}) == 1
+
+    def together() -> bool:
+        leaf = x.clone().requires_grad_()
+        loss = simple_loss(leaf, _AT)
+        expected = loss, *torch.autograd.grad(loss, leaf)
+        return all(map(same_bits, loss_and_gradient(x, _AT), expected))
+
+    yield "loss_and_gradient has the bits of simple_loss and autograd", together
 
 
 def _arguments() -> Iterator[Check]:
@@ -170,6 +183,7 @@ def _streams_and_waits() -> Iterator[Check]:
         reverse_step(schedule(device), x.clone(), x, one_t, NoiseAddress(0, REVERSE, one_t), clip=_CLIP, in_place=True)
         leaf = x.clone().requires_grad_()
         torch.autograd.grad(simple_loss(leaf, _AT), leaf)
+        loss_and_gradient(x, _AT)
         noise(NoiseAddress(0, FORWARD, one_t), (2, 8), device=device)
         vlb_terms(schedule(device), x, x, x, t)
         advance(one_t, -1)
