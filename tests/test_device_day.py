@@ -1,0 +1,309 @@
+"""The command that measures a GPU runs through without one, and where a part of it fails or takes too long."""
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from fake_cuda import FakeCuda
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.device_day import (  # noqa: E402
+    calls,
+    day,
+    device,
+    gpu,
+    host,
+    kernel_tests,
+    machine,
+    page,
+    right,
+    tools,
+)
+from benchmarks.device_day import train as training  # noqa: E402
+from benchmarks.device_day.__main__ import RESULTS, main  # noqa: E402
+from benchmarks.device_day.day import Budget, Part  # noqa: E402
+from benchmarks.device_day.parts import PARTS  # noqa: E402
+
+without_gpu = pytest.mark.skipif(gpu.PRESENT, reason="a fake GPU stands in for one that is there")
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "results.json"
+
+
+def takes(clock: Clock, *seconds: float) -> Any:
+    """A part whose rows take these seconds each."""
+
+    def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
+        for number, passing in enumerate(seconds):
+            clock.now += passing
+            yield f"row {number}", passing
+
+    return rows
+
+
+def run(parts: dict[str, Part], file: Path, clock: Clock, *, seconds: float = 100.0) -> dict[str, Any]:
+    found = day.run(parts, list(parts), file, facts={"card": "x"}, seconds=seconds, clock=clock, say=lambda line: None)
+    assert json.loads(file.read_text()) == found
+    return found["parts"]
+
+
+def test_each_row_is_on_disk_before_the_next_is_asked_for(file: Path, clock: Clock) -> None:
+    seen = []
+
+    def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
+        for name in ("a", "b"):
+            yield name, 1
+            seen.append(json.loads(file.read_text())["parts"]["p"]["rows"])
+
+    run({"p": Part(rows, 10)}, file, clock)
+    assert seen == [{"a": 1}, {"a": 1, "b": 1}]
+
+
+def test_a_part_that_fails_leaves_its_traceback_and_the_next_one_runs(file: Path, clock: Clock) -> None:
+    def fails(budget: Budget) -> Iterator[tuple[str, Any]]:
+        yield "before", 1
+        raise ArithmeticError("on purpose")
+
+    parts = run({"fails": Part(fails, 10), "next": Part(takes(clock, 1.0), 10)}, file, clock)
+    assert parts["fails"]["rows"] == {"before": 1}
+    assert parts["fails"]["failed"].endswith("ArithmeticError: on purpose\n")
+    assert parts["next"] == {"rows": {"row 0": 1.0}, "seconds": 1.0}
+
+
+def test_a_part_is_cut_after_its_own_time(file: Path, clock: Clock) -> None:
+    parts = run({"long": Part(takes(clock, 4.0, 4.0, 4.0, 4.0), 10), "next": Part(takes(clock, 1.0), 10)}, file, clock)
+    assert parts["long"] == {"rows": {f"row {n}": 4.0 for n in range(3)}, "cut": "after row 2", "seconds": 12.0}
+    assert "cut" not in parts["next"]
+
+
+def test_no_part_begins_after_the_time_of_all(file: Path, clock: Clock) -> None:
+    names = ("first", "second", "third")
+    parts = run({name: Part(takes(clock, 4.0, 4.0), 10) for name in names}, file, clock, seconds=12.0)
+    assert "cut" not in parts["first"]
+    assert parts["second"]["cut"] == "after row 0"
+    assert parts["third"] == {"rows": {}, "skipped": "the 12 seconds are over"}
+
+
+def test_parts_are_chosen_by_name_in_the_order_of_the_day() -> None:
+    assert day.choose(PARTS, None) == list(PARTS)
+    assert day.choose(PARTS, "device, machine") == ["machine", "device"]
+    with pytest.raises(ValueError, match=r"no part is called 'devise'; allowed: machine, tests, right, host, device"):
+        day.choose(PARTS, "right,devise")
+
+
+def test_the_command_refuses_unknown_parts_before_any_work(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--only", "devise", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "no part is called 'devise'; allowed: machine, tests" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_part_runs_without_a_gpu(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.device_day", "--quick", "--out", str(tmp_path)]
+    # the training loop and torch.compile are not for the number of tests that run beside this one
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = tmp_path.glob("*.json")
+    parts = json.loads(file.read_text())["parts"]
+    assert list(parts) == list(PARTS)
+    for name, part in parts.items():
+        assert part["rows"], name
+        assert part.keys() <= {"rows", "seconds", "cut"}, name
+    if not gpu.PRESENT:
+        assert all(value is True for value in parts["right"]["rows"].values())
+        assert all(isinstance(us, float) for us in parts["host"]["rows"].values())
+        assert all(isinstance(value, dict) for value in parts["device"]["rows"].values())
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """A fake GPU, whose tensors are the CPU's."""
+    fake = FakeCuda()
+    fake.install(monkeypatch)
+    monkeypatch.setattr(gpu, "PRESENT", True)
+    return fake
+
+
+@without_gpu
+def test_a_failed_capture_raises_the_error_of_the_call_and_spoils_nothing(cuda: FakeCuda) -> None:
+    def waits() -> None:
+        if cuda.capturing:
+            cuda.synchronize()
+
+    # twice: what one leaves behind, the next one meets
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="operation not permitted when stream is capturing"):
+            gpu.capture(waits)
+        assert cuda.current is cuda.default
+        assert gc.isenabled()
+    counted: list[int] = []
+    graph, result = gpu.capture(lambda: counted.append(1) or len(counted), times=2)
+    assert (len(counted), result, graph.replays) == (5, 5, 0)
+
+
+@without_gpu
+def test_waits_are_noted_and_forbidden_only_inside(cuda: FakeCuda) -> None:
+    import warnings
+
+    with gpu.waits_noted() as places:
+        assert cuda.sync_debug_mode == "warn"
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("another thing", stacklevel=1)
+    assert [Path(file).name for file, _ in places] == [Path(__file__).name]
+    modes = []
+    with pytest.raises(ZeroDivisionError), gpu.waiting_forbidden():
+        modes.append(cuda.sync_debug_mode) or 1 / 0
+    assert modes == ["error"]
+    assert cuda.sync_debug_mode == "default"
+
+
+@without_gpu
+def test_the_lines_for_a_gpu_run_on_a_fake_one(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, file: Path, clock: Clock
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(machine, "MEBIBYTES", (1,))
+    monkeypatch.setattr(machine, "_nvidia_smi", lambda *fields: ["1980 MHz", "3201 MHz", "84.90 W", "580.1"])
+    for batch in ("BATCH", "LARGE_BATCH"):
+        monkeypatch.setattr(right, batch, (2, 1, 8, 8))
+    monkeypatch.setattr(device, "QUICK", device.TINY)
+    monkeypatch.setattr(training, "QUICK_STRETCH", 1)
+    config = training.train_config(training.TINY)
+    monkeypatch.setattr(training, "train_config", lambda changes: config)
+    monkeypatch.setattr(host, "SHAPE", (2, 1, 4, 4))
+    names = ("machine", "right", "host", "device", "train")
+    parts = {name: Part(PARTS[name].rows, 1e9) for name in names}
+    found = day.run(parts, names, file, facts={}, seconds=1e9, quick=True, clock=clock, say=lambda line: None)["parts"]
+    for name in names:
+        assert found[name].keys() == {"rows", "seconds"}, found[name].get("failed")
+    # the fake graph does nothing
+    wrong = {name for name, value in found["right"]["rows"].items() if value is not True}
+    assert wrong == {"replays of a captured training step: fresh noise, the eager bits"}
+    providers = {"noisestep", "eager", "torch.compile"}
+    assert providers <= {name.split(" | ")[1] for name in found["host"]["rows"]}
+    assert all(isinstance(us, float) for us in found["host"]["rows"].values())
+    timed = found["device"]["rows"]
+    assert {value["us"] for value in timed.values() if value["how"] == "graph"} == {50.0}
+    assert found["machine"]["rows"]["driver"] == "580.1"
+    assert set(found["train"]["rows"]["as it is"]) >= {"ms a step", "ms the device works", "launches a step", "waits"}
+
+
+def test_a_call_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise ArithmeticError("on purpose")
+
+    one = [calls.Call("noise", "broken", fails), calls.Call("noise", "sound", lambda: None)]
+    for part in (host, device):
+        monkeypatch.setattr(part, "calls", lambda *a, **k: one)
+    budget = Budget(True, 1e9, lambda: 0.0)
+    assert next(host.rows(budget)) == ("noise | broken", "ArithmeticError: on purpose")
+    rows = dict(device.rows(budget))
+    assert rows.pop("noise | broken | 2x3x8x8 | bfloat16") == "ArithmeticError: on purpose"
+    assert set(rows["noise | sound | 2x3x8x8 | bfloat16"]) == {"us", "tbs", "how"}
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda x: x.clone(), True),
+        (lambda x: x + 1e-7, False),
+        (lambda x: x.double(), False),
+        (lambda x: x[:1], False),
+    ],
+)
+def test_bits_are_compared(change: Any, same: bool) -> None:
+    x = torch.tensor([1.0, float("nan")])
+    assert right.same_bits(x, change(x)) is same
+
+
+def test_pytest_is_understood() -> None:
+    assert kernel_tests.outcomes("..F\n1 failed, 87 passed, 70 warnings in 39.44s\n") == {"failed": 1, "passed": 87}
+    assert kernel_tests.outcomes("20 passed in 1.2s") == {"passed": 20}
+
+
+def test_the_counters_of_nsight_compute_are_understood() -> None:
+    lines = ["==PROF== Connected", '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"']
+    for number in range(6):
+        lines += [
+            f'"{number}","_kernel","gpu__time_duration.sum","ns","2,{number}00"',
+            f'"{number}","_kernel","launch__registers_per_thread","register/thread","40"',
+        ]
+    found = tools.kernels("\n".join(lines))
+    assert list(found) == [
+        "noise",
+        "q_sample",
+        "reverse_step",
+        "loss_and_gradient",
+        "loss_and_gradient, launch 2",
+        "loss_and_gradient, launch 3",
+    ]
+    assert found["q_sample"] == {"kernel": "_kernel", "µs": 2.1, "registers": 40.0}
+
+
+def test_only_our_kernels_are_counted() -> None:
+    import re
+
+    ours, others = ("_kernel", "_backward_kernel"), ("vectorized_elementwise_kernel", "triton_poi_fused_0")
+    assert all(re.search(tools.KERNELS, name) for name in ours)
+    assert not any(re.search(tools.KERNELS, name) for name in others)
+
+
+def test_a_tool_that_is_not_there_says_so() -> None:
+    assert tools._run(["no-such-tool"], 1.0) == {"status": None, "output": "no-such-tool is not installed"}
+
+
+def test_the_page_says_what_the_newest_results_say(tmp_path: Path) -> None:
+    copy = tmp_path / "gpu.md"
+    copy.write_text(page.PAGE.read_text())
+    page.write(page.newest(RESULTS), copy, tmp_path / "gpu.png")
+    assert copy.read_text() == page.PAGE.read_text()
+    assert (tmp_path / "gpu.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("results", sorted(RESULTS.glob("*/*.json")), ids=lambda path: path.stem)
+def test_all_results_can_be_shown(results: Path, tmp_path: Path) -> None:
+    found = json.loads(results.read_text())
+    assert results.parent.name == found["card"].lower().replace(" ", "-")
+    for make in page.SECTIONS.values():
+        assert make(found)
+
+
+def test_results_of_parts_that_did_not_run_can_be_shown() -> None:
+    found = {"card": "x", "date": "2026-01-01", "commit": "0", "parts": {"right": {"rows": {"a": "other bits"}}}}
+    assert "- wrong: a: other bits" in page.SECTIONS["right"](found)
+    for make in page.SECTIONS.values():
+        make(found)
+
+
+def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "gpu.md"
+    copy.write_text("# Nothing\n")
+    with pytest.raises(ValueError, match=r"gpu\.md marks nothing; known: run, right"):
+        page.write(page.newest(RESULTS), copy, tmp_path / "gpu.png")
+    assert not (tmp_path / "gpu.png").exists()
