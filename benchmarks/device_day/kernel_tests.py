@@ -25,7 +25,10 @@ _FILES = (
     "sampling",
 )
 # of these files, the tests that behave differently on a GPU
-_ON_A_GPU = "kernel or gpu or graph or more_elements or in_place or counts or nearest or far_from or coefficients or number or gradient"
+_ON_A_GPU = (
+    "kernel or gpu or graph or more_elements or in_place or counts or nearest or far_from or coefficients or number "
+    "or gradient"
+)
 _PROCESSES = 12
 _OUTPUT = 4000
 

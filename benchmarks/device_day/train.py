@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from noisestep.accelerated.cli.runs import Split, complete
 from noisestep.accelerated.training.config import TrainConfig, train_config
+from noisestep.accelerated.training.data import Split
+from noisestep.accelerated.training.log import LogPaths
 from noisestep.accelerated.training.loop import train
+from noisestep.accelerated.training.model_config import with_model
 
 from . import gpu
 from .day import Budget
@@ -80,7 +82,7 @@ def _measure(config: TrainConfig, quick: bool) -> dict[str, Any]:
     split = Split.load(config.data)
     # nothing but steps between the calls; the log is written where the trainer waits anyway
     config = dataclasses.replace(
-        complete(config, split.record),
+        with_model(config, split.record),
         steps=4 * stretch,
         warmup=1,
         sample_every=stretch,
@@ -89,7 +91,16 @@ def _measure(config: TrainConfig, quick: bool) -> dict[str, Any]:
     )
     watch = _Watch()
     with tempfile.TemporaryDirectory() as folder:
-        train(config, split.train, split.record, Path(folder), device=gpu.DEVICE, draw=watch)
+        paths = LogPaths(*(Path(folder) / name for name in ("log.csv", "train.log", "events")))
+        train(
+            config,
+            split.train,
+            split.record,
+            device=gpu.DEVICE,
+            checkpoint_folder=Path(folder) / "checkpoints",
+            log_paths=paths,
+            draw=watch,
+        )
     step = watch.seconds / stretch
     found: dict[str, Any] = {"ms a step": round(step * 1e3, 3), "images/s": round(config.batch_size / step)}
     if gpu.PRESENT:
