@@ -31,7 +31,8 @@ if TYPE_CHECKING:
         vlb_terms,
         words,
     )
-    from .samplers import Samples, sample
+    from .samplers import SAMPLERS, Sampler
+    from .samplers.loop import Samples, sample
     from .schedule import DeviceSchedule
 
 __all__ = [
@@ -42,9 +43,11 @@ __all__ = [
     "LABEL_DROPOUT",
     "PERMUTATION",
     "REVERSE",
+    "SAMPLERS",
     "TIMESTEP",
     "DeviceSchedule",
     "NoiseAddress",
+    "Sampler",
     "Samples",
     "advance",
     "integers",
@@ -61,7 +64,7 @@ __all__ = [
 ]
 
 # where the public names are defined
-_MODULES = (".address", ".ops", ".samplers", ".schedule")
+_MODULES = (".address", ".ops", ".samplers", ".samplers.loop", ".schedule")
 
 
 def __getattr__(name: str) -> Any:
