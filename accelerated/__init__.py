@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .ops.reverse_step import reverse_step
     from .ops.simple_loss import loss_and_gradient, simple_loss
     from .ops.vlb_terms import vlb_terms
-    from .samplers import Samples, sample
+    from .samplers import SAMPLERS, Sampler
+    from .samplers.loop import Samples, sample
     from .schedule import DeviceSchedule
 
 __all__ = [
@@ -37,9 +38,11 @@ __all__ = [
     "LABEL_DROPOUT",
     "PERMUTATION",
     "REVERSE",
+    "SAMPLERS",
     "TIMESTEP",
     "DeviceSchedule",
     "NoiseAddress",
+    "Sampler",
     "Samples",
     "advance",
     "integers",
@@ -56,7 +59,7 @@ __all__ = [
 ]
 
 # where the public names are defined
-_MODULES = (".address", ".ops", ".samplers", ".schedule")
+_MODULES = (".address", ".ops", ".samplers", ".samplers.loop", ".schedule")
 
 
 # a type checker that saw this function would accept any name

@@ -82,7 +82,7 @@ from .reverse import (
     reverse_step,
     reverse_variance,
 )
-from .sampling import sample
+from .samplers.loop import sample
 from .schedule import Schedule
 
 __all__ = [

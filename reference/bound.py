@@ -13,7 +13,7 @@ from .noise import FORWARD, normal
 from .posterior import posterior_mean
 from .prediction import Quantity
 from .reverse import Variance, reverse_mean
-from .sampling import Model
+from .samplers.chain import Model
 from .schedule import Schedule
 
 # from here on erfc is near its underflow, and eight terms of the tail's asymptotic series leave 1e-16

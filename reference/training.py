@@ -20,7 +20,7 @@ from .network import Parameters, SimpleUNet, initial_parameters
 from .noise import FORWARD, TIMESTEP, integers, normal, permutation
 from .optimizer import Adam, average
 from .picture import image_grid, write_png
-from .sampling import sample
+from .samplers.loop import sample
 from .schedule import Schedule
 
 

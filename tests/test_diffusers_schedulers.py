@@ -176,8 +176,8 @@ def test_a_list_of_generators_draws_a_sample_each():
     assert_near(actual=results[1], expected=results[0])
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_an_address_gives_the_samples_of_noisestep(sampler):
+@pytest.mark.parametrize(("sampler", "settings"), [("ddpm", {}), ("ddim", {"eta": 1.0})])
+def test_an_address_gives_the_samples_of_noisestep(sampler, settings):
     scheduler = FusedDDPMScheduler() if sampler == "ddpm" else FusedDDIMScheduler()
     scheduler.set_timesteps(timesteps=[999, 700, 30, 3])
     convolution = torch.nn.Conv2d(3, 3, 3, padding=1)
@@ -187,7 +187,7 @@ def test_an_address_gives_the_samples_of_noisestep(sampler):
             return convolution(x)
 
     chain = Schedule(scheduler.betas.double().numpy()).respace([4, 31, 701, 1000])
-    expected = sample(Network(), chain, count=5, shape=(3, 8, 8), seed=9, sampler=sampler, eta=1.0).images
+    expected = sample(Network(), chain, count=5, shape=(3, 8, 8), seed=9, sampler=sampler, **settings).images
     for ids in (torch.tensor([3, 1]), torch.tensor([2])):
         x = noise(NoiseAddress(9, INITIAL, 0, ids), (len(ids), 3, 8, 8))
         for t in scheduler.timesteps:

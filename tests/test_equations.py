@@ -21,7 +21,7 @@ MODULES = (
     "jumps",
     "loss",
     "bound",
-    "sampling",
+    "samplers.loop",
     "noise",
 )
 # a heading of the third level is one equation, up to the next heading
@@ -36,6 +36,9 @@ def named(kind, text):
 
 def resolve(package, dotted):
     module, *attributes = dotted.split(".")
+    if module == "samplers":
+        # one sampler a file
+        module = f"{module}.{attributes.pop(0)}"
     found = importlib.import_module(f"noisestep.{package}.{module}")
     for attribute in attributes:
         # a frozen table is set by the constructor, and annotated in the class

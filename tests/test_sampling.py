@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisestep.accelerated.backends import recording
 from noisestep.accelerated.models import UNet
+from noisestep.accelerated.samplers import SAMPLERS
 from noisestep.accelerated.samplers import loop as sampling
 from noisestep.accelerated.samplers.loop import sample
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import noise as reference_noise
-from noisestep.reference.sampling import sample as reference_sample
+from noisestep.reference.samplers.loop import sample as reference_sample
 from noisestep.reference.schedule import Schedule
+from sampler_laws import reference_sampler
 from tiny_run import tiny_config
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -29,6 +31,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"sampler": "ddim", "eta": 0.0},
     {"sampler": "ddim", "eta": 0.5},
     {"sampler": "ddim", "eta": 1.0, "temperature": 1.25},
+    {"sampler": "heun"},
+    {"sampler": "dpmpp_2m", "temperature": 1.25},
 ]
 
 
@@ -100,14 +104,12 @@ def test_it_is_the_reference_loop(options: dict[str, Any], prediction: str) -> N
         numbers=2,
         prediction=prediction,
         clip=clip,
-        variance=options.get("variance", "posterior"),
-        eta=options.get("eta"),
-        temperature=options.get("temperature", 1.0),
         trajectory=True,
+        **{**options, "sampler": reference_sampler(options["sampler"])},
     )[::-1]
-    # a step makes about 10 float32 roundings of numbers no larger than |x| / sqrt(alpha_bar), and no later step
-    # enlarges what went before by more than that
-    bound = 10 * steps * 2**-24 * np.abs(expected).max() / chain.sqrt_alpha_bar.min()
+    # a step makes about 10 float32 roundings of numbers no larger than |x| / sqrt(alpha_bar) for each of its calls of
+    # the network, and no later step enlarges what went before by more than that
+    bound = 10 * (2 * steps - 1) * 2**-24 * np.abs(expected).max() / chain.sqrt_alpha_bar.min()
     np.testing.assert_allclose(result.trajectory.numpy(), expected, rtol=0, atol=bound)
     assert bound < 1e-3
     torch.testing.assert_close(result.images, result.trajectory[-1], rtol=0, atol=0)
@@ -199,31 +201,36 @@ def test_guidance_goes_through_the_labelled_output_away_from_the_other(monkeypat
     assert not torch.equal(plain.images, guided.images)
 
 
-def walk(device: str = "cpu", **update: Any) -> sampling.Walk:
-    chain = DeviceSchedule(COSINE.respace(6), device)
+def chain_of(sampler: str, device: str = "cpu", **settings: Any) -> sampling.Chain:
+    method, tables = SAMPLERS[sampler], DeviceSchedule(COSINE.respace(6), device)
     x_T, label = torch.randn(3, *SHAPE, device=device), torch.arange(3, device=device)
-    update = {"clip": (-1.0, 1.0), **update}
-    return sampling.Walk(Pointwise(), chain, x_T, label, seed=4, update=update)
+    options = {"clip": (-1.0, 1.0)}
+    return sampling.Chain(
+        method, method.with_defaults(settings), Pointwise(), tables, x_T, label, seed=4, options=options
+    )
 
 
-UPDATES: list[dict[str, Any]] = [{}, {"eta": 0.5}, {"variance": "zero"}]
+UPDATES: list[dict[str, Any]] = [{"sampler": name} for name in SAMPLERS] + [{"sampler": "ddim", "eta": 0.5}]
 
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_a_step_is_one_graph_that_reads_nothing_back(update: dict[str, Any]) -> None:
     # fake tensors have no values: whoever asks for one, or for a shape that depends on one, is told off
     with FakeTensorMode(allow_non_fake_inputs=True):
-        walk(**update).step()
+        chain_of(**update).step()
         with pytest.raises(DataDependentOutputException):
-            walk(**update).t.item()
+            chain_of(**update).t.item()
 
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_the_launches_of_a_step_read_nothing_back(update: dict[str, Any]) -> None:
     # tensors on "meta" have no values
     with recording() as launches:
-        walk("meta", **update).step()
-    assert [launch.kernel.fn.__module__.rpartition(".")[2] for launch in launches] == ["reverse_step", "advance"]
+        chain_of(device="meta", **update).step()
+    steps = ["reverse_step", "advance"]
+    if SAMPLERS[update["sampler"]].correct is not None:
+        steps.append("reverse_step")
+    assert [launch.kernel.fn.__module__.rpartition(".")[2] for launch in launches] == steps
 
 
 @pytest.mark.gpu
@@ -248,7 +255,9 @@ def test_progress_counts_the_images() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "euler"}, "sampler is 'euler'; allowed: ddim, ddpm"),
+        ({"sampler": "euler"}, "sampler is 'euler'; allowed: ddim, ddpm, dpmpp_2m, heun"),
+        ({"variance": "beta"}, "variance means nothing to sampler ddim, which takes eta"),
+        ({"sampler": "heun", "eta": 0.5}, "eta means nothing to sampler heun, which takes no setting of its own"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"labels have shape \(3,\); 7 images need \(7,\)"),
         ({"cuda_graph": True}, "cuda_graph=True needs a GPU, and the device is cpu"),
         ({"guidance": 2.0}, "guidance is 2; it needs labels, and a model trained with label dropout"),

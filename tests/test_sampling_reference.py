@@ -5,6 +5,8 @@ import pytest
 import torch
 from laws import EPS, assert_close
 from noisestep.reference import INITIAL, REVERSE, Schedule, ddim_step, normal, reverse_step, sample
+from noisestep.reference.samplers.ddim import ddim
+from noisestep.reference.samplers.ddpm import ddpm
 
 LINEAR = Schedule.from_name("linear", 1000)
 SHORT = Schedule.from_name("linear", 20)
@@ -25,10 +27,10 @@ def test_ten_ddim_steps_give_diffusers_sum(prediction, golden):
         schedule,
         dummy_model,
         DUMMY.shape,
+        sampler=ddim,
         x_T=DUMMY,
         prediction=prediction,
         clip=(-1, 1),
-        eta=0.0,
         rederive_eps=False,
     )
     assert_close(actual=np.abs(x_0).sum(), expected=golden, roundings=FLOAT32_TABLES)
@@ -50,20 +52,27 @@ def model(x, t):
     return 0.1 * x + 0.01 * t[:, None]
 
 
-@pytest.mark.parametrize("option", [{}, {"variance": "beta"}, {"eta": 0.5}, {"eta": 0.0, "clip": (-1, 1)}])
-def test_the_loop_is_its_steps_with_noise_from_its_address(option):
+STEPS = {ddpm: reverse_step, ddim: ddim_step}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "option"),
+    [(ddpm, {}), (ddpm, {"variance": "beta"}), (ddim, {"eta": 0.5}), (ddim, {"clip": (-1, 1)})],
+)
+def test_the_loop_is_its_steps_with_noise_from_its_address(sampler, option):
     schedule = SHORT.respace(7)
-    trajectory = sample(schedule, model, (3, 5), seed=9, numbers=4, trajectory=True, **option)
+    options = {"sampler": sampler, "seed": 9, "numbers": 4, **option}
+    trajectory = sample(schedule, model, (3, 5), trajectory=True, **options)
     assert trajectory.shape == (8, 3, 5)
     numbers = np.arange(4, 7)
     assert np.array_equal(trajectory[7], normal(9, INITIAL, 0, numbers, (5,)))
-    step = ddim_step if "eta" in option else reverse_step
+    step = STEPS[sampler]
     for t in range(7, 0, -1):
         told = schedule.timesteps[t]
         z = normal(9, REVERSE, int(told), numbers, (5,))
         output = model(trajectory[t], np.full(3, told))
         assert np.array_equal(trajectory[t - 1], step(schedule, trajectory[t], output, t, z, **option))
-    assert np.array_equal(sample(schedule, model, (3, 5), seed=9, numbers=4, **option), trajectory[0])
+    assert np.array_equal(sample(schedule, model, (3, 5), **options), trajectory[0])
 
 
 def test_an_image_is_the_same_in_any_batch():
@@ -90,8 +99,11 @@ def test_the_model_hears_the_original_steps():
 MEAN, VARIANCE = 0.3, 0.04
 
 
-@pytest.mark.parametrize("option", [{"variance": "beta"}, {"variance": "posterior"}, {"eta": 0.0}, {"eta": 0.7}])
-def test_a_gaussian_is_sampled_with_the_moments_of_the_linear_recursion(option):
+@pytest.mark.parametrize(
+    ("sampler", "option"),
+    [(ddpm, {"variance": "beta"}), (ddpm, {"variance": "posterior"}), (ddim, {}), (ddim, {"eta": 0.7})],
+)
+def test_a_gaussian_is_sampled_with_the_moments_of_the_linear_recursion(sampler, option):
     schedule = Schedule.from_name("cosine", 30)
     signal, clean = schedule.sqrt_alpha_bar, schedule.one_minus_alpha_bar
 
@@ -102,12 +114,12 @@ def test_a_gaussian_is_sampled_with_the_moments_of_the_linear_recursion(option):
     # what one step does to a mean and a variance, read off at 0, at 1, and at 0 with noise 1
     mean, variance = 0.0, 1.0
     points, z = np.array([[0.0], [1.0], [0.0]]), np.array([[0.0], [0.0], [1.0]])
-    step = ddim_step if "eta" in option else reverse_step
+    step = STEPS[sampler]
     for t in range(30, 0, -1):
         shift, at_one, noisy = step(schedule, points, best_eps(points, np.full(3, t)), t, z, **option)[:, 0]
         mean, variance = (at_one - shift) * mean + shift, (at_one - shift) ** 2 * variance + (noisy - shift) ** 2
     count = 20000
-    x_0 = sample(schedule, best_eps, (count // 20, 20), seed=1, **option)
+    x_0 = sample(schedule, best_eps, (count // 20, 20), sampler=sampler, seed=1, **option)
     # five standard errors of a mean, and of a variance, whose own is sqrt(2 / n) of it
     assert abs(x_0.mean() - mean) < 5 * np.sqrt(variance / count)
     assert abs(x_0.var() / variance - 1) < 5 * np.sqrt(2 / count)
@@ -121,7 +133,9 @@ def test_a_gaussian_is_sampled_with_the_moments_of_the_linear_recursion(option):
         ({"x_T": np.zeros((2, 5))}, ValueError, r"x_T \(2, 5\), shape \(3, 5\)"),
         ({"variance": "typo"}, ValueError, "variance must be one of beta, posterior, zero"),
         ({"prediction": "typo"}, ValueError, "prediction must be one of"),
-        ({"eta": 2.0}, ValueError, "eta must be in"),
+        ({"sampler": ddim, "eta": 2.0}, ValueError, "eta must be in"),
+        ({"eta": 0.5}, TypeError, r"ddpm\(\) got an unexpected keyword argument 'eta'"),
+        ({"sampler": "ddim"}, TypeError, "sampler must be a function such as .*ddim.ddim, got 'ddim'"),
     ],
 )
 def test_bad_arguments_are_refused(option, error, message):

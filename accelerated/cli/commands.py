@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from ..samplers import SAMPLERS
 from ..training.config import SampleConfig, TrainConfig, from_dict, merge, read_json, train_config
 from .errors import runtime_errors, usage_errors
 from .flags import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, FieldType, field_at, field_options, given, keyword
@@ -102,7 +103,7 @@ def train(
     else:
         with usage_errors():
             config = train_config(merge(_read_config_file(config_file), changes))
-        _refuse_unused(config, values, TRAIN_FLAGS)
+        _refuse_unused(config, values)
         # torchrun starts the same command again after it lost a process
         restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         if restarted and out is not None and RunFolder(out).has_checkpoint():
@@ -241,15 +242,16 @@ def _sample_config(run: RunFolder, values: Mapping[str, Any]) -> SampleConfig:
     with usage_errors():
         config = run.read_config()
         config = from_dict(merge(asdict(config), given(values, SAMPLE_FLAGS)))
-    _refuse_unused(config, values, SAMPLE_FLAGS)
+    _refuse_unused(config, values)
     return config.sample
 
 
-def _refuse_unused(config: TrainConfig, values: Mapping[str, Any], flags: Mapping[str, str]) -> None:
-    flag_of = {path: flag for flag, path in flags.items()}
-    for sampler, path in (("ddpm", "sample.eta"), ("ddim", "sample.variance")):
-        if config.sample.sampler == sampler and values[keyword(path)] is not None:
-            raise click.UsageError(f"{flag_of[path]} means nothing to {flag_of['sample.sampler']} {sampler}")
+def _refuse_unused(config: TrainConfig, values: Mapping[str, Any]) -> None:
+    """A setting that the sampler does not take is a mistake when it is given, and not when a recipe has it."""
+    own = [name for sampler in SAMPLERS.values() for name in sampler.settings]
+    given_here = {name: value for name in own if (value := values[keyword(f"sample.{name}")]) is not None}
+    with usage_errors():
+        SAMPLERS[config.sample.sampler].with_defaults(given_here)
 
 
 def _greet() -> None:

@@ -10,7 +10,7 @@ from ..address import FORWARD, NoiseAddress
 from ..errors import RunError
 from ..evaluation.evaluate import MIN_IMAGES, evaluate, in_memory
 from ..ops import q_sample
-from ..samplers import Samples
+from ..samplers.loop import Samples
 from ..schedule import DeviceSchedule
 from ..training.atomic import write_json
 from ..training.config import SampleConfig, TrainConfig

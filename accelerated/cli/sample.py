@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 
 from ..errors import RunError
-from ..samplers import Samples
+from ..samplers.loop import Samples
 from ..training.atomic import write_atomically, write_json
 from ..training.config import SampleConfig
 from ..training.progress import progress_bar

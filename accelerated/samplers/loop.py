@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from noisestep.reference.prediction import Prediction
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..address import INITIAL, REVERSE, NoiseAddress
 from ..ops import advance, noise, reverse_step
 from ..schedule import DeviceSchedule
+from . import SAMPLERS, Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,6 @@ def sample(
     labels: Tensor | None = None,
     steps: int | None = None,
     sampler: str = "ddim",
-    eta: float = 0.0,
-    variance: Literal["posterior", "beta", "zero"] = "posterior",
     prediction: Prediction = "eps",
     clip: bool = True,
     guidance: float = 1.0,
@@ -57,8 +56,9 @@ def sample(
     device: str | torch.device = "cpu",
     cuda_graph: bool = False,
     progress: Callable[[int], object] = lambda images: None,
+    **settings: Any,
 ) -> Samples:
-    """x_0 ~ p_θ, from x_T ~ N(0, I) by reverse steps (Ho et al. 2020, algorithm 2; Song et al. 2021, eq. 12).
+    """x_0 ~ p_θ, from x_T ~ N(0, I) by the steps of a sampler.
 
     Image k of a seed has the noise of address (seed, INITIAL, 0, k) and (seed, REVERSE, t, k), t counted in the
     original chain: it is the same image alone, in any batch, on any machine, up to the rounding of the network.
@@ -79,12 +79,8 @@ def sample(
         int64 (count,); the class of each image.
     steps : int, optional
         Steps of the respaced chain, 1..T; all T by default.
-    sampler : {"ddim", "ddpm"}
-        DDIM with `eta`, or the ancestral update with `variance`.
-    eta : float
-        DDIM's, 0..1.
-    variance : {"posterior", "beta", "zero"}
-        DDPM's.
+    sampler : str
+        A name in `noisestep.accelerated.samplers.SAMPLERS`.
     prediction : {"eps", "x_0", "v"}
         What the model predicts.
     clip : bool
@@ -108,6 +104,8 @@ def sample(
         model has to allow it (no value read back, no shape that depends on one).
     progress : function of int
         Told how many images are done, after each batch.
+    **settings
+        What the sampler takes besides: `eta` of ddim, in [0, 1]; `variance` of ddpm, "posterior", "beta" or "zero".
 
     Returns
     -------
@@ -116,11 +114,13 @@ def sample(
     Raises
     ------
     ValueError
-        A sampler of another name, labels of another shape, guidance without what it needs, a graph on a device that
-        has none, and what the schedule and the ops refuse.
+        A sampler of another name, a setting that means nothing to it, labels of another shape, guidance without what
+        it needs, a graph on a device that has none, and what the schedule and the ops refuse.
     """
-    if sampler not in ("ddim", "ddpm"):
-        raise ValueError(f"sampler is {sampler!r}; allowed: ddim, ddpm")
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}; allowed: {', '.join(SAMPLERS)}")
+    method = SAMPLERS[sampler]
+    settings = method.with_defaults(settings)
     if labels is not None and labels.shape != (count,):
         raise ValueError(f"labels have shape {tuple(labels.shape)}; {count} images need ({count},)")
     unguided = guidance == 1.0
@@ -128,55 +128,56 @@ def sample(
         raise ValueError(f"guidance is {guidance:g}; it needs labels, and a model trained with label dropout")
     if cuda_graph and torch.device(device).type != "cuda":
         raise ValueError(f"cuda_graph=True needs a GPU, and the device is {device}")
-    chain = DeviceSchedule(schedule if steps is None else schedule.respace(steps), device)
-    update = dict(
+    tables = DeviceSchedule(schedule if steps is None else schedule.respace(steps), device)
+    options = dict(
         prediction=prediction,
         clip=(-1.0, 1.0) if clip else None,
-        variance=variance,
-        eta=eta if sampler == "ddim" else None,
         guidance=None if unguided else guidance,
         temperature=temperature,
     )
     network = model if null_label is None or unguided else _guided(model, null_label)
     images, histories = [], []
-    walk: Walk | None = None
+    chain: Chain | None = None
     for start in range(0, count, batch_size):
         batch, number = min(batch_size, count - start), first + start
         label = None if labels is None else labels[start : start + batch].to(device)
         x_T = temperature * noise(NoiseAddress(seed, INITIAL, 0, number), (batch, *shape), device=device)
-        if walk is None or len(walk.x) != batch:
-            walk = Walk(network, chain, x_T, label, seed=seed, update=update)
+        if chain is None or len(chain.x) != batch:
+            chain = Chain(method, settings, network, tables, x_T, label, seed=seed, options=options)
             if cuda_graph:
-                walk.capture()
-        walk.begin(x_T, label, number)
+                chain.capture()
+        chain.begin(x_T, label, number)
         watched = max(0, min(trajectory - start, batch))
         # left on the device until the last step: to copy is to wait
         history = [x_T[:watched]]
-        for _ in range(chain.T):
-            walk.step()
-            history.append(walk.x[:watched].clone())
-        images.append(walk.x.to("cpu", copy=True))
+        for _ in range(tables.T):
+            chain.step()
+            history.append(chain.x[:watched].clone())
+        images.append(chain.x.to("cpu", copy=True))
         histories.append(torch.stack(history).cpu())
         progress(start + batch)
     return Samples(torch.cat(images), labels, torch.cat(histories, dim=1))
 
 
-class Walk:
-    """A batch on its way from x_T to x_0; a step takes nothing from the host, so that a CUDA graph can be made of it.
+class Chain:
+    """A batch between x_T and x_0; a step takes nothing from the host, so that CUDA graphs can be made of it.
 
     Parameters
     ----------
+    sampler : Sampler
+    settings : dict
+        Of the sampler.
     network : function
         `network(x, t, label)`.
-    chain : DeviceSchedule
+    schedule : DeviceSchedule
         T steps on the device of the batch.
     x_T : Tensor, shape (B, C, H, W)
-        A batch like those that are walked.
+        A batch like those that are drawn.
     label : Tensor of int64, shape (B,), or None
     seed : int
         Of the noise; an image's number is its sample, the original timestep its step.
-    update : dict
-        Options of `noisestep.accelerated.ops.reverse_step`.
+    options : dict
+        Options of `noisestep.accelerated.ops.reverse_step` that hold for every sampler.
 
     Attributes
     ----------
@@ -184,24 +185,36 @@ class Walk:
         x_t, always in the same memory.
     t : Tensor of int64, shape ()
         Where the batch is; T steps lead to 0.
+    memory : list of Tensor, each of shape (B, C, H, W)
+        What the sampler keeps.
+    settings : dict
     """
 
     def __init__(
         self,
+        sampler: Sampler,
+        settings: dict[str, Any],
         network: Callable[..., Tensor],
-        chain: DeviceSchedule,
+        schedule: DeviceSchedule,
         x_T: Tensor,
         label: Tensor | None,
         *,
         seed: int,
-        update: dict[str, Any],
+        options: dict[str, Any],
     ) -> None:
-        self._network, self._chain, self._seed, self._update = network, chain, seed, update
+        self.settings = settings
+        self._sampler, self._network, self._schedule, self._seed = sampler, network, schedule, seed
+        self._options = options
+        self._weights: Tensor | None = None
+        if sampler.weights is not None:
+            self._weights = torch.from_numpy(sampler.weights(schedule.schedule)).to(x_T)
         self.x = torch.empty_like(x_T)
         self.t = torch.zeros((), dtype=torch.int64, device=x_T.device)
+        self.memory = [torch.empty_like(x_T) for _ in range(sampler.memory)]
         self._label = None if label is None else torch.empty_like(label)
         self._count = torch.arange(len(x_T), device=x_T.device)
         self._numbers = torch.empty_like(self._count)
+        self._graphs: list[torch.cuda.CUDAGraph] = []
         self.begin(x_T, label, 0)
 
     def begin(self, x_T: Tensor, label: Tensor | None, first: int) -> None:
@@ -210,30 +223,65 @@ class Walk:
         if self._label is not None and label is not None:
             self._label.copy_(label)
         self._numbers.copy_(self._count + first)
-        self.t.fill_(self._chain.T)
+        self.t.fill_(self._schedule.T)
+        for tensor in self.memory:
+            tensor.zero_()
+        # t as the host counts it, which decides whether there is a step to correct
+        self._left = self._schedule.T
 
     def step(self) -> None:
         """x_t becomes x_{t-1}, and t is t − 1."""
-        # a gather: to index with a tensor of no axes would read it back
-        told = self._chain.timesteps.gather(0, self.t[None])
-        output = self._network(self.x, told.expand(len(self.x)), self._label)
-        place = NoiseAddress(self._seed, REVERSE, told, self._numbers)
-        reverse_step(self._chain, self.x, output, self.t, place, in_place=True, **self._update)
-        advance(self.t, -1)
+        self._run(0)
+        self._left -= 1
+        if self._sampler.correct is not None and self._left > 0:
+            self._run(1)
 
     def capture(self) -> None:
-        """Put a CUDA graph of it in the place of `step`."""
+        """Put CUDA graphs in the place of what a step computes: one, or two where the sampler corrects."""
+        calls = [self._predict] if self._sampler.correct is None else [self._predict, self._correct]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             # what is compiled, tuned or allocated at first is not for the graph
             for _ in range(2):
-                self.step()
+                self.t.fill_(self._schedule.T)
+                for call in calls:
+                    call()
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.step()
-        self.step = graph.replay  # type: ignore[method-assign]
+        graphs = []
+        for call in calls:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                call()
+            graphs.append(graph)
+        self._graphs = graphs
+
+    def reverse_step(self, **options: Any) -> Any:
+        """The op `noisestep.accelerated.ops.reverse_step` at `x` and `t`, with a call of the network."""
+        # a gather: to index with a tensor of no axes would read it back
+        model_t = self._schedule.timesteps.gather(0, self.t[None])
+        output = self._network(self.x, model_t.expand(len(self.x)), self._label)
+        address = NoiseAddress(self._seed, REVERSE, model_t, self._numbers)
+        return reverse_step(self._schedule, self.x, output, self.t, address, **self._options, **options)
+
+    def weight(self) -> Tensor:
+        """The number at t of the sampler's `weights`, shape (1,)."""
+        assert self._weights is not None
+        return self._weights.gather(0, self.t[None])
+
+    def _run(self, i: int) -> None:
+        if self._graphs:
+            self._graphs[i].replay()
+        else:
+            (self._predict, self._correct)[i]()
+
+    def _predict(self) -> None:
+        self._sampler.predict(self)
+        advance(self.t, -1)
+
+    def _correct(self) -> None:
+        assert self._sampler.correct is not None
+        self._sampler.correct(self)
 
 
 def _guided(model: nn.Module, null_label: int) -> Callable[..., Tensor]:

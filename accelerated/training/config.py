@@ -17,6 +17,7 @@ from noisestep.reference.loss import LOSS_WEIGHTINGS
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
 
+from ..samplers import SAMPLERS
 from .settings import Checked, Choice, Range, Size, Switch, Text, setting
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ class ScheduleConfig(Checked):
         return Schedule.from_name(self.name, self.T, zero_terminal_snr=self.zero_terminal_snr, **self.parameters)
 
 
+def _takers(name: str) -> str:
+    return ", ".join(sampler.name for sampler in SAMPLERS.values() if name in sampler.settings)
+
+
+def _two_calls() -> str:
+    return ", ".join(sampler.name for sampler in SAMPLERS.values() if sampler.correct is not None)
+
+
 @dataclass(frozen=True)
 class SampleConfig(Checked):
     """How to draw samples from a trained model, and how many to draw for the evaluation.
@@ -78,11 +87,21 @@ class SampleConfig(Checked):
     With 900 samples the seed alone moves the Fréchet ratio by 0.1, so the seed is part of the recipe.
     """
 
-    sampler: str = setting("ddim", Choice(("ddim", "ddpm")), "DDIM, or ancestral sampling (DDPM)")
-    steps: int = setting(50, Range(int, 1, 1_000_000), "sampling steps from x_T to x_0, at most T")
-    eta: float = setting(0.5, Range(float, 0.0, 1.0), "DDIM only: 0 is deterministic, 1 adds as much noise as DDPM")
+    sampler: str = setting(
+        "ddim", Choice(tuple(SAMPLERS)), "; ".join(f"{name}: {sampler.title}" for name, sampler in SAMPLERS.items())
+    )
+    steps: int = setting(
+        50,
+        Range(int, 1, 1_000_000),
+        f"sampling steps from x_T to x_0, at most T; n steps are n network calls, 2 n - 1 with {_two_calls()}",
+    )
+    eta: float = setting(
+        0.5, Range(float, 0.0, 1.0), f"{_takers('eta')} only: 0 is deterministic, 1 adds as much noise as DDPM"
+    )
     variance: Literal["posterior", "beta", "zero"] = setting(
-        "posterior", Choice(("posterior", "beta", "zero")), "DDPM only: variance of a reverse step"
+        "posterior",
+        Choice(("posterior", "beta", "zero")),
+        f"{_takers('variance')} only: variance of a reverse step",
     )
     clip_x0: bool = setting(True, Switch(), "clip the predicted x_0 to [-1, 1] at every step")
     guidance: float = setting(

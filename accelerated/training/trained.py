@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..models import UNet
+from ..samplers import SAMPLERS
 from ..samplers.loop import Samples, sample
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
@@ -94,7 +95,7 @@ class TrainedModel:
         trajectory: int = 0,
         progress: Callable[[int], object] = lambda images: None,
     ) -> Samples:
-        """Draw samples first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.samplers.sample`.
+        """Draw samples first .. first + settings.count − 1 of the seed; see `noisestep.accelerated.sample`.
 
         Each process draws the same number of samples, a contiguous range, and rank 0 gets all of them. The last range
         may go beyond the count; the excess is dropped, as a sharded model has to run in all processes equally often.
@@ -114,8 +115,6 @@ class TrainedModel:
             labels=labels,
             steps=settings.steps,
             sampler=settings.sampler,
-            eta=settings.eta,
-            variance=settings.variance,
             prediction=self.config.prediction,
             clip=settings.clip_x0,
             guidance=settings.guidance,
@@ -125,6 +124,7 @@ class TrainedModel:
             trajectory=min(trajectory, own),
             device=self.device,
             progress=lambda done: progress(min(done * world.size, count)),
+            **{name: getattr(settings, name) for name in SAMPLERS[settings.sampler].settings},
         )
         if world.size == 1:
             return samples

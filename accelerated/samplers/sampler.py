@@ -1,0 +1,65 @@
+"""What a sampler is: a few facts, and the functions that take a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from noisestep.reference.schedule import Schedule
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .loop import Chain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """A sampler, to the library, the command line and the documentation.
+
+    Attributes
+    ----------
+    name : str
+        What it is called by; the name of its file, here and in `noisestep.reference.samplers`.
+    title : str
+        Its name in prose.
+    order : int
+        Of convergence to the solution of the probability-flow ODE, or of its stochastic counterpart.
+    source : str
+        Paper and equation.
+    predict : function of Chain
+        Take `chain.x` from t to t − 1, with one call of the network.
+    correct : function of Chain, optional
+        Improve `chain.x` at the t that `predict` led to, with a second call. It is not called where that t is 0.
+    settings : mapping
+        Names and defaults of what it takes besides the options of every sampler; `chain.settings` has the values.
+    weights : function of Schedule, optional
+        float64 (T + 1,): a table of the reference, whose number at the chain's t is `chain.weight()`.
+    memory : int
+        Number of tensors like x_t in `chain.memory`, which keep their values between calls and start as zeros.
+    """
+
+    name: str
+    title: str
+    order: int
+    source: str
+    predict: Callable[[Chain], object]
+    correct: Callable[[Chain], object] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: Callable[[Schedule], NDArray[np.float64]] | None = None
+    memory: int = 0
+
+    def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings, as given or by default.
+
+        Raises
+        ------
+        ValueError
+            A setting that this sampler does not take.
+        """
+        for name in given:
+            if name not in self.settings:
+                takes = ", ".join(self.settings) or "no setting of its own"
+                raise ValueError(f"{name} means nothing to sampler {self.name}, which takes {takes}")
+        return {**self.settings, **given}

@@ -1,0 +1,64 @@
+"""What a sampler works with: where it starts, the network, and the noise of every step."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._arguments import FloatArray
+from ..noise import REVERSE, normal
+from ..prediction import Quantity, predict_x_0
+from ..schedule import Schedule
+
+Model = Callable[[FloatArray, NDArray[np.int64]], NDArray[Any]]
+# sampler(chain, **settings) yields x_{T-1}, .., x_0
+Sampler = Callable[..., Iterator[FloatArray]]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The arguments of `noisestep.reference.samplers.loop.sample` as a sampler needs them.
+
+    Attributes
+    ----------
+    schedule : Schedule
+        T steps.
+    model : callable
+        The network.
+    x_T : ndarray of float64, shape (B, ...)
+        Where the chain starts.
+    prediction : {"eps", "x_0", "v", "mu"}
+        What the model predicts.
+    clip : (low, high) or None
+        Range that the predicted x_0 is clipped to.
+    seed : int
+    numbers : ndarray of int64, shape (B,)
+        The address of the noise.
+    temperature : float
+        What every z is multiplied by.
+    """
+
+    schedule: Schedule
+    model: Model
+    x_T: FloatArray
+    prediction: Quantity
+    clip: tuple[float, float] | None
+    seed: int
+    numbers: NDArray[np.int64]
+    temperature: float
+
+    def output(self, x_t: FloatArray, t: int) -> NDArray[Any]:
+        """What the model predicts from x_t. It is told the number of the step that it was trained on."""
+        return self.model(x_t, np.full(len(x_t), self.schedule.timesteps[t]))
+
+    def x_0(self, x_t: FloatArray, t: int) -> FloatArray:
+        """The predicted x_0, clipped where asked: the papers' D(x; sigma_t) and x_theta(x_t, t)."""
+        output = self.output(x_t, t)
+        return predict_x_0(self.schedule, x_t, output, t, prediction=self.prediction, clip=self.clip)
+
+    def z(self, t: int) -> FloatArray:
+        """z ~ N(0, I) of step t, times the temperature; stream REVERSE, step ``schedule.timesteps[t]``."""
+        step = int(self.schedule.timesteps[t])
+        return self.temperature * normal(self.seed, REVERSE, step, self.numbers, self.x_T.shape[1:]).astype(np.float64)

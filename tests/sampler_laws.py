@@ -1,0 +1,45 @@
+"""What the tests of samplers share: the reference's sampler of a name, and Gaussian data with a known E[x_0 | x_t]."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from noisestep.reference import Schedule
+
+MEAN, VARIANCE = 0.3, 0.04
+
+
+def reference_sampler(name: str) -> Callable[..., Any]:
+    """The sampler of a name in the reference: the function that its file is named after."""
+    sampler: Callable[..., Any] = getattr(import_module(f"noisestep.reference.samplers.{name}"), name)
+    return sampler
+
+
+def cubic_schedule(steps: int, sigma_max: float = 10.0) -> Schedule:
+    """A schedule whose sigma = sqrt((1 - alpha_bar) / alpha_bar) is sigma_max (t / T)^3.
+
+    The step to clean data then has an error of the sixth power of 1 / T, whatever the sampler: the order that is
+    measured is that of the steps before it.
+    """
+    sigma = sigma_max * (np.arange(steps + 1) / steps) ** 3
+    alpha_bar = 1 / (1 + sigma**2)
+    return Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+
+
+def gaussian_x_0(schedule: Schedule) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """E[x_0 | x_t] for x_0 ~ N(MEAN, VARIANCE), as a network that predicts x_0."""
+    signal, noise = schedule.sqrt_alpha_bar, schedule.one_minus_alpha_bar
+
+    def model(x_t: np.ndarray, t: np.ndarray) -> np.ndarray:
+        a, s_2 = signal[t[0]], noise[t[0]]
+        x_0: np.ndarray = MEAN + VARIANCE * a / (VARIANCE * a**2 + s_2) * (x_t - a * MEAN)
+        return x_0
+
+    return model
+
+
+def shrinkage(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
+    """sigma_t, and g_t of E[x_0 | x_t] = MEAN + g_t (x_t / sqrt(alpha_bar_t) - MEAN), for each t in 0..T."""
+    sigma = np.sqrt(schedule.one_minus_alpha_bar / schedule.alpha_bar)
+    return sigma, VARIANCE / (VARIANCE + sigma**2)
