@@ -24,8 +24,16 @@ def imports(module: str) -> set[str]:
     """The modules of accelerated/ that a module imports when it is loaded or later."""
     path, found = FILES[module], set()
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.ImportFrom):
+    tree = ast.parse(path.read_text())
+    # what a type checker alone imports
+    unseen = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or id(node) in unseen:
             continue
         if node.level:
             base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]

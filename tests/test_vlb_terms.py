@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from interpreter import assert_same_bits, kernels, run_kernel
+from interpreter import DEVICE, assert_same_bits, kernels, run_kernel
 from laws import NAMED, log_alpha_bar
 from noisestep.accelerated.ops import q_sample, vlb_terms
 from noisestep.accelerated.schedule import DeviceSchedule
@@ -249,7 +249,13 @@ def test_the_kernels_gradient_is_the_torch_paths(dtype):
         return torch.autograd.grad(terms.sum(), output)[0]
 
     expected = gradient(schedule, x_0, x_t, output, t)
-    assert_same_bits(actual=run_kernel(gradient, schedule, x_0, x_t, output, t), expected=expected)
+    actual = run_kernel(gradient, schedule, x_0, x_t, output, t)
+    if DEVICE.type == "cpu" or dtype != "float64":
+        assert_same_bits(actual=actual, expected=expected)
+    else:
+        # PyTorch's exp and log_ndtr on a GPU are a unit or two off those on a CPU. A gradient is a sum of three parts
+        # with two such factors each, and no part is larger than the largest gradient here
+        assert (actual - expected).abs().max() <= 3 * 2 * 2 * 2.0**-52 * expected.abs().max()
 
 
 def test_a_second_derivative_is_refused():
