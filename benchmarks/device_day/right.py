@@ -208,9 +208,11 @@ def _training_step() -> tuple[Callable[..., Tensor], dict[str, Tensor]]:
         w=torch.randn(1, device=device),
     )
 
+    tables = schedule(device)
+
     def loss(x: Tensor, t: Tensor, step: Tensor, w: Tensor) -> Tensor:
         at = NoiseAddress(3, FORWARD, step)
-        return simple_loss(q_sample(schedule(device), x, t, at) * w, at)
+        return simple_loss(q_sample(tables, x, t, at) * w, at)
 
     return loss, tensors
 
@@ -265,10 +267,11 @@ def _compiled() -> Iterator[Check]:
     def reverse() -> bool:
         torch._dynamo.reset()
         x, t = torch.randn(4, 4, 64, 64, device=gpu.DEVICE), torch.full((), 500, device=gpu.DEVICE)
+        tables = schedule(gpu.DEVICE)
 
         def walk(x: Tensor, t: Tensor) -> Tensor:
             # a network whose bits compilation does not change
-            return reverse_step(schedule(gpu.DEVICE), x, -x, t, NoiseAddress(0, REVERSE, t), clip=_CLIP)
+            return reverse_step(tables, x, -x, t, NoiseAddress(0, REVERSE, t), clip=_CLIP)
 
         return same_bits(torch.compile(walk, fullgraph=True)(x, t), walk(x, t))
 
