@@ -147,7 +147,7 @@ def test_the_loss_of_a_step_is_the_reference_loss(digits: ImageSet, prediction: 
     for parameter in state.model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     batches = Batches(config, digits, 10, CPU)
-    step = 7
+    step = state.step = 7
     images, labels = batches(step)
     schedule = config.schedule.build()
     sample = np.arange(16)
@@ -160,7 +160,7 @@ def test_the_loss_of_a_step_is_the_reference_loss(digits: ImageSet, prediction: 
     target = training_target(schedule, x_0, eps, t, prediction=prediction)
     w = loss_weights(schedule, weighting, prediction=prediction)[t]
     expected = np.mean(w * np.mean((target - output) ** 2, axis=(1, 2, 3)))
-    actual = Step(config, state, batches, CPU).loss(step).item()
+    actual = Step(config, state, batches, CPU)().item()
     # x_t may differ in its last place (2^-24 relative), and the network's dot products, at most 16 x 9 long in
     # each of its layers, carry that on with a growth of their own; 1000 such units is 6e-5
     assert actual == pytest.approx(expected, rel=1000 * 2**-24)
@@ -259,14 +259,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_kept(
     digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(steps=20)
-    loss = training.simple_loss
+    loss_and_gradient = training.loss_and_gradient
     calls = []
 
-    def spoiled(*arguments: Any, **options: Any) -> torch.Tensor:
+    def spoiled(*arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
         calls.append(None)
-        return loss(*arguments, **options) * (math.nan if len(calls) == 8 else 1.0)
+        return tuple(x * (math.nan if len(calls) == 8 else 1.0) for x in loss_and_gradient(*arguments, **options))
 
-    monkeypatch.setattr(training, "simple_loss", spoiled)
+    monkeypatch.setattr(training, "loss_and_gradient", spoiled)
     with pytest.raises(TrainingError) as caught:
         train_in(tmp_path, config, digits)
     message = str(caught.value)

@@ -40,6 +40,7 @@ RESUME_FLAGS = (
     "--workers",
     "--steps",
     "--micro-batch",
+    "--cuda-graph",
     "--log-every",
     "--sample-every",
     "--checkpoint-every",

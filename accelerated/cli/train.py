@@ -14,6 +14,7 @@ from ..training.checkpoint import Checkpoint
 from ..training.config import TrainConfig, from_dict, merge, to_json
 from ..training.data import Split
 from ..training.distributed import World, lost_rank_errors
+from ..training.graph import require_cuda_graph
 from ..training.log import Log
 from ..training.loop import train
 from ..training.model_config import with_model
@@ -43,6 +44,7 @@ def train_new(config: TrainConfig, run: RunFolder | None, runtime: Runtime, *, c
     """
     world = runtime.world
     world.micro_batches(config.batch_size, config.micro_batch)
+    require_cuda_graph(config, runtime.device, world)
     require_enough(config.sample)
     if config.data.source != "digits":
         # so that the run can be evaluated from another working folder
@@ -73,6 +75,7 @@ def resume_run(run: RunFolder, changes: dict[str, Any], runtime: Runtime) -> Run
     checkpoint = latest_checkpoint(run.checkpoints, runtime.world, report=runtime.say)
     config = from_dict(merge(asdict(checkpoint.config), changes))
     runtime.world.micro_batches(config.batch_size, config.micro_batch)
+    require_cuda_graph(config, runtime.device, runtime.world)
     if config.steps < checkpoint.step:
         raise RunError(f"--steps is {config.steps}, but {run} has made {checkpoint.step} steps already")
     require_enough(config.sample)

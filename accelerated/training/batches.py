@@ -19,6 +19,8 @@ from .config import TrainConfig
 
 # a data set up to this size is copied to the device once; of a larger one, each batch is
 RESIDENT_BYTES = 2 << 30
+# indices that are copied to the device at a time, those of several steps
+_INDICES_AHEAD = 1 << 13
 
 
 def batch_rows(seed: int, step: int, batch_size: int, n: int) -> NDArray[np.int64]:
@@ -55,6 +57,38 @@ def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     return permutation(seed, epoch, n)
 
 
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """x of the CPU on the device. The host does not wait: a GPU copies from pinned memory while the host goes on."""
+    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
+
+
+class Order:
+    """The indices of the images of each step, on the CPU and on the device; those of several steps at a time.
+
+    Parameters
+    ----------
+    seed, batch_size, n : int
+        As for `batch_rows`.
+    device : torch.device
+    """
+
+    def __init__(self, seed: int, batch_size: int, n: int, device: torch.device) -> None:
+        self._seed, self._batch_size, self._n, self._device = seed, batch_size, n, device
+        self._steps = max(1, _INDICES_AHEAD // batch_size)
+        self._window: int | None = None
+
+    def __call__(self, step: int, rows: range, device: torch.device) -> Tensor:
+        """Indices int64 (rows,) of some rows of a step, on the CPU or on the device; not to be changed."""
+        window, place = divmod(step, self._steps)
+        if window != self._window:
+            # a batch of several steps has the positions of their batches
+            whole = batch_rows(self._seed, window, self._steps * self._batch_size, self._n)
+            self._here = torch.from_numpy(whole).view(self._steps, self._batch_size)
+            self._there, self._window = upload(self._here, self._device), window
+        indices = self._here if device.type == "cpu" else self._there
+        return indices[place, rows.start : rows.stop]
+
+
 class Batches:
     """The batches of a training run.
 
@@ -80,14 +114,22 @@ class Batches:
         device: torch.device,
         micro_batches: list[range] | None = None,
     ) -> None:
-        self._config, self._device, self._count = config, device, len(images)
+        self._config, self._device = config, device
+        self._order = Order(config.seed, config.batch_size, len(images), device)
+        # on a CPU the ops are faster on contiguous images
+        arranged = config.channels_last and device.type != "cpu"
+        self._format = torch.channels_last if arranged else torch.contiguous_format
+        self._decoder: Decoder | None = None
         self._pixels: Callable[[int, range], Tensor]
         if isinstance(images, ImageStream):
-            self._pixels = Decoder(config, images, device, micro_batches or [range(config.batch_size)])
+            decoder = self._decoder = Decoder(config, images, device, micro_batches or [range(config.batch_size)])
+            self._pixels = lambda step, rows: decoder(step, rows).to(device, non_blocking=True)
+        elif images.images.nbytes <= RESIDENT_BYTES:
+            pixels = torch.from_numpy(images.images).to(device, memory_format=self._format)
+            self._pixels = lambda step, rows: pixels[self._order(step, rows, device)]
         else:
-            resident = images.images.nbytes <= RESIDENT_BYTES
-            pixels = torch.from_numpy(images.images).to(device if resident else "cpu")
-            self._pixels = lambda step, rows: pixels[self._indices(step, rows).to(pixels.device)]
+            pixels = torch.from_numpy(images.images)
+            self._pixels = lambda step, rows: upload(pixels[self._order(step, rows, pixels.device)], device)
         self._labels, self._null_label = None, 0
         if num_classes is not None and images.labels is not None:
             self._labels, self._null_label = torch.from_numpy(images.labels).to(device), num_classes
@@ -105,35 +147,31 @@ class Batches:
         Returns
         -------
         images : Tensor
-            uint8 (rows, C, H, W).
+            uint8 (rows, C, H, W); on a GPU in the memory format of the network, channels-last or contiguous.
         labels : Tensor or None
             int64 (rows,); num_classes where the label is dropped.
         """
         config, device = self._config, self._device
         rows = range(config.batch_size) if rows is None else rows
         count, first = len(rows), rows.start
-        images = self._pixels(step, rows).to(device, non_blocking=True)
+        images = self._pixels(step, rows).contiguous(memory_format=self._format)
         if config.data.flip:
             flipped = uniform(NoiseAddress(config.seed, AUGMENTATION, step, first), count, device) < 0.5
             images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
         if self._labels is None:
             return images, None
-        labels = self._labels[self._indices(step, rows).to(device)]
+        labels = self._labels[self._order(step, rows, device)]
         if config.label_dropout:
             dropped = (
                 uniform(NoiseAddress(config.seed, LABEL_DROPOUT, step, first), count, device) < config.label_dropout
             )
-            labels = torch.where(dropped, self._null_label, labels)
+            labels = labels.masked_fill(dropped, self._null_label)
         return images, labels
 
     def close(self) -> None:
         """End the worker processes, if there are any."""
-        if isinstance(self._pixels, Decoder):
-            self._pixels.close()
-
-    def _indices(self, step: int, rows: range) -> Tensor:
-        batch = batch_rows(self._config.seed, step, self._config.batch_size, self._count)
-        return torch.from_numpy(batch[rows.start : rows.stop])
+        if self._decoder is not None:
+            self._decoder.close()
 
 
 class Decoder:

@@ -152,6 +152,12 @@ class TrainConfig(Checked):
     )
     channels_last: bool = setting(False, Switch(), "use the channels-last memory format")
     compile: bool = setting(False, Switch(), "compile the network with torch.compile")
+    cuda_graph: bool = setting(
+        False,
+        Switch(),
+        "capture the training step in a CUDA graph and replay it; for small networks, whose launches take longer than "
+        "they run",
+    )
     seed: int = setting(0, _SEED, "seed of the training run")
     log_every: int = setting(20, Range(int, 1, _STEPS), "steps between log entries")
     sample_every: int = setting(300, Range(int, 0, _STEPS), "steps between grids of samples; 0: none")
@@ -172,6 +178,11 @@ class TrainConfig(Checked):
             )
         if self.warmup >= self.steps:
             raise ValueError(f"warmup is {self.warmup} of {self.steps} steps; it must be smaller than steps")
+        if self.cuda_graph and self.micro_batch:
+            raise ValueError(
+                f"cuda_graph is on and micro_batch is {self.micro_batch}; a captured step computes its batch at once: "
+                "micro_batch must be 0, or cuda_graph off"
+            )
         if self.sample.guidance != 1.0 and not (self.conditional and self.label_dropout > 0):
             raise ValueError(
                 f"guidance is {self.sample.guidance:g}; other than 1 it needs a model trained with and without labels: "

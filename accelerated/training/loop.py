@@ -9,23 +9,29 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+import numpy as np
 import torch
 from noisestep.reference.loss import loss_weights
+from noisestep.reference.noise import words
 from torch import Tensor, nn
 
-from ..address import DROPOUT, FORWARD, TIMESTEP, NoiseAddress
+from ..address import DROPOUT, FORWARD, STEPS, TIMESTEP, NoiseAddress
 from ..data import ImageSet, ImageStream
 from ..errors import Interrupted, TrainingError
-from ..ops import integers, q_sample, simple_loss, words
+from ..ops import integers, loss_and_gradient, q_sample
 from ..schedule import DeviceSchedule
 from . import checkpoint as checkpoints
 from .batches import Batches
 from .checkpoint import Checkpoint, DataRecord
 from .config import TrainConfig
 from .distributed import SINGLE_PROCESS, World
+from .graph import StepGraph, require_cuda_graph
 from .log import Log, LogPaths, open_log
 from .optimizer import learning_rate, update_ema
 from .state import State
+
+# steps whose dropout seeds are made at a time
+_SEEDS_AHEAD = 64
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -66,6 +72,7 @@ class Step:
     def __init__(
         self, config: TrainConfig, state: State, batches: Batches, device: torch.device, world: World = SINGLE_PROCESS
     ) -> None:
+        require_cuda_graph(config, device, world)
         self._config, self._state, self._batches, self._device, self._world = config, state, batches, device, world
         self._micro_batches = world.micro_batches(config.batch_size, config.micro_batch)
         schedule = config.schedule.build()
@@ -74,57 +81,22 @@ class Step:
         self._weights = torch.from_numpy(weights).float().to(device)  # (T + 1,)
         self._model = world.replicate(state.model)
         self._network: Callable[..., Tensor] = torch.compile(self._model) if config.compile else self._model
-        self._dropout = config.dropout > 0
+        self._dropout = DropoutSeeds(config.seed, self._micro_batches, device) if config.dropout > 0 else None
         self._autocast = autocast_dtype(config.precision, device)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
-
-    def loss(self, step: int, rows: range | None = None) -> Tensor:
-        """The mean loss over some rows of a step's batch, all by default; shape (), with a gradient.
-
-        The random numbers of a row depend on its number in the global batch alone, not on the process or the
-        micro-batch.
-        """
-        config, device = self._config, self._device
-        rows = range(config.batch_size) if rows is None else rows
-        x_0, label = self._batches(step, rows)
-        first = rows.start
-        t = integers(NoiseAddress(config.seed, TIMESTEP, step, first), len(rows), 1, self._tables.T, device)
-        address = NoiseAddress(config.seed, FORWARD, step, first)
-        noise: NoiseAddress | Tensor = address
-        if device.type == "cpu":
-            # on a CPU it is faster to keep eps than to generate it again
-            x_t, noise = q_sample(self._tables, x_0, t, address, return_eps=True)
-        else:
-            x_t = q_sample(self._tables, x_0, t, address)
-        x_t = x_t.contiguous(memory_format=self._format)
-        if self._dropout:
-            # dropout uses torch's generator; seeded from the address of these rows, it has no state to save, and no two
-            # processes or micro-batches share a mask
-            low, high = words(NoiseAddress(config.seed, DROPOUT, step, first), 1, 2)[0].tolist()
-            torch.manual_seed(low | high << 32)
-        with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
-            output = self._network(x_t, t, label)
-        weight = None if config.weighting == "none" else self._weights[t]
-        return simple_loss(
-            output,
-            noise,
-            prediction=config.prediction,
-            schedule=self._tables,
-            t=t,
-            x_0=x_0,
-            weight=weight,
-        )
+        self._graph: StepGraph | None = None
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """The learning rate of a step, counted from 0; on a GPU a number of float32, as a captured step reads it."""
         config = self._config
-        return learning_rate(
+        rate = learning_rate(
             step,
             peak=config.learning_rate,
             warmup=config.warmup,
             steps=config.steps,
             schedule=config.lr_schedule,
         )
+        return rate if self._device.type == "cpu" else float(np.float32(rate))
 
     def __call__(self) -> Tensor:
         """Make the next step.
@@ -135,23 +107,119 @@ class Step:
             This process's part of the loss: the parts of all processes sum to the mean over the batch. NaN if the loss
             or the gradient norm is not finite.
         """
-        config, state, world = self._config, self._state, self._world
-        total = torch.zeros((), device=self._device)
-        state.optimizer.zero_grad(set_to_none=True)
-        for rows in self._micro_batches:
-            with world.gradient_sync(self._model, last=rows is self._micro_batches[-1]):
-                part = self.loss(state.step, rows) * (len(rows) / config.batch_size)
-                # DDP and FSDP average the gradients over the processes; the sum is needed
-                (part * world.size).backward()
-            total += part.detach()
-        norm = world.full_tensor(nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm))
-        for group in state.optimizer.param_groups:
-            group["lr"] = self.learning_rate(state.step)
-        state.optimizer.step()
+        config, state = self._config, self._state
+        total = self._replay() if config.cuda_graph else self._update(state.step, self._batch)
         update_ema(state.ema, state.model, state.step, config.ema)
         state.step += 1
+        return total
+
+    def _batch(self, rows: range) -> tuple[Tensor, Tensor | None]:
+        """Images and labels of some rows of the next step; dropout is seeded for them."""
+        step = self._state.step
+        if self._dropout is not None:
+            self._dropout(step, rows)
+        return self._batches(step, rows)
+
+    def _update(self, step: int | Tensor, batch: Callable[[range], tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Make a step with the batch of each micro-batch's rows, without the EMA. Returns the loss."""
+        config, state, world = self._config, self._state, self._world
+        if not isinstance(step, Tensor):
+            for group in state.optimizer.param_groups:
+                group["lr"] = self.learning_rate(step)
+        state.optimizer.zero_grad(set_to_none=True)
+        parts = []
+        for rows in self._micro_batches:
+            with world.gradient_sync(self._model, last=rows is self._micro_batches[-1]):
+                parts.append(self._add_gradient(*batch(rows), step, rows))
+        norm = world.full_tensor(nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm))
+        state.optimizer.step()
         # 0 · inf and 0 · NaN are NaN, so the sum shows a bad gradient without waiting for the device
-        return total + 0.0 * norm
+        return sum(parts[1:], start=parts[0]) + 0.0 * norm
+
+    def _replay(self) -> Tensor:
+        """`_update` from its CUDA graph, which the first call captures."""
+        step, (rows,) = self._state.step, self._micro_batches
+        images, labels = self._batches(step, rows)
+        if self._graph is None:
+            self._graph = StepGraph(
+                lambda images, labels, step: self._update(step, lambda rows: (images, labels)),
+                self._state,
+                images,
+                labels,
+            )
+        if self._dropout is not None:
+            self._dropout(step, rows)
+        return self._graph(images, labels, step, self.learning_rate(step))
+
+    def _add_gradient(self, x_0: Tensor, label: Tensor | None, step: int | Tensor, rows: range) -> Tensor:
+        """Add the gradient of some rows of a step's batch to that of the weights, and return their part of the loss.
+
+        The random numbers of a row depend on its number in the global batch alone, not on the process or the
+        micro-batch.
+        """
+        config, device = self._config, self._device
+        t = integers(NoiseAddress(config.seed, TIMESTEP, step, rows.start), len(rows), 1, self._tables.T, device)
+        address = NoiseAddress(config.seed, FORWARD, step, rows.start)
+        noise: NoiseAddress | Tensor = address
+        if device.type == "cpu":
+            # on a CPU it is faster to keep eps than to generate it again, and to convert x_t afterwards
+            x_t, noise = q_sample(self._tables, x_0, t, address, return_eps=True)
+            x_t = x_t.contiguous(memory_format=self._format)
+        else:
+            x_t = q_sample(self._tables, x_0, t, address, dtype=self._autocast)
+        with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
+            output = self._network(x_t, t, label)
+        share = len(rows) / config.batch_size
+        loss, gradient = loss_and_gradient(
+            output,
+            noise,
+            prediction=config.prediction,
+            schedule=self._tables,
+            t=t,
+            x_0=x_0,
+            weight=None if config.weighting == "none" else self._weights[t],
+            # DDP and FSDP average the gradients over the processes; the sum is needed
+            scale=share * self._world.size,
+        )
+        output.backward(gradient)
+        return share * loss
+
+
+class DropoutSeeds:
+    """Seeds PyTorch's generator, which dropout uses, from the address of the rows that a network is about to compute.
+
+    So dropout has no state to save, and no two processes or micro-batches share a mask.
+
+    Parameters
+    ----------
+    seed : int
+    micro_batches : list of range
+        The rows of a step that are computed at once.
+    device : torch.device
+        Whose generator is seeded.
+    """
+
+    def __init__(self, seed: int, micro_batches: list[range], device: torch.device) -> None:
+        self._seed, self._firsts, self._device = seed, [rows.start for rows in micro_batches], device
+        self._window: int | None = None
+
+    def __call__(self, step: int, rows: range) -> None:
+        """Seed the generator for some rows of a step."""
+        window, place = divmod(step, _SEEDS_AHEAD)
+        if window != self._window:
+            # the words of many addresses at once take as long as those of one
+            steps = window * _SEEDS_AHEAD + np.arange(min(_SEEDS_AHEAD, STEPS - window * _SEEDS_AHEAD))
+            where = np.repeat(steps, len(self._firsts)), np.tile(self._firsts, len(steps))
+            pairs = words(self._seed, DROPOUT, *where, 2).astype(np.uint64)
+            seeds = pairs[:, 0] | pairs[:, 1] << np.uint64(32)
+            self._seeds, self._window = seeds.reshape(len(steps), len(self._firsts)).tolist(), window
+        self._generator().manual_seed(self._seeds[place][self._firsts.index(rows.start)])
+
+    def _generator(self) -> torch.Generator:
+        if self._device.type == "cpu":
+            return torch.default_generator
+        index = self._device.index
+        return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
 
 
 class StopSignals:

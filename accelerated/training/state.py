@@ -53,7 +53,15 @@ class State:
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
             fused=True,
+            capturable=config.cuda_graph,
         )
+        # as AdamW makes them in its first step, where a captured graph would make them again at each replay
+        for parameter in model.parameters():
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+            }
         return cls(model, ema, optimizer)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -70,12 +78,6 @@ class State:
 
         The tensors here keep their memory format, so that sums over them keep their order.
         """
-        for parameter in self.model.parameters():
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter, requires_grad=False),
-                "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
-            }
         load_tensors(checkpoint, self.tensors(), world)
         self.step, self.seconds = checkpoint.step, checkpoint.seconds
 
