@@ -7,7 +7,17 @@ from typing import cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, floats, given_variance, numbers_from, per_sample, require_name, same_shape, steps
+from ._arguments import (
+    FloatArray,
+    floats,
+    given_variance,
+    integer,
+    numbers_from,
+    per_sample,
+    require_name,
+    same_shape,
+    steps,
+)
 from .forward import q_sample
 from .noise import FORWARD, normal
 from .posterior import posterior_mean
@@ -72,8 +82,7 @@ def discretised_normal_log_likelihood(
     ValueError
         If levels is below 2 or shapes disagree.
     """
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels}")
+    levels = integer("levels", levels, 2)
     x_0, mean = same_shape(x_0=x_0, mean=mean)
     (log_variance,) = floats(log_variance=log_variance)
     half_bin = 1 / (levels - 1)

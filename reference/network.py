@@ -20,6 +20,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ._arguments import integer
 from .noise import INITIAL_WEIGHTS, normal
 
 Array = NDArray[np.floating[Any]]
@@ -48,8 +49,7 @@ def timestep_embedding(t: ArrayLike, width: int) -> NDArray[np.float64]:
     ValueError
         If `width` is odd or below 2.
     """
-    if width < 2 or width % 2:
-        raise ValueError(f"embedding width must be even and at least 2, got {width}")
+    width = _even("width", width)
     half = width // 2
     frequency = np.exp(-log(10000) * np.arange(half) / half)
     angle = np.asarray(t, np.float64)[:, None] * frequency  # (B, half)
@@ -76,11 +76,8 @@ def parameter_shapes(channels: int = 3, width: int = 64, embedding: int = 64) ->
     ValueError
         If a size is out of its range.
     """
-    for name, size in (("channels", channels), ("width", width)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-    if embedding < 2 or embedding % 2:
-        raise ValueError(f"embedding must be even and at least 2, got {embedding}")
+    channels, width = integer("channels", channels, 1), integer("width", width, 1)
+    embedding = _even("embedding", embedding)
     return {
         "time.weight": (width, embedding),
         "time.bias": (width,),
@@ -276,6 +273,13 @@ class SimpleUNet:
         g_time = g.sum((1, 2))  # (B, width)
         gradients["time.weight"], gradients["time.bias"] = g_time.T @ activations.embedding, g_time.sum(0)
         return gradients, _convolve_transposed(g, p["conv1.weight"]).transpose(0, 3, 1, 2)
+
+
+def _even(name: str, value: int) -> int:
+    number = integer(name, value, 2)
+    if number % 2:
+        raise ValueError(f"{name} must be even, got {value}")
+    return number
 
 
 def _patches(x: Array) -> Array:
