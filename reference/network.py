@@ -1,14 +1,14 @@
 """The chapter's small convolutional network eps_theta(x_t, t), forward and backward by hand.
 
-Three 3x3 convolutions with ReLU between them, as the chapter writes `SimpleUNet`, and the timestep really
-used: its sinusoidal embedding passes through a linear layer and is added to the first convolution.
+Three 3x3 convolutions with ReLU between them, as the chapter writes `SimpleUNet`. The chapter's code takes t and does
+not use it; here its sinusoidal embedding passes through a linear layer and is added to the first convolution.
 
     h_1 = ReLU(conv1(x) + time(e(t)))
     h_2 = ReLU(conv2(h_1))
     eps = conv3(h_2)
 
-Inside, images stand channels last, so that the values under a 3x3 window lie in three unbroken runs of
-memory and a convolution becomes one product of matrices.
+Inside, images have their channels last, so that the values under a 3x3 window lie in three unbroken runs of memory and
+a convolution becomes one product of matrices.
 """
 
 from collections.abc import Mapping
@@ -33,21 +33,17 @@ def timestep_embedding(t: ArrayLike, width: int) -> NDArray[np.float64]:
         e(t) = (cos w_0 t, ..., cos w_{h-1} t, sin w_0 t, ..., sin w_{h-1} t)
         w_i = 10000^(-i / h),   h = width / 2
 
+    The fast waves tell neighbouring timesteps apart, the slow ones tell early from late; and all lie in [-1, 1], where
+    t itself would dwarf every other input of a network.
+
     Parameters
     ----------
-    t : array_like of int, shape (B,)
-        Timesteps, 1..T.
     width : int
         Number of features, even, at least 2.
 
     Returns
     -------
-    ndarray of float64, shape (B, width), in [-1, 1]
-
-    Raises
-    ------
-    ValueError
-        If `width` is odd or below 2.
+    ndarray of float64, shape (B, width)
     """
     width = _even("width", width)
     half = width // 2
@@ -70,11 +66,6 @@ def parameter_shapes(channels: int = 3, width: int = 64, embedding: int = 64) ->
     -------
     dict of str to tuple of int
         Convolutions are (out, in, 3, 3), the linear layer (out, in).
-
-    Raises
-    ------
-    ValueError
-        If a size is out of its range.
     """
     channels, width = integer("channels", channels, 1), integer("width", width, 1)
     embedding = _even("embedding", embedding)
@@ -102,13 +93,12 @@ def initial_parameters(
 
         W ~ N(0, 2 / fan_in)
 
-    The numbers have an address like all others: stream 7, with the parameter's place in `parameter_shapes`
-    as the step and 0 as the sample.
+    A sum of fan_in products has fan_in times the variance of one, and a ReLU halves the mean square; with 2 / fan_in
+    the signal keeps its size from layer to layer. The numbers have an address like all others: stream 8
+    (INITIAL_WEIGHTS), with the parameter's place in `parameter_shapes` as the step and 0 as the sample.
 
     Parameters
     ----------
-    seed : int
-        In [0, 2^64).
     channels, width, embedding : int
         As for `parameter_shapes`.
     dtype : float64 or float32
@@ -117,11 +107,6 @@ def initial_parameters(
     Returns
     -------
     dict of str to ndarray
-
-    Raises
-    ------
-    ValueError
-        If a size or the seed is out of its range.
     """
     parameters: Parameters = {}
     for step, (name, shape) in enumerate(parameter_shapes(channels, width, embedding).items()):
@@ -156,18 +141,13 @@ class Activations:
 
 
 class SimpleUNet:
-    """The chapter's network eps_theta(x_t, t), told the timestep.
+    """The chapter's network eps_theta(x_t, t), with the timestep as an input that counts.
 
     Parameters
     ----------
     parameters : mapping of str to ndarray
-        As `initial_parameters` makes them, or a PyTorch module's: names and shapes of `parameter_shapes`,
-        all of one floating type, which is the type that the network computes in and returns.
-
-    Raises
-    ------
-    ValueError
-        If a name is missing or unknown, a shape does not fit the others, or the types differ.
+        From `initial_parameters`, or a PyTorch module's: names and shapes of `parameter_shapes`, all of one floating
+        type, which is the type that the network computes in and returns.
     """
 
     def __init__(self, parameters: Mapping[str, Array]) -> None:
@@ -203,18 +183,13 @@ class SimpleUNet:
         x : array_like, shape (B, C, H, W)
             Noisy images x_t.
         t : array_like of int, shape (B,)
-            Timesteps, 1..T.
+            One for each image.
 
         Returns
         -------
         output : ndarray, shape (B, C, H, W)
             The predicted noise.
         activations : Activations
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit each other or the network.
         """
         x, t = np.asarray(x, self.dtype), np.asarray(t)
         if x.ndim != 4 or x.shape[1] != self.channels:
@@ -253,11 +228,6 @@ class SimpleUNet:
             dL/d(parameter) under the parameter's name.
         grad_x : ndarray, shape (B, C, H, W)
             dL/dx.
-
-        Raises
-        ------
-        ValueError
-            If `grad_output` does not have the output's shape.
         """
         g = np.asarray(grad_output, self.dtype)
         batch, height, across, _ = activations.h_1.shape
