@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from laws import EPS, assert_close, schedules
 from noisestep.reference import INITIAL, REVERSE, Schedule, convert, ddim_step, normal, reverse_step, sample
@@ -153,9 +153,10 @@ def test_the_same_guess_gives_the_same_image_whatever_the_network_predicts(sched
     # the guess has a slope of up to 1/2 in x_t, and the update one of up to sqrt(1 / alpha): what one step leaves
     # grows by at most that in each later one
     growth = np.prod(1 + 1 / np.sqrt(schedule.alpha[1:]))
-    assert_close(
-        actual=trajectories[1], expected=trajectories[0], roundings=64 * schedule.T * growth, scale=np.float64(size)
-    )
+    roundings = 64 * schedule.T * growth
+    # where that is more than a billionth of the image, nothing would be shown
+    assume(roundings * size * EPS < 1e-9)
+    assert_close(actual=trajectories[1], expected=trajectories[0], roundings=roundings, scale=np.float64(size))
 
 
 @given(schedules(max_size=12), st.data())
