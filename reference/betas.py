@@ -5,8 +5,8 @@ be small, because the reverse of a small Gaussian step is nearly Gaussian as wel
 And their sum should be large, because alpha_bar_T is about exp(-sum of beta): little of x_0 may be left in x_T, which
 sampling replaces by pure noise. Between the two, a schedule chooses on which noise levels the steps are spent.
 
-Every function returns beta_1 .. beta_T, float64, shape (T,), each in (0, 1) unless it says otherwise. A parameter that
-would lead out of that range is a ValueError, as is T below 1.
+Every function returns beta_1 .. beta_T, float64, shape (T,), each in (0, 1) unless it says otherwise. ``start`` and
+``end`` are beta_1 and beta_T, in (0, 1). A parameter that would lead out of that range is a ValueError, as is T below 1.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,6 @@ def linear_beta(
 
     Parameters
     ----------
-    start, end : float
-        beta_1 and beta_T, in (0, 1).
     scaling : {"none", "1000/T"}
         "1000/T" multiplies both ends by 1000 / T, so that x_T is about as noisy at any T (improved-diffusion); "none"
         keeps them (diffusers).
@@ -51,11 +49,6 @@ def quadratic_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray
         sqrt(beta_t) = sqrt(start) + (sqrt(end) - sqrt(start)) (t - 1) / (T - 1)
 
     Between the same ends it stays below the linear schedule: more steps are spent where there is little noise.
-
-    Parameters
-    ----------
-    start, end : float
-        beta_1 and beta_T, in (0, 1).
     """
     T = integer("T", T, 1)
     _require_open_unit_interval(start=start, end=end)
@@ -63,13 +56,7 @@ def quadratic_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray
 
 
 def scaled_linear_beta(T: int, start: float = 0.00085, end: float = 0.012) -> FloatArray:
-    """The quadratic schedule with the ends of Stable Diffusion, called "scaled_linear" in diffusers.
-
-    Parameters
-    ----------
-    start, end : float
-        beta_1 and beta_T, in (0, 1).
-    """
+    """The quadratic schedule with the ends of Stable Diffusion, called "scaled_linear" in diffusers."""
     return quadratic_beta(T, start, end)
 
 
@@ -150,6 +137,11 @@ def jsd_beta(T: int) -> FloatArray:
 
     Every step takes the same share of the image, alpha_bar_t = 1 - t/T, and the last leaves nothing: beta_T is
     exactly 1, a zero terminal signal-to-noise ratio.
+
+    Examples
+    --------
+    >>> jsd_beta(4).tolist()
+    [0.25, 0.3333333333333333, 0.5, 1.0]
     """
     T = integer("T", T, 1)
     return 1.0 / np.arange(T, 0, -1)
@@ -158,10 +150,10 @@ def jsd_beta(T: int) -> FloatArray:
 def warmup_beta(T: int, start: float = 1e-4, end: float = 0.02, *, fraction: float) -> FloatArray:
     """beta_t rising linearly over a first part of the steps, then constant: Ho et al.'s warm-up schedules.
 
+    The ramp ends with ``end``, and keeps it. Small first steps destroy little of the fine detail at once.
+
     Parameters
     ----------
-    start, end : float
-        beta_1, and the beta that the ramp ends with and keeps; in (0, 1).
     fraction : float
         Share of the steps in the ramp, in [0, 1]; the ramp has floor(fraction T) steps.
     """
@@ -174,24 +166,12 @@ def warmup_beta(T: int, start: float = 1e-4, end: float = 0.02, *, fraction: flo
 
 
 def warmup10_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray:
-    """beta_t rising over the first tenth of the steps: :func:`warmup_beta` with ``fraction=0.1``.
-
-    Parameters
-    ----------
-    start, end : float
-        Ends of the ramp, in (0, 1).
-    """
+    """beta_t rising over the first tenth of the steps: :func:`warmup_beta` with ``fraction=0.1``."""
     return warmup_beta(T, start, end, fraction=0.1)
 
 
 def warmup50_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray:
-    """beta_t rising over the first half of the steps: :func:`warmup_beta` with ``fraction=0.5``.
-
-    Parameters
-    ----------
-    start, end : float
-        Ends of the ramp, in (0, 1).
-    """
+    """beta_t rising over the first half of the steps: :func:`warmup_beta` with ``fraction=0.5``."""
     return warmup_beta(T, start, end, fraction=0.5)
 
 

@@ -47,6 +47,12 @@ def normal_kl(mean_1: ArrayLike, log_variance_1: ArrayLike, mean_2: ArrayLike, l
     ----------
     mean_1, log_variance_1, mean_2, log_variance_2 : array_like, floating
         Of shapes that broadcast.
+
+    Examples
+    --------
+    >>> mean_1, log_variance = np.array([1.0]), np.log([2.0])
+    >>> normal_kl(mean_1, log_variance, np.zeros(1), log_variance).tolist()
+    [0.25]
     """
     mean_1, log_variance_1, mean_2, log_variance_2 = floats(
         mean_1=mean_1, log_variance_1=log_variance_1, mean_2=mean_2, log_variance_2=log_variance_2
@@ -116,6 +122,11 @@ def prior_kl(schedule: Schedule, x_0: ArrayLike) -> FloatArray:
     Returns
     -------
     ndarray of float64, shape (B,)
+
+    Examples
+    --------
+    >>> float(prior_kl(Schedule.from_name("linear", 1000), np.ones((1, 3)))[0].round(7))
+    2.91e-05
     """
     (x_0,) = floats(x_0=x_0)
     alpha_bar, rest = schedule.alpha_bar[-1], schedule.one_minus_alpha_bar[-1]

@@ -64,6 +64,13 @@ def q_mean_variance(schedule: Schedule, x_0: ArrayLike, t: ArrayLike) -> tuple[F
     mean : ndarray of float64, shape (B, ...)
     variance : ndarray of float64, shape () or (B, 1, ...)
         1 - alpha_bar_t, the same for every element.
+
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> mean, variance = q_mean_variance(schedule, np.ones((1, 2)), 500)
+    >>> mean.round(3).tolist(), float(variance.round(3))
+    ([[0.28, 0.28]], 0.921)
     """
     (x_0,) = floats(x_0=x_0)
     mean = per_sample(schedule.sqrt_alpha_bar, t, x_0, first=0) * x_0
@@ -77,6 +84,15 @@ def q_sample(schedule: Schedule, x_0: ArrayLike, t: ArrayLike, eps: ArrayLike) -
 
     This is the first line of every training step. eps is an argument because it is also what the network has to
     predict. t may be 0, which gives x_0 back.
+
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> x_0, eps = np.array([[0.5, -1.0]]), np.array([[0.3, 0.4]])
+    >>> q_sample(schedule, x_0, 1, eps).round(3).tolist()
+    [[0.503, -0.996]]
+    >>> q_sample(schedule, x_0, 1000, eps).round(3).tolist()
+    [[0.303, 0.394]]
     """
     x_0, eps = same_shape(x_0=x_0, eps=eps)
     sqrt_alpha_bar_t = per_sample(schedule.sqrt_alpha_bar, t, x_0, first=0)

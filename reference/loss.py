@@ -59,6 +59,13 @@ def squared_error(output: ArrayLike, target: ArrayLike, *, over: Literal["mean",
     Returns
     -------
     ndarray of float64, shape (B,)
+
+    Examples
+    --------
+    >>> squared_error(np.array([[1.0, 2.0]]), np.array([[0.0, 0.0]])).tolist()
+    [2.5]
+    >>> squared_error(np.array([[1.0, 2.0]]), np.array([[0.0, 0.0]]), over="sum").tolist()
+    [5.0]
     """
     output, target = same_shape(output=output, target=target)
     require_name("over", over, ("mean", "sum"))
@@ -191,6 +198,12 @@ def loss_weights(
         A key of ``LOSS_WEIGHTINGS``: none, min_snr, p2 or truncated_snr.
     **parameters
         Passed to the weighting's function: ``gamma``, ``k``; a TypeError if it has no such parameter.
+
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> loss_weights(schedule, "min_snr")[[1, 100, 250, 1000]].round(4).tolist()
+    [0.0005, 0.574, 1.0, 1.0]
     """
     require_name("weighting", weighting, tuple(LOSS_WEIGHTINGS))
     return LOSS_WEIGHTINGS[weighting](schedule, prediction, **parameters)

@@ -9,6 +9,10 @@ not use it; here its sinusoidal embedding passes through a linear layer and is a
 
 Inside, images have their channels last, so that the values under a 3x3 window lie in three unbroken runs of memory and
 a convolution becomes one product of matrices.
+
+The gradients are those of the chain rule, applied from the last layer to the first. Each layer keeps from the forward
+pass what its rule needs (`Activations`): a product needs its other factor, and a ReLU where its output was positive.
+Every rule is written out in ``docs/training-by-hand.md``.
 """
 
 from collections.abc import Mapping

@@ -43,6 +43,13 @@ def posterior_mean_variance(
     mean : ndarray of float64, shape (B, ...)
     variance : ndarray of float64, shape () or (B, 1, ...)
         beta~_t, the same for every element.
+
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> mean, variance = posterior_mean_variance(schedule, np.array([[1.0]]), np.array([[0.0]]), 500)
+    >>> mean.round(4).tolist(), float(variance.round(5)), float(schedule.beta[500].round(5))
+    ([[0.0031]], 0.01003, 0.01004)
     """
     mean = posterior_mean(schedule, x_0, x_t, t)
     return mean, per_sample(schedule.posterior_variance, t, mean)

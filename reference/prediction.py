@@ -136,6 +136,15 @@ def predict_x_0(
 
     Pixels lie in [-1, 1], so a guess outside is known to be wrong. Clipping it keeps an early error from growing over
     the steps that follow.
+
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> x_t, output = np.array([[0.2]]), np.array([[-1.0]])
+    >>> predict_x_0(schedule, x_t, output, 500).round(2).tolist()
+    [[4.14]]
+    >>> predict_x_0(schedule, x_t, output, 500, clip=(-1, 1)).tolist()
+    [[1.0]]
     """
     x_t, output = same_shape(x_t=x_t, output=output)
     require_name("prediction", prediction, get_args(Quantity))
@@ -168,6 +177,14 @@ def convert(
     ------
     ValueError
         If alpha_bar_t is 0 and the source is eps.
+
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("cosine", 1000)
+    >>> x_t, eps = np.array([[0.2]]), np.array([[-1.0]])
+    >>> v = convert(schedule, x_t, eps, 500, source="eps", target="v")
+    >>> convert(schedule, x_t, v, 500, source="v", target="eps").round(12).tolist()
+    [[-1.0]]
     """
     require_name("target", target, get_args(Quantity))
     x_0 = predict_x_0(schedule, x_t, value, t, prediction=source)

@@ -26,15 +26,13 @@ Variance = Literal["beta", "posterior", "zero"]
 def reverse_variance(schedule: Schedule, variance: Variance = "posterior") -> FloatArray:
     """sigma_t^2 of the reverse update at every step; Ho et al. 2020, section 3.2.
 
+    The result is a table, shape (T + 1,), whose row 0 is 0. Row 1 belongs to the bound, whose last term is the density
+    of the pixels; :func:`reverse_step` adds no noise there.
+
     Parameters
     ----------
     variance : {"beta", "posterior", "zero"}
         beta_t, the chapter's choice; beta~_t; or 0, which leaves the mean alone.
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        Row 0 is 0. Row 1 belongs to the bound; :func:`reverse_step` adds no noise there.
     """
     require_name("variance", variance, get_args(Variance))
     if variance == "zero":
@@ -76,6 +74,11 @@ def guided(conditional: ArrayLike, unconditional: ArrayLike, scale: float) -> Fl
         Outputs of the network with and without its label.
     scale : float
         How far to go from the second through the first.
+
+    Examples
+    --------
+    >>> guided(np.array([2.0]), np.array([1.0]), 3.0).tolist()
+    [4.0]
     """
     conditional, unconditional = same_shape(conditional=conditional, unconditional=unconditional)
     return unconditional + scale * (conditional - unconditional)
@@ -120,6 +123,16 @@ def reverse_step(
 
     Without the noise the samples would lose variance at every step: the mean of x_{t-1} is one point where the process
     has a distribution.
+
+    Examples
+    --------
+    With the true noise as the output, the last step gives the image back:
+
+    >>> schedule = Schedule.from_name("linear", 10)
+    >>> x_0, eps, z = np.array([[-1.0], [0.5]]), np.array([[0.3], [-2.0]]), np.ones((2, 1))
+    >>> x_1 = np.sqrt(schedule.alpha_bar[1]) * x_0 + np.sqrt(1 - schedule.alpha_bar[1]) * eps
+    >>> reverse_step(schedule, x_1, eps, 1, z).round(12).tolist()
+    [[-1.0], [0.5]]
     """
     x_t, output, z = same_shape(x_t=x_t, output=output, z=z)
     mean = reverse_mean(schedule, x_t, output, t, prediction=prediction, clip=clip)
@@ -136,11 +149,13 @@ def ddim_sigma(schedule: Schedule, eta: float) -> FloatArray:
         sigma_t = eta sqrt((1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)) sqrt(1 - alpha_bar_t / alpha_bar_{t-1})
 
     It is eta sqrt(beta~_t): 0 makes the update deterministic, 1 gives the posterior's variance.
+    The result is a table, shape (T + 1,), whose row 0 is 0.
 
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        Row 0 is 0.
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 10)
+    >>> bool(np.all(ddim_sigma(schedule, 1.0) ** 2 - schedule.posterior_variance < 1e-16))
+    True
     """
     _require_eta(eta)
     # 1 - alpha_bar_t / alpha_bar_{t-1} is beta_t
@@ -154,11 +169,7 @@ def ddim_direction(schedule: Schedule, eta: float) -> FloatArray:
 
     Squared and added to sigma_t^2 it is 1 - alpha_bar_{t-1}: the predicted noise and the fresh noise together have the
     variance that the marginal of x_{t-1} has.
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        Row 0 is 0.
+    The result is a table, shape (T + 1,), whose row 0 is 0.
     """
     _require_eta(eta)
     return np.concatenate([[0.0], Jumps(schedule).direction(eta)])
@@ -190,6 +201,16 @@ def ddim_step(
     rederive_eps : bool
         Take eps from the clipped x_0 (improved-diffusion), or as the network's output says (diffusers, unless
         ``use_clipped_model_output``). Without clipping they are the same.
+
+    Examples
+    --------
+    Where the output is right, one step with eta = 0 is as good as ten:
+
+    >>> schedule = Schedule.from_name("linear", 10)
+    >>> x_0, eps = np.array([[-1.0], [0.5]]), np.array([[0.3], [-2.0]])
+    >>> x_T = np.sqrt(schedule.alpha_bar[10]) * x_0 + np.sqrt(1 - schedule.alpha_bar[10]) * eps
+    >>> ddim_step(schedule.respace(1), x_T, eps, 1, np.zeros((2, 1))).round(12).tolist()
+    [[-1.0], [0.5]]
     """
     x_t, output, z = same_shape(x_t=x_t, output=output, z=z)
     x_0 = predict_x_0(schedule, x_t, output, t, prediction=prediction, clip=clip)

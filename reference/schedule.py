@@ -1,4 +1,16 @@
-"""The forward process as tables over t, made from beta_1 .. beta_T in float64."""
+"""The forward process as tables over t, made from beta_1 .. beta_T in float64.
+
+Everything else in this package is a linear combination whose coefficients are rows of these tables. Three of them say
+what happens to an image:
+
+- sqrt(alpha_bar_t) is how much of x_0 is left in x_t, and falls from 1 to about 0;
+- sqrt(1 - alpha_bar_t) is how much noise is in it. The squares of the two add up to 1, so that data of
+  variance 1 keep it;
+- their squared ratio, the signal-to-noise ratio, orders noise levels independently of how steps are counted: two
+  schedules, or a schedule and its respaced version, are equally noisy where their SNR is equal.
+
+The posterior's tables say how to go back. They all follow from beta, and are computed when first used.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property

@@ -1,6 +1,7 @@
 """docs/equations.md and the code name each other: no name on the page is dead, no public function is off it."""
 
 import ast
+import doctest
 import importlib
 import inspect
 import re
@@ -151,3 +152,9 @@ def test_the_order_of_reading_names_every_module():
     listed = re.search(r"Order of reading\n-+\n(.*?)Conventions", noisestep.reference.__doc__, re.DOTALL).group(1)
     # the images and the picture are no part of the method
     assert modules - set(re.findall(r":mod:`\.(\w+)`", listed)) == {"digits", "picture"}
+
+
+@pytest.mark.parametrize("module", (*MODULES, "network", "optimizer"))
+def test_the_examples_of_a_module_run(module):
+    failed, _ = doctest.testmod(importlib.import_module(f"noisestep.reference.{module}"))
+    assert failed == 0

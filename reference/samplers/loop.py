@@ -1,6 +1,8 @@
 """The sampling loop, from x_T to x_0, the same for every sampler.
 
-Training ends with a network that makes one step; this repeats it T times. The noise comes from addresses, so that an
+Training ends with a network that makes one step; this repeats it T times. At large t the guess of x_0 is a blur, the
+mean of all images that could have led to x_t; each step moves only a little way towards it, and the next guess is
+sharper. That is why one step is not enough. The noise comes from addresses, so that an
 image depends on its seed and its number, and not on the images that are made beside it.
 """
 
