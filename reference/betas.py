@@ -5,8 +5,13 @@ be small, because the reverse of a small Gaussian step is nearly Gaussian as wel
 And their sum should be large, because alpha_bar_T is about exp(-sum of beta): little of x_0 may be left in x_T, which
 sampling replaces by pure noise. Between the two, a schedule chooses on which noise levels the steps are spent.
 
-Every function returns beta_1 .. beta_T, float64, shape (T,), each in (0, 1) unless it says otherwise. ``start`` and
-``end`` are beta_1 and beta_T, in (0, 1). A parameter that would lead out of that range is a ValueError, as is T below 1.
+Every function returns beta_1 .. beta_T, float64, shape (T,), each in (0, 1) unless it says otherwise. A parameter that
+would lead out of that range is a ValueError, as is T below 1.
+
+Conventions
+-----------
+start, end : float
+    The first and the last beta, in (0, 1).
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
 """The chapter's training step and loop by hand: real digits in, new digits out, with NumPy alone.
 
 Run as ``python -m noisestep.reference.training``. One step draws a batch of images, a timestep for each and noise,
-mixes them (:mod:`.forward`), asks the network for the noise (:mod:`.network`), and moves the weights against the gradient of
-the squared error (:mod:`.optimizer`). Sampling from the averaged weights follows at the end (:mod:`.sampling`).
+mixes them (:mod:`.forward`), asks the network for the noise (:mod:`.network`), and moves the weights against the
+gradient of the squared error (:mod:`.optimizer`). Sampling from the averaged weights follows at the end
+(:mod:`.sampling`).
 """
 
 import argparse
