@@ -92,7 +92,7 @@ class DeviceSchedule:
         # what a compiled graph knows a schedule by: its tables are constants there
         self._number = str(next(_numbers))
         self.device = with_index(torch.device(device))
-        self.previous = None if previous is None else Jumps(schedule, previous).to
+        self.previous = None if previous is None else Jumps(schedule, previous).previous
         self.T = schedule.T
         self.timesteps = torch.from_numpy(schedule.timesteps.copy()).to(self.device)
         marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
@@ -258,13 +258,13 @@ def _reverse_columns(
         variance="posterior" if variance == "learned_range" else variance,
         eta=eta,
         rederive_eps=rederive_eps,
-        to=previous,
+        previous=previous,
     )
     x_0_from_x, x_0_from_out, from_x_0, from_x, from_out, sigma = c.T
     half_log = np.zeros((2, schedule.T + 1))
     jumps = Jumps(schedule, previous)
     if learned:
-        sigma = np.concatenate([[0.0], np.where(jumps.to > 0, 1.0, 0.0)])
+        sigma = np.concatenate([[0.0], np.where(jumps.previous > 0, 1.0, 0.0)])
     if previous is None:
         half_log[:, 1:] = np.log(schedule.beta[1:]) / 2, schedule.posterior_log_variance[1:] / 2
     else:

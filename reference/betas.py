@@ -1,12 +1,26 @@
-"""The variance schedules beta_1 .. beta_T that people train with: functions of T, and a table of names."""
+"""The variance schedules beta_1 .. beta_T that people train with: functions of T, and a table of names.
+
+A schedule answers one question: how much of the image is left after t steps? Two wishes pull at it. Each beta_t should
+be small, because the reverse of a small Gaussian step is nearly Gaussian as well, which is what the network's step is.
+And their sum should be large, because alpha_bar_T is about exp(-sum of beta): little of x_0 may be left in x_T, which
+sampling replaces by pure noise. Between the two, a schedule chooses on which noise levels the steps are spent.
+
+Every function returns beta_1 .. beta_T, float64, shape (T,), each in (0, 1) unless it says otherwise. A parameter that
+would lead out of that range is a ValueError, as is T below 1.
+
+Conventions
+-----------
+start, end : float
+    The first and the last beta, in (0, 1).
+"""
 
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-FloatArray = NDArray[np.float64]
+from ._arguments import FloatArray, integer
 
 
 def linear_beta(
@@ -16,30 +30,16 @@ def linear_beta(
 
         beta_t = start + (end - start) (t - 1) / (T - 1)
 
-    The published ends belong to T = 1000. With ``scaling="1000/T"`` both are multiplied by 1000 / T, as
-    improved-diffusion does, so that x_T is about as noisy at any T; with ``"none"`` they stay as given, as in
-    diffusers, and fewer steps end with more of the image left.
+    The published ends belong to T = 1000, where the betas add up to 10.05 and alpha_bar_T is 4e-5. With fewer steps
+    and the same ends they add up to less, and x_T keeps more of the image.
 
     Parameters
     ----------
-    T : int
-        Number of steps, at least 1.
-    start, end : float
-        beta_1 and beta_T, in (0, 1).
     scaling : {"none", "1000/T"}
-        What happens to the ends when T is not 1000.
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-
-    Raises
-    ------
-    ValueError
-        If T is below 1, an end (after scaling) is outside (0, 1), or the scaling has another name.
+        "1000/T" multiplies both ends by 1000 / T, so that x_T is about as noisy at any T (improved-diffusion); "none"
+        keeps them (diffusers).
     """
-    _require_steps(T)
+    T = integer("T", T, 1)
     if scaling not in ("none", "1000/T"):
         raise ValueError(f'scaling must be "none" or "1000/T", got {scaling!r}')
     factor = 1000 / T if scaling == "1000/T" else 1.0
@@ -53,48 +53,15 @@ def quadratic_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray
 
         sqrt(beta_t) = sqrt(start) + (sqrt(end) - sqrt(start)) (t - 1) / (T - 1)
 
-    Parameters
-    ----------
-    T : int
-        Number of steps, at least 1.
-    start, end : float
-        beta_1 and beta_T, in (0, 1).
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-
-    Raises
-    ------
-    ValueError
-        If T is below 1 or an end is outside (0, 1).
+    Between the same ends it stays below the linear schedule: more steps are spent where there is little noise.
     """
-    _require_steps(T)
+    T = integer("T", T, 1)
     _require_open_unit_interval(start=start, end=end)
     return np.linspace(start**0.5, end**0.5, T) ** 2
 
 
 def scaled_linear_beta(T: int, start: float = 0.00085, end: float = 0.012) -> FloatArray:
-    """The quadratic schedule with the ends of Stable Diffusion, called "scaled_linear" in diffusers.
-
-    Parameters
-    ----------
-    T : int
-        Number of steps, at least 1.
-    start, end : float
-        beta_1 and beta_T, in (0, 1).
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-
-    Raises
-    ------
-    ValueError
-        If T is below 1 or an end is outside (0, 1).
-    """
+    """The quadratic schedule with the ends of Stable Diffusion, called "scaled_linear" in diffusers."""
     return quadratic_beta(T, start, end)
 
 
@@ -104,26 +71,17 @@ def cosine_beta(T: int, s: float = 0.008, max_beta: float = 0.999) -> FloatArray
         alpha_bar_t = f(t) / f(0),   f(t) = cos^2( (t/T + s) / (1 + s) * pi/2 ),
         beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta)
 
+    It is made from alpha_bar, not from beta. The linear schedule destroys small images early, and its last steps are
+    spent on what is noise already; here alpha_bar falls almost linearly in the middle and changes little at both ends.
+
     Parameters
     ----------
-    T : int
-        Number of steps, at least 1.
     s : float
         Offset that keeps beta_1 from vanishing, at least 0.
     max_beta : float
         Largest beta, in (0, 1): without it beta_T would be 1.
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-
-    Raises
-    ------
-    ValueError
-        If T is below 1, s is negative or not finite, or max_beta is outside (0, 1).
     """
-    _require_steps(T)
+    T = integer("T", T, 1)
     _require_open_unit_interval(max_beta=max_beta)
     if not 0 <= s < np.inf:
         raise ValueError(f"s must be finite and at least 0, got {s}")
@@ -143,28 +101,19 @@ def sigmoid_beta(
         alpha_bar_t = (sigma(u(T)) - sigma(u(t))) / (sigma(u(T)) - sigma(u(0))),
         beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta)
 
+    Made from alpha_bar like the cosine schedule. The three parameters choose the part of the sigmoid that is used, and
+    with it how long the ends are flat.
+
     Parameters
     ----------
-    T : int
-        Number of steps, at least 1.
     start, end : float
         The stretch of the sigmoid that is used, start < end.
     tau : float
         Temperature, above 0.
     max_beta : float
         Largest beta, in (0, 1): without it beta_T would be 1.
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-
-    Raises
-    ------
-    ValueError
-        If T is below 1, start is not below end, tau is not above 0, or max_beta is outside (0, 1).
     """
-    _require_steps(T)
+    T = integer("T", T, 1)
     _require_open_unit_interval(max_beta=max_beta)
     if not (-np.inf < start < end < np.inf and 0 < tau < np.inf):
         raise ValueError(f"need start < end and tau > 0, all finite, got {start=}, {end=}, {tau=}")
@@ -180,22 +129,10 @@ def constant_beta(T: int, value: float = 0.02) -> FloatArray:
 
     Parameters
     ----------
-    T : int
-        Number of steps, at least 1.
     value : float
         Every beta, in (0, 1).
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-
-    Raises
-    ------
-    ValueError
-        If T is below 1 or the value is outside (0, 1).
     """
-    _require_steps(T)
+    T = integer("T", T, 1)
     _require_open_unit_interval(value=value)
     return np.full(T, float(value))
 
@@ -203,51 +140,29 @@ def constant_beta(T: int, value: float = 0.02) -> FloatArray:
 def jsd_beta(T: int) -> FloatArray:
     """beta_t = 1 / (T - t + 1), from 1/T to 1: "jsd" in Ho et al.'s code, after Sohl-Dickstein et al. 2015.
 
-    Every step takes the same share of the image, alpha_bar_t = 1 - t/T, and the last leaves nothing: beta_T
-    is 1, a zero terminal signal-to-noise ratio.
+    Every step takes the same share of the image, alpha_bar_t = 1 - t/T, and the last leaves nothing: beta_T is
+    exactly 1, a zero terminal signal-to-noise ratio.
 
-    Parameters
-    ----------
-    T : int
-        Number of steps, at least 1.
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T, the last exactly 1.
-
-    Raises
-    ------
-    ValueError
-        If T is below 1.
+    Examples
+    --------
+    >>> jsd_beta(4).tolist()
+    [0.25, 0.3333333333333333, 0.5, 1.0]
     """
-    _require_steps(T)
+    T = integer("T", T, 1)
     return 1.0 / np.arange(T, 0, -1)
 
 
 def warmup_beta(T: int, start: float = 1e-4, end: float = 0.02, *, fraction: float) -> FloatArray:
     """beta_t rising linearly over a first part of the steps, then constant: Ho et al.'s warm-up schedules.
 
+    The ramp ends with ``end``, and keeps it. Small first steps destroy little of the fine detail at once.
+
     Parameters
     ----------
-    T : int
-        Number of steps, at least 1.
-    start, end : float
-        beta_1, and the beta that the ramp ends with and keeps; in (0, 1).
     fraction : float
         Share of the steps in the ramp, in [0, 1]; the ramp has floor(fraction T) steps.
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-
-    Raises
-    ------
-    ValueError
-        If T is below 1, an end is outside (0, 1) or the fraction outside [0, 1].
     """
-    _require_steps(T)
+    T = integer("T", T, 1)
     _require_open_unit_interval(start=start, end=end)
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be in [0, 1], got {fraction}")
@@ -256,38 +171,12 @@ def warmup_beta(T: int, start: float = 1e-4, end: float = 0.02, *, fraction: flo
 
 
 def warmup10_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray:
-    """beta_t rising over the first tenth of the steps: :func:`warmup_beta` with ``fraction=0.1``.
-
-    Parameters
-    ----------
-    T : int
-        Number of steps, at least 1.
-    start, end : float
-        Ends of the ramp, in (0, 1).
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-    """
+    """beta_t rising over the first tenth of the steps: :func:`warmup_beta` with ``fraction=0.1``."""
     return warmup_beta(T, start, end, fraction=0.1)
 
 
 def warmup50_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray:
-    """beta_t rising over the first half of the steps: :func:`warmup_beta` with ``fraction=0.5``.
-
-    Parameters
-    ----------
-    T : int
-        Number of steps, at least 1.
-    start, end : float
-        Ends of the ramp, in (0, 1).
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-    """
+    """beta_t rising over the first half of the steps: :func:`warmup_beta` with ``fraction=0.5``."""
     return warmup_beta(T, start, end, fraction=0.5)
 
 
@@ -310,24 +199,11 @@ def beta_schedule(name: str, T: int, **parameters: float | str) -> FloatArray:
     Parameters
     ----------
     name : str
-        A key of ``BETA_SCHEDULES``: linear, scaled_linear, cosine, sigmoid, quadratic, constant, jsd,
-        warmup10 or warmup50.
-    T : int
-        Number of steps, at least 1.
+        A key of ``BETA_SCHEDULES``: linear, scaled_linear, cosine, sigmoid, quadratic, constant, jsd, warmup10 or
+        warmup50.
     **parameters
-        Handed to the schedule's function, such as ``start``, ``end``, ``s``, ``scaling``.
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        beta_1 .. beta_T.
-
-    Raises
-    ------
-    ValueError
-        If there is no such schedule, or the schedule refuses a parameter's value.
-    TypeError
-        If the schedule has no such parameter.
+        Passed to the schedule's function, such as ``start``, ``end``, ``s``, ``scaling``; a TypeError if it has no
+        such parameter.
     """
     if name not in BETA_SCHEDULES:
         raise ValueError(f"no schedule is called {name!r}; there are {', '.join(BETA_SCHEDULES)}")
@@ -337,26 +213,22 @@ def beta_schedule(name: str, T: int, **parameters: float | str) -> FloatArray:
 def zero_terminal_snr_beta(beta: ArrayLike) -> FloatArray:
     """Betas rescaled so that x_T holds nothing of x_0, Lin et al. 2023, algorithm 1.
 
-    sqrt(alpha_bar) is shifted to end at 0 and stretched to begin where it began:
-
         sqrt(alpha_bar'_t) = (sqrt(alpha_bar_t) - sqrt(alpha_bar_T)) sqrt(alpha_bar_1)
                              / (sqrt(alpha_bar_1) - sqrt(alpha_bar_T))
+
+    Most schedules leave a trace of x_0 in x_T: in training the network sees it, the mean brightness above all; in
+    sampling, which starts from pure noise, it is missing, and images come out of medium brightness. Here
+    sqrt(alpha_bar) is shifted to end at 0 and stretched to begin where it began.
 
     Parameters
     ----------
     beta : array_like, shape (T,)
-        beta_1 .. beta_T of an ordinary schedule, T at least 2.
+        beta_1 .. beta_T of an ordinary schedule, T at least 2; the last may be 1.
 
     Returns
     -------
     ndarray of float64, shape (T,)
-        Rescaled beta_1 .. beta_T: the first as given, the last exactly 1. Only a ``Schedule`` that is told
-        ``zero_terminal_snr=True`` takes them.
-
-    Raises
-    ------
-    ValueError
-        If beta is not one axis of at least two numbers in (0, 1), the last of which may be 1.
+        The first beta as given, the last exactly 1. Only a ``Schedule`` with ``zero_terminal_snr=True`` takes them.
     """
     beta = np.asarray(beta, np.float64)
     if beta.ndim != 1 or beta.size < 2:
@@ -368,13 +240,6 @@ def zero_terminal_snr_beta(beta: ArrayLike) -> FloatArray:
     root = root - root[-1]
     ratio = root[1:] / root[:-1]
     return np.concatenate([beta[:1], (1 - ratio) * (1 + ratio)])
-
-
-def _require_steps(T: int) -> None:
-    if isinstance(T, bool) or not isinstance(T, int | np.integer):
-        raise TypeError(f"T must be an int, got {T!r}")
-    if T < 1:
-        raise ValueError(f"T must be at least 1, got {T}")
 
 
 def _require_open_unit_interval(**values: float) -> None:

@@ -1,4 +1,10 @@
-"""The variational bound on the negative log-likelihood, term by term, in bits per dimension."""
+"""The variational bound on the negative log-likelihood, term by term, in bits per dimension.
+
+The likelihood of an image, p_theta(x_0), is an integral over all the chains that lead to it, and has no formula. A
+bound on it has: a sum of T + 1 terms, each a divergence of two Gaussians or the probability of a pixel. It compares
+models by the bits that a pixel costs to store, and the loss comes from it: ``docs/derivation.md`` goes from here to
+L_simple step by step.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +13,17 @@ from typing import cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, floats, given_variance, numbers_from, per_sample, require_name, same_shape, steps
+from ._arguments import (
+    FloatArray,
+    floats,
+    given_variance,
+    integer,
+    numbers_from,
+    per_sample,
+    require_name,
+    same_shape,
+    steps,
+)
 from .forward import q_sample
 from .noise import FORWARD, normal
 from .posterior import posterior_mean
@@ -25,15 +41,18 @@ def normal_kl(mean_1: ArrayLike, log_variance_1: ArrayLike, mean_2: ArrayLike, l
 
         KL(N(m_1, v_1) || N(m_2, v_2)) = 1/2 ( v_1 / v_2 - 1 - log(v_1 / v_2) + (m_1 - m_2)^2 / v_2 )
 
+    Where the variances are equal only the last term is left: the squared distance of the means.
+
     Parameters
     ----------
     mean_1, log_variance_1, mean_2, log_variance_2 : array_like, floating
         Of shapes that broadcast.
 
-    Returns
-    -------
-    ndarray of float64
-        The divergence of each element.
+    Examples
+    --------
+    >>> mean_1, log_variance = np.array([1.0]), np.log([2.0])
+    >>> normal_kl(mean_1, log_variance, np.zeros(1), log_variance).tolist()
+    [0.25]
     """
     mean_1, log_variance_1, mean_2, log_variance_2 = floats(
         mean_1=mean_1, log_variance_1=log_variance_1, mean_2=mean_2, log_variance_2=log_variance_2
@@ -46,34 +65,24 @@ def normal_kl(mean_1: ArrayLike, log_variance_1: ArrayLike, mean_2: ArrayLike, l
 def discretised_normal_log_likelihood(
     x_0: ArrayLike, mean: ArrayLike, log_variance: ArrayLike, *, levels: int = 256
 ) -> FloatArray:
-    """log p(x_0 | x_1) of an image with so many levels a channel; Ho et al. 2020, eq. 13.
+    """log p(x_0 | x_1) of an image with so many levels a channel, in nats; Ho et al. 2020, eq. 13.
 
         p = integral of N(x; mean, sigma^2) from x_0 - 1/(levels - 1) to x_0 + 1/(levels - 1)
 
-    and from -infinity at the lowest level, -1, to infinity at the highest, 1. It is exact far into the tails, where
-    other implementations clamp the probability at 1e-12.
+    and from -infinity at the lowest level, -1, to infinity at the highest, 1. An image has finitely many levels, so its
+    probability is that of a bin, not a density, and the bound is one on a code length. The result is exact far into the
+    tails, where other implementations clamp the probability at 1e-12.
 
     Parameters
     ----------
-    x_0, mean : array_like, shape (B, ...), floating
-        Image whose levels are spread evenly over [-1, 1], and the mean that the network gives it.
+    mean : array_like, shape (B, ...), floating
+        What the network takes x_0 to be.
     log_variance : array_like, floating
         log sigma^2, of a shape that broadcasts.
     levels : int
-        Number of levels, at least 2.
-
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        Natural logarithm of the probability of each element.
-
-    Raises
-    ------
-    ValueError
-        If levels is below 2 or shapes disagree.
+        Number of levels, spread evenly over [-1, 1], at least 2.
     """
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels}")
+    levels = integer("levels", levels, 2)
     x_0, mean = same_shape(x_0=x_0, mean=mean)
     (log_variance,) = floats(log_variance=log_variance)
     half_bin = 1 / (levels - 1)
@@ -96,7 +105,6 @@ def bits_per_dimension(nats: ArrayLike) -> FloatArray:
     Returns
     -------
     ndarray of float64, shape (B,)
-        Bits per dimension.
     """
     (nats,) = floats(nats=nats)
     means: FloatArray = nats.reshape(len(nats), -1).mean(axis=1)
@@ -104,21 +112,21 @@ def bits_per_dimension(nats: ArrayLike) -> FloatArray:
 
 
 def prior_kl(schedule: Schedule, x_0: ArrayLike) -> FloatArray:
-    """L_T, how far x_T still is from pure noise; Ho et al. 2020, eq. 5.
+    """L_T, how far x_T still is from pure noise, in bits per dimension; Ho et al. 2020, eq. 5.
 
         L_T = KL( q(x_T | x_0) || N(0, I) )
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    x_0 : array_like, shape (B, ...), floating
-        Clean data.
+    Sampling starts from N(0, I), not from q(x_T | x_0), and this is what that costs. No network enters: the schedule
+    alone decides it.
 
     Returns
     -------
     ndarray of float64, shape (B,)
-        Bits per dimension; no network enters.
+
+    Examples
+    --------
+    >>> float(prior_kl(Schedule.from_name("linear", 1000), np.ones((1, 3)))[0].round(7))
+    2.91e-05
     """
     (x_0,) = floats(x_0=x_0)
     alpha_bar, rest = schedule.alpha_bar[-1], schedule.one_minus_alpha_bar[-1]
@@ -139,37 +147,21 @@ def vlb_terms(
     variance: Variance | ArrayLike = "posterior",
     levels: int = 256,
 ) -> FloatArray:
-    """L_{t-1} of each sample, or L_0 where t is 1; Ho et al. 2020, eq. 5.
+    """L_{t-1} of each sample, or L_0 where t is 1, in bits per dimension; Ho et al. 2020, eq. 5.
 
         L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t) ),      L_0 = -log p_theta(x_0 | x_1)
 
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
-    x_0, x_t, output : array_like, shape (B, ...), floating
-        Clean data, the same with t steps of noise, and what the network made of that.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T.
-    prediction : {"eps", "x_0", "v", "mu"}
-        What the output is.
-    clip : (low, high), optional
-        Range that the predicted x_0 is clipped to.
     variance : {"beta", "posterior"} or array_like
-        Variance of p_theta: by name, or given, above 0, as a scalar, of shape (B,), or of the shape of x_t. The
-        posterior's is 0 at t = 1, where the decoder takes the schedule's ``first_log_variance``.
+        Variance of p_theta, above 0. The posterior's is 0 at t = 1, where the decoder takes the schedule's
+        ``first_log_variance``.
     levels : int
         Levels of the image that L_0 tells apart.
 
     Returns
     -------
     ndarray of float64, shape (B,)
-        Bits per dimension.
-
-    Raises
-    ------
-    ValueError
-        If the variance is zero, t is outside 1..T, a name is unknown, or shapes disagree.
     """
     x_0, x_t, output = same_shape(x_0=x_0, x_t=x_t, output=output)
     mean = reverse_mean(schedule, x_t, output, t, prediction=prediction, clip=clip)
@@ -226,21 +218,14 @@ def variational_bound(
 
         E[-log p_theta(x_0)] <= E[ L_T + L_{T-1} + .. + L_1 + L_0 ]
 
+    Each term is an expectation over x_t alone, so it can be estimated by itself; a chain is not needed. x_t has the
+    noise at stream FORWARD, step ``schedule.timesteps[t]``.
+
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
-    model : callable
-        ``model(x_t, t)`` with x_t of shape (B, ...) and t of shape (B,), as :func:`noisestep.reference.sample`
-        calls it.
-    x_0 : array_like, shape (B, ...), floating
-        Clean data.
-    seed : int
-        Of the noise.
-    numbers : int or array_like of int, shape (B,)
-        Numbers of the samples; one number is that of the first. x_t has the noise at stream FORWARD, step
-        ``schedule.timesteps[t]``.
-    prediction, clip, variance, levels
+    variance : {"beta", "posterior"}
+        As in :func:`vlb_terms`.
+    levels : int
         As in :func:`vlb_terms`.
 
     Returns
@@ -252,14 +237,14 @@ def variational_bound(
     numbers = numbers_from(numbers, len(x_0))
     terms = np.zeros((schedule.T + 1, len(x_0)))
     for t in range(schedule.T, 0, -1):
-        told = np.full(len(x_0), schedule.timesteps[t])
+        model_t = np.full(len(x_0), schedule.timesteps[t])
         eps = normal(seed, FORWARD, int(schedule.timesteps[t]), numbers, x_0.shape[1:]).astype(np.float64)
         x_t = q_sample(schedule, x_0, t, eps)
         terms[t] = vlb_terms(
             schedule,
             x_0,
             x_t,
-            model(x_t, told),
+            model(x_t, model_t),
             t,
             prediction=prediction,
             clip=clip,

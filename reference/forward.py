@@ -1,4 +1,9 @@
-"""The forward process: one Markov step q(x_t | x_{t-1}), and the marginal q(x_t | x_0)."""
+"""The forward process: one Markov step q(x_t | x_{t-1}), and the marginal q(x_t | x_0).
+
+Each step shrinks the image by sqrt(1 - beta_t) and adds noise of variance beta_t. The shrinking keeps the variance in
+bounds: data of variance 1 have variance 1 at every t. A sum of Gaussians is Gaussian, so t steps in a row are one
+jump, and training can take any x_t without the steps before it.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,26 +19,14 @@ def q_step_mean_variance(schedule: Schedule, x_previous: ArrayLike, t: ArrayLike
 
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
     x_previous : array_like, shape (B, ...), floating
         x_{t-1}.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T, one for all or one for each sample.
 
     Returns
     -------
     mean : ndarray of float64, shape (B, ...)
-        sqrt(1 - beta_t) x_{t-1}.
     variance : ndarray of float64, shape () or (B, 1, ...)
-        beta_t, of every element alike.
-
-    Raises
-    ------
-    TypeError
-        If x_previous is not floating or t not integer.
-    ValueError
-        If t is outside 1..T, or has neither one value nor one for each sample.
+        beta_t, the same for every element.
     """
     (x_previous,) = floats(x_previous=x_previous)
     beta_t = per_sample(schedule.beta, t, x_previous)
@@ -45,28 +38,12 @@ def q_step(schedule: Schedule, x_previous: ArrayLike, t: ArrayLike, eps: ArrayLi
 
         x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps,   eps ~ N(0, I)
 
+    Training does not need it: :func:`q_sample` jumps. It is here to check that t steps are one jump.
+
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
     x_previous : array_like, shape (B, ...), floating
         x_{t-1}.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T.
-    eps : array_like, shape (B, ...), floating
-        Standard normal noise, of the shape of x_previous.
-
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        x_t.
-
-    Raises
-    ------
-    TypeError
-        If an array is not floating or t not integer.
-    ValueError
-        If t is outside 1..T, or shapes disagree.
     """
     x_previous, eps = same_shape(x_previous=x_previous, eps=eps)
     mean, variance = q_step_mean_variance(schedule, x_previous, t)
@@ -78,28 +55,22 @@ def q_mean_variance(schedule: Schedule, x_0: ArrayLike, t: ArrayLike) -> tuple[F
 
         q(x_t | x_0) = N(x_t; sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    x_0 : array_like, shape (B, ...), floating
-        Clean data.
-    t : int or array_like of int, shape (B,)
-        Step, in 0..T; 0 gives x_0 back.
+    t steps multiply x_0 by the product of sqrt(alpha_s), s = 1..t, and their noises add up to variance
+    1 - alpha_bar_t: from 1 - alpha_bar_{t-1}, a step makes alpha_t (1 - alpha_bar_{t-1}) + beta_t. Here t may be 0,
+    where the mean is x_0 and the variance 0.
 
     Returns
     -------
     mean : ndarray of float64, shape (B, ...)
-        sqrt(alpha_bar_t) x_0.
     variance : ndarray of float64, shape () or (B, 1, ...)
-        1 - alpha_bar_t, of every element alike.
+        1 - alpha_bar_t, the same for every element.
 
-    Raises
-    ------
-    TypeError
-        If x_0 is not floating or t not integer.
-    ValueError
-        If t is outside 0..T, or has neither one value nor one for each sample.
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> mean, variance = q_mean_variance(schedule, np.ones((1, 2)), 500)
+    >>> mean.round(3).tolist(), float(variance.round(3))
+    ([[0.28, 0.28]], 0.921)
     """
     (x_0,) = floats(x_0=x_0)
     mean = per_sample(schedule.sqrt_alpha_bar, t, x_0, first=0) * x_0
@@ -107,32 +78,21 @@ def q_mean_variance(schedule: Schedule, x_0: ArrayLike, t: ArrayLike) -> tuple[F
 
 
 def q_sample(schedule: Schedule, x_0: ArrayLike, t: ArrayLike, eps: ArrayLike) -> FloatArray:
-    """x_t drawn from q(x_t | x_0) in one jump, the chapter's ``sample_xt`` with its noise handed in.
+    """x_t drawn from q(x_t | x_0) in one jump, the chapter's ``sample_xt`` with its noise passed in.
 
         x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps,   eps ~ N(0, I)
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    x_0 : array_like, shape (B, ...), floating
-        Clean data, images in [-1, 1].
-    t : int or array_like of int, shape (B,)
-        Step, in 0..T; 0 gives x_0 back.
-    eps : array_like, shape (B, ...), floating
-        Standard normal noise, of the shape of x_0.
+    This is the first line of every training step. eps is an argument because it is also what the network has to
+    predict. t may be 0, which gives x_0 back.
 
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        x_t.
-
-    Raises
-    ------
-    TypeError
-        If an array is not floating or t not integer.
-    ValueError
-        If t is outside 0..T, or shapes disagree.
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> x_0, eps = np.array([[0.5, -1.0]]), np.array([[0.3, 0.4]])
+    >>> q_sample(schedule, x_0, 1, eps).round(3).tolist()
+    [[0.503, -0.996]]
+    >>> q_sample(schedule, x_0, 1000, eps).round(3).tolist()
+    [[0.303, 0.394]]
     """
     x_0, eps = same_shape(x_0=x_0, eps=eps)
     sqrt_alpha_bar_t = per_sample(schedule.sqrt_alpha_bar, t, x_0, first=0)

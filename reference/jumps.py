@@ -1,4 +1,8 @@
-"""The forward process between each step t and a step s(t) before it: what a reverse update crosses."""
+"""The forward process between each step t and a step s(t) before it: what a reverse update crosses.
+
+A sampler may leave steps out, and need not leave out the same ones from everywhere. The formulas of one step hold for
+any two steps s < t once alpha_t is replaced by alpha_bar_t / alpha_bar_s, since x_t given x_s is Gaussian for them too.
+"""
 
 from functools import cached_property
 
@@ -20,80 +24,64 @@ class Jumps:
 
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
-    to : array_like of int, shape (T,), optional
+    previous : array_like of int, shape (T,), optional
         s(1) .. s(T), each in 0..t; t - 1 if left out. A step to itself changes nothing.
 
     Attributes
     ----------
-    to : ndarray of int64, shape (T,)
+    previous : ndarray of int64, shape (T,)
     alpha, beta : ndarray of float64, shape (T,)
     kept : ndarray of float64, shape (T,)
         (1 - alpha_bar_s) / (1 - alpha_bar_t).
-    posterior_variance : ndarray of float64, shape (T,)
-        kept beta, the variance of q(x_s | x_t, x_0).
-    shrink : ndarray of float64, shape (T,)
-        alpha kept, which is 1 - beta / (1 - alpha_bar_t).
-
-    Raises
-    ------
-    TypeError
-        If `to` does not hold integers.
-    ValueError
-        If `to` has another shape, or a step outside 0..t.
     """
 
-    def __init__(self, schedule: Schedule, to: ArrayLike | None = None) -> None:
+    def __init__(self, schedule: Schedule, previous: ArrayLike | None = None) -> None:
         self._schedule = schedule
         before = np.arange(schedule.T)
-        self.to: NDArray[np.int64] = before if to is None else _checked(to, schedule.T)
+        self.previous: NDArray[np.int64] = before if previous is None else _checked(previous, schedule.T)
         with np.errstate(divide="ignore"):
             log_alpha_bar = np.log(schedule.alpha_bar)
         # a step to itself has alpha 1, also where alpha_bar is 0
         log_alpha = np.zeros(schedule.T)
-        np.subtract(log_alpha_bar[1:], log_alpha_bar[self.to], out=log_alpha, where=self.to != before + 1)
-        neighbours = self.to == before
+        np.subtract(log_alpha_bar[1:], log_alpha_bar[self.previous], out=log_alpha, where=self.previous != before + 1)
+        neighbours = self.previous == before
         self.alpha: FloatArray = np.where(neighbours, schedule.alpha[1:], np.exp(log_alpha))
         self.beta: FloatArray = np.where(neighbours, schedule.beta[1:], -np.expm1(log_alpha))
-        self.kept: FloatArray = schedule.one_minus_alpha_bar[self.to] / schedule.one_minus_alpha_bar[1:]
+        self.kept: FloatArray = schedule.one_minus_alpha_bar[self.previous] / schedule.one_minus_alpha_bar[1:]
 
     @cached_property
     def posterior_variance(self) -> FloatArray:
-        """The variance of q(x_s | x_t, x_0)."""
+        """kept beta, the variance of q(x_s | x_t, x_0); shape (T,)."""
         variance: FloatArray = self.kept * self.beta
         return variance
 
     @cached_property
     def shrink(self) -> FloatArray:
-        """1 - beta / (1 - alpha_bar_t), with no near-equals subtracted."""
+        """alpha kept, which is 1 - beta / (1 - alpha_bar_t), with no near-equals subtracted; shape (T,)."""
         shrink: FloatArray = self.alpha * self.kept
         return shrink
 
     def direction(self, eta: float) -> FloatArray:
         """What multiplies eps in a DDIM update to s(t), sqrt(1 - alpha_bar_s - sigma^2); Song et al. 2021, eq. 12.
 
-        Parameters
-        ----------
-        eta : float
-            In [0, 1].
+            1 - alpha_bar_s - sigma^2 = (1 - alpha_bar_s) (1 - eta^2 (1 - shrink))
 
         Returns
         -------
         ndarray of float64, shape (T,)
         """
-        # (1 - alpha_bar_s - sigma^2) / (1 - alpha_bar_s) = 1 - eta^2 (1 - shrink)
-        share = (1 - eta) * (1 + eta) + eta**2 * self.shrink
-        direction: FloatArray = np.sqrt(self._schedule.one_minus_alpha_bar[self.to] * share)
+        # 1 - eta^2 + eta^2 shrink, with no near-equals subtracted
+        left = (1 - eta) * (1 + eta) + eta**2 * self.shrink
+        direction: FloatArray = np.sqrt(self._schedule.one_minus_alpha_bar[self.previous] * left)
         return direction
 
 
-def _checked(to: ArrayLike, T: int) -> NDArray[np.int64]:
-    steps = np.asarray(to)
+def _checked(previous: ArrayLike, T: int) -> NDArray[np.int64]:
+    steps = np.asarray(previous)
     if not np.issubdtype(steps.dtype, np.integer):
-        raise TypeError(f"the steps led to must be ints, got {steps.dtype}")
+        raise TypeError(f"the previous steps must be ints, got {steps.dtype}")
     if steps.shape != (T,):
-        raise ValueError(f"the steps led to must have shape ({T},), one for each t, got {steps.shape}")
+        raise ValueError(f"the previous steps must have shape ({T},), one for each t, got {steps.shape}")
     outside = (steps < 0) | (steps > np.arange(1, T + 1))
     if outside.any():
         t = int(np.argmax(outside)) + 1

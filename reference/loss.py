@@ -1,4 +1,16 @@
-"""L_simple, what the network is trained towards, and the weightings of it that are in use."""
+"""L_simple, which training minimises, and the weightings of it that are in use.
+
+The variational bound weights the error at each t by a factor that is largest where there is
+little noise. L_simple drops the
+factor (Ho et al. 2020, section 3.4), and so spends the network on large noise, where the shape of an image is
+decided. The weightings below choose something else on purpose. Each is stated by its authors for one prediction; for
+the others it is converted, since an error of eps is SNR times, and one of v SNR + 1 times, the error of x_0:
+
+    ||eps - eps_theta||^2 = SNR ||x_0 - x_theta||^2,    ||v - v_theta||^2 = (SNR + 1) ||x_0 - x_theta||^2
+
+Every weighting returns w_t as a table, float64, shape (T + 1,), to be indexed by t; row 0, which is never trained, is
+0. Its ``prediction`` says of which quantity the error is taken: "eps", "x_0" or "v".
+"""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -14,28 +26,12 @@ from .schedule import Schedule
 def training_target(
     schedule: Schedule, x_0: ArrayLike, eps: ArrayLike, t: ArrayLike, *, prediction: Prediction = "eps"
 ) -> FloatArray:
-    """What the network should say of x_t: eps in the chapter's loss, or x_0, or v.
+    """What the network should output for x_t: eps in the chapter's loss, or x_0, or v.
 
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
-    x_0, eps : array_like, shape (B, ...), floating
-        Clean data, and the noise that made x_t of it.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T.
     prediction : {"eps", "x_0", "v"}
         What the network predicts.
-
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        eps, x_0, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0.
-
-    Raises
-    ------
-    ValueError
-        If the prediction has another name, t is outside 1..T, or shapes disagree.
     """
     require_name("prediction", prediction, get_args(Prediction))
     x_0, eps = same_shape(x_0=x_0, eps=eps)
@@ -50,24 +46,26 @@ def squared_error(output: ArrayLike, target: ArrayLike, *, over: Literal["mean",
 
         mean:  1/n ||target - output||^2          sum:  ||target - output||^2
 
-    The chapter prints the sum and codes the mean (``nn.MSELoss``): the same minimum, gradients n times smaller.
+    The chapter prints the sum and codes the mean (``nn.MSELoss``). They have the same minimum; gradients of the mean
+    are n times smaller, so that a learning rate does not depend on the size of the images.
 
     Parameters
     ----------
-    output, target : array_like, shape (B, ...), floating
-        What the network said, and what it should have said.
+    target : array_like, shape (B, ...), floating
+        What the output should have been.
     over : {"mean", "sum"}
         Which of the two.
 
     Returns
     -------
     ndarray of float64, shape (B,)
-        One number a sample.
 
-    Raises
-    ------
-    ValueError
-        If shapes disagree, there is no batch axis, or ``over`` has another name.
+    Examples
+    --------
+    >>> squared_error(np.array([[1.0, 2.0]]), np.array([[0.0, 0.0]])).tolist()
+    [2.5]
+    >>> squared_error(np.array([[1.0, 2.0]]), np.array([[0.0, 0.0]]), over="sum").tolist()
+    [5.0]
     """
     output, target = same_shape(output=output, target=target)
     require_name("over", over, ("mean", "sum"))
@@ -84,23 +82,18 @@ def simple_loss(output: ArrayLike, target: ArrayLike, *, weight: ArrayLike | Non
         L_simple = E ||eps - eps_theta(x_t, t)||^2
 
     as the mean over the samples of w_b / n ||target_b - output_b||^2: the mean over elements, as the chapter codes it.
+    The expectation over t and eps is taken by drawing one of each for every sample.
 
     Parameters
     ----------
-    output, target : array_like, shape (B, ...), floating
-        What the network said, and what it should have said: eps, x_0 or v (:func:`training_target`).
+    target : array_like, shape (B, ...), floating
+        What the output should have been: eps, x_0 or v (:func:`training_target`).
     weight : array_like, shape (B,), optional
         w, such as ``loss_weights(schedule, "min_snr")[t]``; 1 if left out.
 
     Returns
     -------
     float
-        The loss.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree.
     """
     losses = squared_error(output, target)
     if weight is None:
@@ -110,25 +103,7 @@ def simple_loss(output: ArrayLike, target: ArrayLike, *, weight: ArrayLike | Non
 
 
 def uniform_weights(schedule: Schedule, prediction: Prediction = "eps") -> FloatArray:
-    """w_t = 1, the weighting "none": L_simple as it stands.
-
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    prediction : {"eps", "x_0", "v"}
-        What the network predicts; every one is weighted alike.
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        1 in rows 1..T; row 0, which is never trained, is 0.
-
-    Raises
-    ------
-    ValueError
-        If the prediction has another name.
-    """
+    """w_t = 1, the weighting "none": L_simple as it stands, whatever is predicted."""
     return _with_row_0(np.ones_like(_snr(schedule, prediction)))
 
 
@@ -137,24 +112,13 @@ def min_snr_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma
 
         x_0:  min(SNR, gamma)      eps:  min(SNR, gamma) / SNR      v:  min(SNR, gamma) / (SNR + 1)
 
+    L_simple of eps weights the error of x_0 by the SNR, which is huge at small t: those steps dominate the gradient
+    and disagree with the others. Here the weight stops growing at gamma.
+
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
-    prediction : {"eps", "x_0", "v"}
-        What the network predicts, and the error is taken of.
     gamma : float
-        Where the weight of the error of x_0 stops growing, above 0.
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        w_t in rows 1..T; row 0, which is never trained, is 0.
-
-    Raises
-    ------
-    ValueError
-        If gamma is not above 0 or the prediction has another name.
+        Above 0.
     """
     if not gamma > 0:
         raise ValueError(f"gamma must be above 0, got {gamma}")
@@ -172,28 +136,14 @@ def p2_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma: flo
 
         eps:  1 / (k + SNR)^gamma      x_0:  that times SNR      v:  that times SNR / (SNR + 1)
 
-    The paper has eps; an error of eps is SNR, and one of v SNR + 1, times the error of x_0.
+    It holds back small noise, where only imperceptible details are left to learn.
 
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
-    prediction : {"eps", "x_0", "v"}
-        What the network predicts, and the error is taken of.
     gamma : float
         How much small noise is held back, at least 0; 0 leaves L_simple of eps.
     k : float
         Keeps the weight of pure noise finite, above 0.
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        w_t in rows 1..T; row 0, which is never trained, is 0.
-
-    Raises
-    ------
-    ValueError
-        If gamma is negative, k not above 0, or the prediction has another name.
     """
     if not (gamma >= 0 and k > 0):
         raise ValueError(f"gamma must be at least 0 and k above 0, got {gamma=}, {k=}")
@@ -211,24 +161,13 @@ def truncated_snr_weights(schedule: Schedule, prediction: Prediction = "eps") ->
 
         x_0:  max(SNR, 1)      eps:  max(SNR, 1) / SNR      v:  max(SNR, 1) / (SNR + 1)
 
-    Of the errors of x_0 and of eps it is the larger: L = max(||x_0 - x_theta||^2, ||eps - eps_theta||^2).
-
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    prediction : {"eps", "x_0", "v"}
-        What the network predicts, and the error is taken of.
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        w_t in rows 1..T; row 0, which is never trained, is 0.
+    It is the larger of the errors of x_0 and of eps, L = max(||x_0 - x_theta||^2, ||eps - eps_theta||^2), so that a
+    network that predicts x_0 still learns something where SNR is near 0.
 
     Raises
     ------
     ValueError
-        If the prediction has another name, or is eps on a schedule with zero terminal SNR, whose weight is infinite.
+        If the prediction is eps on a schedule with zero terminal SNR, whose weight is infinite.
     """
     snr = _snr(schedule, prediction)
     if prediction == "x_0":
@@ -251,30 +190,20 @@ LOSS_WEIGHTINGS: dict[str, Callable[..., FloatArray]] = {
 def loss_weights(
     schedule: Schedule, weighting: str = "none", *, prediction: Prediction = "eps", **parameters: float
 ) -> FloatArray:
-    """w_t of the weighting with a name, to be indexed by t.
+    """w_t of the weighting with a name.
 
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
     weighting : str
         A key of ``LOSS_WEIGHTINGS``: none, min_snr, p2 or truncated_snr.
-    prediction : {"eps", "x_0", "v"}
-        What the network predicts, and the error is taken of.
     **parameters
-        Handed to the weighting's function: ``gamma``, ``k``.
+        Passed to the weighting's function: ``gamma``, ``k``; a TypeError if it has no such parameter.
 
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        w_t in rows 1..T; row 0, which is never trained, is 0.
-
-    Raises
-    ------
-    ValueError
-        If there is no such weighting, or it refuses a parameter's value.
-    TypeError
-        If the weighting has no such parameter.
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> loss_weights(schedule, "min_snr")[[1, 100, 250, 1000]].round(4).tolist()
+    [0.0005, 0.574, 1.0, 1.0]
     """
     require_name("weighting", weighting, tuple(LOSS_WEIGHTINGS))
     return LOSS_WEIGHTINGS[weighting](schedule, prediction, **parameters)

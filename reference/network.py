@@ -1,14 +1,18 @@
 """The chapter's small convolutional network eps_theta(x_t, t), forward and backward by hand.
 
-Three 3x3 convolutions with ReLU between them, as the chapter writes `SimpleUNet`, and the timestep really
-used: its sinusoidal embedding passes through a linear layer and is added to the first convolution.
+Three 3x3 convolutions with ReLU between them, as the chapter writes `SimpleUNet`. The chapter's code takes t and does
+not use it; here its sinusoidal embedding passes through a linear layer and is added to the first convolution.
 
     h_1 = ReLU(conv1(x) + time(e(t)))
     h_2 = ReLU(conv2(h_1))
     eps = conv3(h_2)
 
-Inside, images stand channels last, so that the values under a 3x3 window lie in three unbroken runs of
-memory and a convolution becomes one product of matrices.
+Inside, images have their channels last, so that the values under a 3x3 window lie in three unbroken runs of memory and
+a convolution becomes one product of matrices.
+
+The gradients are those of the chain rule, applied from the last layer to the first. Each layer keeps from the forward
+pass what its rule needs (`Activations`): a product needs its other factor, and a ReLU where its output was positive.
+Every rule is written out in ``docs/training-by-hand.md``.
 """
 
 from collections.abc import Mapping
@@ -20,6 +24,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ._arguments import integer
 from .noise import INITIAL_WEIGHTS, normal
 
 Array = NDArray[np.floating[Any]]
@@ -32,24 +37,19 @@ def timestep_embedding(t: ArrayLike, width: int) -> NDArray[np.float64]:
         e(t) = (cos w_0 t, ..., cos w_{h-1} t, sin w_0 t, ..., sin w_{h-1} t)
         w_i = 10000^(-i / h),   h = width / 2
 
+    The fast waves tell neighbouring timesteps apart, the slow ones tell early from late; and all lie in [-1, 1], where
+    t itself would dwarf every other input of a network.
+
     Parameters
     ----------
-    t : array_like of int, shape (B,)
-        Timesteps, 1..T.
     width : int
         Number of features, even, at least 2.
 
     Returns
     -------
-    ndarray of float64, shape (B, width), in [-1, 1]
-
-    Raises
-    ------
-    ValueError
-        If `width` is odd or below 2.
+    ndarray of float64, shape (B, width)
     """
-    if width < 2 or width % 2:
-        raise ValueError(f"embedding width must be even and at least 2, got {width}")
+    width = _even("width", width)
     half = width // 2
     frequency = np.exp(-log(10000) * np.arange(half) / half)
     angle = np.asarray(t, np.float64)[:, None] * frequency  # (B, half)
@@ -70,17 +70,9 @@ def parameter_shapes(channels: int = 3, width: int = 64, embedding: int = 64) ->
     -------
     dict of str to tuple of int
         Convolutions are (out, in, 3, 3), the linear layer (out, in).
-
-    Raises
-    ------
-    ValueError
-        If a size is out of its range.
     """
-    for name, size in (("channels", channels), ("width", width)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-    if embedding < 2 or embedding % 2:
-        raise ValueError(f"embedding must be even and at least 2, got {embedding}")
+    channels, width = integer("channels", channels, 1), integer("width", width, 1)
+    embedding = _even("embedding", embedding)
     return {
         "time.weight": (width, embedding),
         "time.bias": (width,),
@@ -105,13 +97,12 @@ def initial_parameters(
 
         W ~ N(0, 2 / fan_in)
 
-    The numbers have an address like all others: stream 7, with the parameter's place in `parameter_shapes`
-    as the step and 0 as the sample.
+    A sum of fan_in products has fan_in times the variance of one, and a ReLU halves the mean square; with 2 / fan_in
+    the signal keeps its size from layer to layer. The numbers have an address like all others: stream 8
+    (INITIAL_WEIGHTS), with the parameter's place in `parameter_shapes` as the step and 0 as the sample.
 
     Parameters
     ----------
-    seed : int
-        In [0, 2^64).
     channels, width, embedding : int
         As for `parameter_shapes`.
     dtype : float64 or float32
@@ -120,11 +111,6 @@ def initial_parameters(
     Returns
     -------
     dict of str to ndarray
-
-    Raises
-    ------
-    ValueError
-        If a size or the seed is out of its range.
     """
     parameters: Parameters = {}
     for step, (name, shape) in enumerate(parameter_shapes(channels, width, embedding).items()):
@@ -159,18 +145,13 @@ class Activations:
 
 
 class SimpleUNet:
-    """The chapter's network eps_theta(x_t, t), told the timestep.
+    """The chapter's network eps_theta(x_t, t), with the timestep as an input that counts.
 
     Parameters
     ----------
     parameters : mapping of str to ndarray
-        As `initial_parameters` makes them, or a PyTorch module's: names and shapes of `parameter_shapes`,
-        all of one floating type, which is the type that the network computes in and returns.
-
-    Raises
-    ------
-    ValueError
-        If a name is missing or unknown, a shape does not fit the others, or the types differ.
+        From `initial_parameters`, or a PyTorch module's: names and shapes of `parameter_shapes`, all of one floating
+        type, which is the type that the network computes in and returns.
     """
 
     def __init__(self, parameters: Mapping[str, Array]) -> None:
@@ -206,18 +187,13 @@ class SimpleUNet:
         x : array_like, shape (B, C, H, W)
             Noisy images x_t.
         t : array_like of int, shape (B,)
-            Timesteps, 1..T.
+            One for each image.
 
         Returns
         -------
         output : ndarray, shape (B, C, H, W)
             The predicted noise.
         activations : Activations
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit each other or the network.
         """
         x, t = np.asarray(x, self.dtype), np.asarray(t)
         if x.ndim != 4 or x.shape[1] != self.channels:
@@ -256,11 +232,6 @@ class SimpleUNet:
             dL/d(parameter) under the parameter's name.
         grad_x : ndarray, shape (B, C, H, W)
             dL/dx.
-
-        Raises
-        ------
-        ValueError
-            If `grad_output` does not have the output's shape.
         """
         g = np.asarray(grad_output, self.dtype)
         batch, height, across, _ = activations.h_1.shape
@@ -276,6 +247,13 @@ class SimpleUNet:
         g_time = g.sum((1, 2))  # (B, width)
         gradients["time.weight"], gradients["time.bias"] = g_time.T @ activations.embedding, g_time.sum(0)
         return gradients, _convolve_transposed(g, p["conv1.weight"]).transpose(0, 3, 1, 2)
+
+
+def _even(name: str, value: int) -> int:
+    number = integer(name, value, 2)
+    if number % 2:
+        raise ValueError(f"{name} must be even, got {value}")
+    return number
 
 
 def _patches(x: Array) -> Array:

@@ -1,9 +1,15 @@
-"""Noise with an address: every Gaussian number is a function of (seed, stream, step, sample, element).
+"""Noise with an address: every random number is a function of (seed, stream, step, sample, element).
 
-Nothing is drawn from a generator that remembers. The Philox block cipher turns an address into random
-words, and a Box-Muller transform made of correctly rounded operations alone turns two words into two
-normals, so that there is one right answer, the same on every machine. ``docs/noise.md`` is the
-normative description; this module is its executable form.
+There is no generator whose state has to be saved, and no order in which numbers have to be drawn: image 7 gets the
+same noise alone, in any batch and after a restart. The Philox block cipher turns an address into random words, and a
+Box-Muller transform made of correctly rounded operations turns two words into two normals. Hence there is exactly one
+right result, the same bits on every machine. ``docs/noise.md`` is the normative description of those bits; this module
+is its executable form.
+
+All functions share the address. ``seed`` is in [0, 2^64) and ``stream`` in [0, 16): what the numbers are for, one of
+the constants below. ``step`` is in [0, 2^28): the optimizer step, the timestep or the epoch. ``sample`` is in
+[0, 2^64): the position in the global batch, or the number of the image. ``step`` and ``sample`` are an int or B ints;
+results have B rows, one row where both are an int.
 """
 
 from collections.abc import Sequence
@@ -11,6 +17,8 @@ from math import prod
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ._arguments import integer, integer_row
 
 # what a random number is for; 9 to 15 are free
 FORWARD = 0
@@ -54,10 +62,11 @@ TINY = np.float32(2.0**-40)
 
 
 def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
-    """Philox4x32-10, a block of four random words for each counter.
+    """Philox4x32-10, a block of four random words for each counter; Salmon et al., SC 2011, section 3.3.
 
-    Ten rounds; each multiplies words 0 and 2 by two constants and crosses the high halves of the
-    products with words 1 and 3 and the key, which moves on by a Weyl sequence between rounds.
+    A block cipher used as a random function: close counters give unrelated blocks, so that any number can be computed
+    without those before it. Ten rounds; each multiplies words 0 and 2 by two constants and crosses the high halves of
+    the products with words 1 and 3 and the key, which a Weyl sequence advances between rounds.
 
     Parameters
     ----------
@@ -68,10 +77,6 @@ def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
     Returns
     -------
     ndarray of uint32, shape (..., 4)
-
-    References
-    ----------
-    Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3.
     """
     c0, c1, c2, c3 = np.moveaxis(np.asarray(counter, np.uint64), -1, 0)
     k0, k1 = np.moveaxis(np.asarray(key, np.uint64), -1, 0)
@@ -92,35 +97,16 @@ def words(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, count: int
 
     Parameters
     ----------
-    seed : int
-        In [0, 2^64).
-    stream : int
-        In [0, 16): what the words are for.
-    step : int or array_like of int, shape (B,)
-        In [0, 2^28): the optimizer step, the timestep or the epoch.
-    sample : int or array_like of int, shape (B,)
-        In [0, 2^64): the index in the global batch, or the number of the image.
     count : int
         Words a sample, in [0, 2^34].
 
     Returns
     -------
     ndarray of uint32, shape (B, count)
-        B is 1 where both `step` and `sample` are plain integers.
-
-    Raises
-    ------
-    ValueError
-        For a part of the address out of its range.
     """
-    _within("seed", seed, 1 << 64)
-    _within("stream", stream, STREAMS)
-    _within("step", step, STEPS)
-    _within("sample", sample, 1 << 64)
-    _within("count", count, ELEMENTS + 1)
-    steps, samples = np.broadcast_arrays(
-        np.atleast_1d(np.asarray(step, np.uint64)), np.atleast_1d(np.asarray(sample, np.uint64))
-    )
+    seed, stream = integer("seed", seed, 0, 1 << 64), integer("stream", stream, 0, STREAMS)
+    count = integer("count", count, 0, ELEMENTS + 1)
+    steps, samples = np.broadcast_arrays(integer_row("step", step, STEPS), integer_row("sample", sample, 1 << 64))
     blocks = np.arange(-(-count // 4), dtype=np.uint64)
     counter = np.empty((len(samples), len(blocks), 4), np.uint64)
     counter[..., 0] = blocks
@@ -132,11 +118,11 @@ def words(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, count: int
 
 
 def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> NDArray[np.float32]:
-    """a b + c in float32, rounded once.
+    """a b + c in float32, rounded once, as a GPU's fused multiply-add rounds it.
 
-    The product of two float32 is exact in float64. The sum is then rounded to 53 bits and again to
-    24, which could differ from one rounding where the first lands halfway between two float32; no
-    input of the transform below does that (the tests go through all of them).
+    The product of two float32 is exact in float64. The sum is then rounded to 53 bits and again to 24, which could
+    differ from one rounding where the first lands halfway between two float32; no input of the transform below does
+    that (the tests go through all of them).
 
     Parameters
     ----------
@@ -159,9 +145,10 @@ def _horner(x: NDArray[np.float32], coefficients: NDArray[np.float32]) -> NDArra
 def radius(u: ArrayLike) -> NDArray[np.float32]:
     """The Box-Muller radius sqrt(-2 ln w) of a random word, w = (u + 1/2) / 2^32.
 
-    w is rounded to float32, split as w = 2^e (1 + m) with 1 + m in [2/3, 4/3), and
+        w = 2^e (1 + m),  1 + m in [2/3, 4/3),      -2 ln w = -2 ln 2 e + m P(m)
 
-        -2 ln w = -2 ln 2 e + m P(m).
+    w is rounded to float32 first. The polynomial P stands in place of a library's logarithm, whose last bit differs
+    from one machine to the next.
 
     Parameters
     ----------
@@ -182,11 +169,10 @@ def radius(u: ArrayLike) -> NDArray[np.float32]:
 def direction(v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The cosine and the sine of a random angle.
 
-    The low 23 bits of `v` choose an angle pi/4 + pi/2 x in the first quadrant, x in [-1/2, 1/2), where
+        cos = even(x) - x odd(x),    sin = even(x) + x odd(x)
 
-        cos = even(x) - x odd(x),    sin = even(x) + x odd(x),
-
-    and bits 31 and 30 are the signs of the two: together, any of 2^25 directions.
+    The low 23 bits of `v` choose an angle pi/4 + pi/2 x in the first quadrant, x in [-1/2, 1/2). Bits 31 and 30 are
+    the signs of the two: any of 2^25 directions.
 
     Parameters
     ----------
@@ -208,9 +194,12 @@ def direction(v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def normal_pair(u: ArrayLike, v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Two independent standard normals from two random words (Box and Muller, 1958).
+    """Two independent standard normals from two random words; Box and Muller, 1958.
 
         z_0 = sqrt(-2 ln w) cos(theta),    z_1 = sqrt(-2 ln w) sin(theta)
+
+    Two normals as a point in the plane have a squared radius that is exponential and an angle that is uniform, both
+    of which are easily made from uniform words.
 
     Parameters
     ----------
@@ -230,12 +219,11 @@ def normal_pair(u: ArrayLike, v: ArrayLike) -> tuple[NDArray[np.float32], NDArra
 def normal(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, shape: Sequence[int]) -> NDArray[np.float32]:
     """Standard normal noise eps ~ N(0, I) at an address.
 
-    Elements 2 i and 2 i + 1 of a sample, counted in C order, are the pair that words 2 i and 2 i + 1 make.
+    Elements 2 i and 2 i + 1 of a sample, counted in C order, are the pair that words 2 i and 2 i + 1 make. The noise
+    depends on the number of elements only, not on how they are arranged.
 
     Parameters
     ----------
-    seed, stream, step, sample
-        The address, as for `words`.
     shape : sequence of int
         The shape of one sample.
 
@@ -244,11 +232,16 @@ def normal(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, shape: Se
     ndarray of float32, shape (B, *shape)
         The same bits on every machine and in every implementation.
 
-    Raises
-    ------
-    ValueError
-        For a part of the address out of its range.
+    Examples
+    --------
+    Image 7 gets the same noise alone and in a batch:
+
+    >>> alone, batch = normal(0, FORWARD, 5, 7, (3,)), normal(0, FORWARD, 5, [6, 7], (3,))
+    >>> bool((alone[0] == batch[1]).all())
+    True
     """
+    # sizes of a small NumPy type would wrap around in the product
+    shape = tuple(integer("a size of shape", size, 0) for size in shape)
     count = prod(shape)
     pairs = words(seed, stream, step, sample, count + count % 2)
     z_0, z_1 = normal_pair(pairs[:, 0::2], pairs[:, 1::2])
@@ -259,10 +252,7 @@ def normal(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, shape: Se
 def uniform(seed: int, stream: int, step: ArrayLike, sample: ArrayLike) -> NDArray[np.float32]:
     """A uniform number in [0, 1) for each sample: the top 24 bits of its first word over 2^24.
 
-    Parameters
-    ----------
-    seed, stream, step, sample
-        The address, as for `words`.
+    24 bits are as many as a float32 holds, so that no result is rounded up to 1.
 
     Returns
     -------
@@ -275,23 +265,25 @@ def uniform(seed: int, stream: int, step: ArrayLike, sample: ArrayLike) -> NDArr
 def integers(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, low: int, high: int) -> NDArray[np.int64]:
     """A uniform integer in low .. high, both included, for each sample: low + floor(word n / 2^32).
 
+    With ``low=1, high=T`` it is the chapter's random timestep. A multiplication and a shift take the place of a
+    remainder, and no word is rejected, so that every sample needs exactly one.
+
     Parameters
     ----------
-    seed, stream, step, sample
-        The address, as for `words`.
     low, high : int
-        n = high - low + 1 is in [1, 2^31]. The chapter's timestep is ``low=1, high=T``.
+        n = high - low + 1 is in [1, 2^31].
 
     Returns
     -------
     ndarray of int64, shape (B,)
         No value is more likely than another by more than n / 2^32, relatively.
 
-    Raises
-    ------
-    ValueError
-        For an empty or too wide range, or a part of the address out of its range.
+    Examples
+    --------
+    >>> integers(seed=0, stream=TIMESTEP, step=0, sample=range(5), low=1, high=1000).tolist()
+    [70, 412, 3, 219, 497]
     """
+    low, high = (integer(name, end, -(1 << 63), 1 << 63) for name, end in (("low", low), ("high", high)))
     n = high - low + 1
     if not 1 <= n <= 1 << 31:
         raise ValueError(f"low={low}, high={high} span {n} integers; 1 to 2^31 are allowed")
@@ -302,12 +294,11 @@ def integers(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, low: in
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The order of the data in an epoch: 0 .. n - 1 sorted by one 64-bit number each.
 
-    The number of i has word 2 i above word 2 i + 1; equal numbers keep their order.
+    The number of i has word 2 i above word 2 i + 1; equal numbers keep their order. Sorting needs no state, where the
+    usual shuffle swaps one element after another.
 
     Parameters
     ----------
-    seed : int
-        In [0, 2^64).
     epoch : int
         In [0, 2^28).
     n : int
@@ -317,21 +308,11 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     -------
     ndarray of int64, shape (n,)
 
-    Raises
-    ------
-    ValueError
-        For an argument out of its range.
+    Examples
+    --------
+    >>> permutation(0, 0, 6).tolist(), permutation(0, 1, 6).tolist()
+    ([0, 2, 3, 4, 1, 5], [4, 1, 5, 3, 2, 0])
     """
-    _within("n", n, ELEMENTS // 2 + 1)
+    epoch, n = integer("epoch", epoch, 0, STEPS), integer("n", n, 0, ELEMENTS // 2 + 1)
     pairs = words(seed, PERMUTATION, epoch, 0, 2 * n)[0].astype(np.uint64)
     return np.argsort(pairs[0::2] << _HALF | pairs[1::2], kind="stable")
-
-
-def _within(name: str, value: ArrayLike, end: int) -> None:
-    """Refuse anything but integers in [0, end)."""
-    numbers = np.asarray(value)
-    # a Python integer of 65 bits becomes an object array, which still compares exactly
-    if numbers.dtype.kind not in "iuO" or numbers.ndim > 1:
-        raise ValueError(f"{name} must be an integer or a row of integers in [0, {end}), got {value!r}")
-    if numbers.size and not (numbers.min() >= 0 and numbers.max() < end):
-        raise ValueError(f"{name} must lie in [0, {end}), got {value!r}")

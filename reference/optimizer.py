@@ -1,4 +1,4 @@
-"""Adam, the optimizer of the chapter's training step, by hand."""
+"""Adam, the optimizer of the chapter's training step, and the moving average of the weights, by hand."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,12 +41,16 @@ class Adam:
             m_k = beta_1 m_{k-1} + (1 - beta_1) g,    v_k = beta_2 v_{k-1} + (1 - beta_2) g^2
             theta_k = theta_{k-1} - learning_rate (m_k / (1 - beta_1^k)) / (sqrt(v_k / (1 - beta_2^k)) + epsilon)
 
+        The step is the running mean of the gradient over the root of its running mean square, so its size is about the
+        learning rate whatever the scale of the gradient. Both means start at 0, and the divisions by 1 - beta^k
+        correct for that. The defaults are the paper's.
+
         Parameters
         ----------
         parameters, gradients : mapping of str to ndarray
             theta_{k-1} and g = dL/d theta, under the same names and of the same shapes.
         learning_rate, epsilon : float
-            Positive; the defaults are the paper's.
+            Positive.
         beta_1, beta_2 : float
             In [0, 1).
 
@@ -56,11 +60,6 @@ class Adam:
             theta_k, in the parameters' floating type.
         adam : Adam
             The moments after step k.
-
-        Raises
-        ------
-        ValueError
-            If the names or shapes differ.
         """
         shapes = {name: np.shape(array) for name, array in parameters.items()}
         if (got := {name: np.shape(array) for name, array in gradients.items()}) != shapes:
@@ -77,10 +76,12 @@ class Adam:
         return moved, type(self)(k, m, v)
 
 
-def average(mean: Mapping[str, Array], parameters: Mapping[str, Array], decay: float) -> dict[str, Array]:
+def ema(mean: Mapping[str, Array], parameters: Mapping[str, Array], decay: float) -> dict[str, Array]:
     """Exponential moving average of the weights, Ho et al. 2020, appendix B: what sampling uses.
 
         mean' = decay mean + (1 - decay) theta
+
+    The weights of a noisy training wander around a good place; their average is nearer to it than most of them.
 
     Parameters
     ----------

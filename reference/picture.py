@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._arguments import integer
+
 
 def image_grid(images: NDArray[np.floating[Any]], columns: int, *, zoom: int = 1) -> NDArray[np.uint8]:
-    """Images side by side, row by row, with a grey line between them.
+    """Images side by side, row by row, with a grey line between them; what is missing in the last row stays grey.
 
     Parameters
     ----------
     images : ndarray, shape (B, 1, H, W)
         Grey images in [-1, 1]; what lies outside is clipped.
     columns : int
-        Images in a row, at least 1; what is missing in the last row stays grey.
+        Images in a row, at least 1.
     zoom : int
         Edge of the square that shows one pixel, at least 1.
 
@@ -26,6 +28,7 @@ def image_grid(images: NDArray[np.floating[Any]], columns: int, *, zoom: int = 1
     ndarray of uint8, shape (height, width)
         0 is -1, 255 is 1.
     """
+    columns, zoom = integer("columns", columns, 1), integer("zoom", zoom, 1)
     # half a pixel's worth is added so that truncation rounds to nearest
     pixels = ((np.clip(images[:, 0], -1, 1) + 1) * 127.5 + 0.5).astype(np.uint8)
     pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)  # (B, zoom H, zoom W)

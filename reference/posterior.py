@@ -1,4 +1,10 @@
-"""The forward process's posterior q(x_{t-1} | x_t, x_0): what one reverse step would be if x_0 were known."""
+"""The forward process's posterior q(x_{t-1} | x_t, x_0): what one reverse step would be if x_0 were known.
+
+The reverse of a forward step, q(x_{t-1} | x_t), depends on the whole data distribution and has no formula. Given x_0
+as well, Bayes' rule turns it into a product of two Gaussians in x_{t-1}, the step q(x_t | x_{t-1}) and the marginal
+q(x_{t-1} | x_0), which is Gaussian again. The bound compares the network's step with it (``docs/derivation.md``), and
+sampling takes this step with the network's guess in place of x_0.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,26 +19,7 @@ def posterior_mean(schedule: Schedule, x_0: ArrayLike, x_t: ArrayLike, t: ArrayL
         mu~_t = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t) x_0
                 + sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) x_t
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    x_0, x_t : array_like, shape (B, ...), floating
-        Clean data, and the same with t steps of noise.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T; at 1 the mean is x_0.
-
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        mu~_t.
-
-    Raises
-    ------
-    TypeError
-        If an array is not floating or t not integer.
-    ValueError
-        If t is outside 1..T, or shapes disagree.
+    A weighted sum of what x_0 and what x_t say about x_{t-1}. At t = 1 it is x_0.
     """
     x_0, x_t = same_shape(x_0=x_0, x_t=x_t)
     of_x_0 = per_sample(schedule.posterior_mean_coef_x_0, t, x_0)
@@ -48,58 +35,30 @@ def posterior_mean_variance(
         q(x_{t-1} | x_t, x_0) = N(x_{t-1}; mu~_t(x_t, x_0), beta~_t I),
         beta~_t = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    x_0, x_t : array_like, shape (B, ...), floating
-        Clean data, and the same with t steps of noise.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T; at 1 the variance is 0.
+    Precisions add: 1 / beta~_t = alpha_t / beta_t + 1 / (1 - alpha_bar_{t-1}). So beta~_t is below beta_t, since x_0
+    says something that x_t alone does not; at t = 1, where x_{t-1} is x_0 itself, it is 0.
 
     Returns
     -------
     mean : ndarray of float64, shape (B, ...)
-        mu~_t.
     variance : ndarray of float64, shape () or (B, 1, ...)
-        beta~_t, of every element alike.
+        beta~_t, the same for every element.
 
-    Raises
-    ------
-    TypeError
-        If an array is not floating or t not integer.
-    ValueError
-        If t is outside 1..T, or shapes disagree.
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 1000)
+    >>> mean, variance = posterior_mean_variance(schedule, np.array([[1.0]]), np.array([[0.0]]), 500)
+    >>> mean.round(4).tolist(), float(variance.round(5)), float(schedule.beta[500].round(5))
+    ([[0.0031]], 0.01003, 0.01004)
     """
     mean = posterior_mean(schedule, x_0, x_t, t)
     return mean, per_sample(schedule.posterior_variance, t, mean)
 
 
 def posterior_sample(schedule: Schedule, x_0: ArrayLike, x_t: ArrayLike, t: ArrayLike, z: ArrayLike) -> FloatArray:
-    """x_{t-1} drawn from q(x_{t-1} | x_t, x_0).
+    """x_{t-1} drawn from q(x_{t-1} | x_t, x_0); at t = 1 it is x_0.
 
-        x_{t-1} = mu~_t(x_t, x_0) + sqrt(beta~_t) z,   z ~ N(0, I)
-
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    x_0, x_t, z : array_like, shape (B, ...), floating
-        Clean data, the same with t steps of noise, and standard normal noise.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T; at 1 the result is x_0.
-
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        x_{t-1}.
-
-    Raises
-    ------
-    TypeError
-        If an array is not floating or t not integer.
-    ValueError
-        If t is outside 1..T, or shapes disagree.
+    x_{t-1} = mu~_t(x_t, x_0) + sqrt(beta~_t) z,   z ~ N(0, I)
     """
     x_0, x_t, z = same_shape(x_0=x_0, x_t=x_t, z=z)
     mean, variance = posterior_mean_variance(schedule, x_0, x_t, t)

@@ -1,4 +1,13 @@
-"""The reverse process p(x_{t-1} | x_t): the chapter's update and its relatives, in full and as a table."""
+"""The reverse process p(x_{t-1} | x_t): the chapter's update and its relatives, in full and as a table.
+
+A small Gaussian step has a reverse that is nearly Gaussian, so a step of sampling is a mean, which the network gives,
+and a variance sigma_t^2, which is chosen. Two choices are natural, and the truth lies between them. If x_0 were known,
+the reverse would be the posterior, of variance beta~_t: right for data that are one point. If x_0 ~ N(0, I), the
+chain looks the same in both directions, and its reverse has variance beta_t. With many steps the two hardly differ
+except at small t (Ho et al. 2020, section 3.2; Nichol & Dhariwal 2021, section 3.1).
+
+At t = 1 no noise is added. x_0 is the result, and noise on it would only be seen: the best single guess is the mean.
+"""
 
 from typing import Literal, cast, get_args
 
@@ -17,25 +26,13 @@ Variance = Literal["beta", "posterior", "zero"]
 def reverse_variance(schedule: Schedule, variance: Variance = "posterior") -> FloatArray:
     """sigma_t^2 of the reverse update at every step; Ho et al. 2020, section 3.2.
 
-    ``"beta"`` is beta_t, the chapter's choice and best for x_0 ~ N(0, I); ``"posterior"`` is beta~_t, best
-    for x_0 at one point; ``"zero"`` leaves the mean alone. At t = 1 no noise is added, whatever sigma_1 is.
+    The result is a table, shape (T + 1,), whose row 0 is 0. Row 1 belongs to the bound, whose last term is the density
+    of the pixels; :func:`reverse_step` adds no noise there.
 
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
     variance : {"beta", "posterior", "zero"}
-        Which of the fixed variances.
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        sigma_t^2, row 0 being 0.
-
-    Raises
-    ------
-    ValueError
-        If the variance has another name.
+        beta_t, the chapter's choice; beta~_t; or 0, which leaves the mean alone.
     """
     require_name("variance", variance, get_args(Variance))
     if variance == "zero":
@@ -43,30 +40,24 @@ def reverse_variance(schedule: Schedule, variance: Variance = "posterior") -> Fl
     return schedule.beta if variance == "beta" else schedule.posterior_variance
 
 
-def learned_range_variance(schedule: Schedule, v: ArrayLike, t: ArrayLike) -> FloatArray:
+def learned_range_variance(schedule: Schedule, fraction: ArrayLike, t: ArrayLike) -> FloatArray:
     """Sigma_theta between beta~_t and beta_t, in the log domain; Nichol & Dhariwal 2021, eq. 15.
 
         Sigma = exp( v log beta_t + (1 - v) log beta~_t )
 
+    The paper's v is the ``fraction`` here, as v is the velocity elsewhere. beta_t and
+    beta~_t span orders of magnitude over t; a fraction between them asks the network for numbers of one size.
+
     Parameters
     ----------
-    schedule : Schedule
-        T steps; its ``first_log_variance`` stands in for log beta~_1.
-    v : array_like, shape (B, ...), floating
-        Place between the two, 0 giving beta~_t and 1 giving beta_t; improved-diffusion's network puts out
-        2 v - 1.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T.
-
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        Sigma, to be handed to :func:`reverse_step` as its variance.
+    fraction : array_like, shape (B, ...), floating
+        0 gives beta~_t, or at t = 1 what ``first_log_variance`` puts in its place; 1 gives beta_t.
+        improved-diffusion's network outputs 2 fraction - 1.
     """
-    (v,) = same_shape(v=v)
-    log_beta = np.log(per_sample(schedule.beta, t, v))
-    log_posterior = per_sample(schedule.posterior_log_variance, t, v)
-    return np.exp(v * log_beta + (1 - v) * log_posterior)
+    (fraction,) = same_shape(fraction=fraction)
+    log_beta = np.log(per_sample(schedule.beta, t, fraction))
+    log_posterior = per_sample(schedule.posterior_log_variance, t, fraction)
+    return np.exp(fraction * log_beta + (1 - fraction) * log_posterior)
 
 
 def guided(conditional: ArrayLike, unconditional: ArrayLike, scale: float) -> FloatArray:
@@ -74,7 +65,8 @@ def guided(conditional: ArrayLike, unconditional: ArrayLike, scale: float) -> Fl
 
         output = unconditional + scale (conditional - unconditional)
 
-    Scale 1 is the conditional output, 0 the unconditional one. The paper's weight w is scale - 1.
+    The difference points to what the label changes. A scale above 1 exaggerates it: samples fit their label better and
+    vary less. Scale 1 is the conditional output, 0 the unconditional one; the paper's weight w is scale - 1.
 
     Parameters
     ----------
@@ -83,10 +75,10 @@ def guided(conditional: ArrayLike, unconditional: ArrayLike, scale: float) -> Fl
     scale : float
         How far to go from the second through the first.
 
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        The guided output, a prediction of the same kind.
+    Examples
+    --------
+    >>> guided(np.array([2.0]), np.array([1.0]), 3.0).tolist()
+    [4.0]
     """
     conditional, unconditional = same_shape(conditional=conditional, unconditional=unconditional)
     return unconditional + scale * (conditional - unconditional)
@@ -107,24 +99,6 @@ def reverse_mean(
 
     For any other prediction, and where x_0 is clipped, it is the posterior's mean at the predicted x_0, which
     for eps without clipping is the same thing.
-
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    x_t, output : array_like, shape (B, ...), floating
-        Noised data, and what the network made of it.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T.
-    prediction : {"eps", "x_0", "v", "mu"}
-        What the output is.
-    clip : (low, high), optional
-        Range that the predicted x_0 is clipped to.
-
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        mu_theta.
     """
     if prediction == "eps" and clip is None:
         return mu_from_eps(schedule, x_t, output, t)
@@ -147,32 +121,18 @@ def reverse_step(
 
         x_{t-1} = mu_theta(x_t, t) + sigma_t z,   z ~ N(0, I), and no noise at t = 1
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    x_t, output, z : array_like, shape (B, ...), floating
-        Noised data, what the network made of it, and standard normal noise.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T.
-    prediction : {"eps", "x_0", "v", "mu"}
-        What the output is.
-    clip : (low, high), optional
-        Range that the predicted x_0 is clipped to.
-    variance : {"beta", "posterior", "zero"} or array_like
-        sigma_t^2: by name, or given, at least 0, as a scalar, of shape (B,), or of the shape of x_t.
+    Without the noise the samples would lose variance at every step: the mean of x_{t-1} is one point where the process
+    has a distribution.
 
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        x_{t-1}.
+    Examples
+    --------
+    With the true noise as the output, the last step gives the image back:
 
-    Raises
-    ------
-    TypeError
-        If an array is not floating or t not integer.
-    ValueError
-        If t is outside 1..T, shapes disagree, a name is unknown, or a given variance is negative or NaN.
+    >>> schedule = Schedule.from_name("linear", 10)
+    >>> x_0, eps, z = np.array([[-1.0], [0.5]]), np.array([[0.3], [-2.0]]), np.ones((2, 1))
+    >>> x_1 = np.sqrt(schedule.alpha_bar[1]) * x_0 + np.sqrt(1 - schedule.alpha_bar[1]) * eps
+    >>> reverse_step(schedule, x_1, eps, 1, z).round(12).tolist()
+    [[-1.0], [0.5]]
     """
     x_t, output, z = same_shape(x_t=x_t, output=output, z=z)
     mean = reverse_mean(schedule, x_t, output, t, prediction=prediction, clip=clip)
@@ -189,23 +149,13 @@ def ddim_sigma(schedule: Schedule, eta: float) -> FloatArray:
         sigma_t = eta sqrt((1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)) sqrt(1 - alpha_bar_t / alpha_bar_{t-1})
 
     It is eta sqrt(beta~_t): 0 makes the update deterministic, 1 gives the posterior's variance.
+    The result is a table, shape (T + 1,), whose row 0 is 0.
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    eta : float
-        In [0, 1].
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        sigma_t, row 0 being 0.
-
-    Raises
-    ------
-    ValueError
-        If eta is outside [0, 1].
+    Examples
+    --------
+    >>> schedule = Schedule.from_name("linear", 10)
+    >>> bool(np.all(ddim_sigma(schedule, 1.0) ** 2 - schedule.posterior_variance < 1e-16))
+    True
     """
     _require_eta(eta)
     # 1 - alpha_bar_t / alpha_bar_{t-1} is beta_t
@@ -217,22 +167,9 @@ def ddim_direction(schedule: Schedule, eta: float) -> FloatArray:
 
         sqrt(1 - alpha_bar_{t-1} - sigma_t^2)
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-    eta : float
-        In [0, 1].
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        The coefficient, row 0 being 0.
-
-    Raises
-    ------
-    ValueError
-        If eta is outside [0, 1].
+    Squared and added to sigma_t^2 it is 1 - alpha_bar_{t-1}: the predicted noise and the fresh noise together have the
+    variance that the marginal of x_{t-1} has.
+    The result is a table, shape (T + 1,), whose row 0 is 0.
     """
     _require_eta(eta)
     return np.concatenate([[0.0], Jumps(schedule).direction(eta)])
@@ -254,35 +191,26 @@ def ddim_step(
 
         x_{t-1} = sqrt(alpha_bar_{t-1}) x_0 + sqrt(1 - alpha_bar_{t-1} - sigma_t^2) eps + sigma_t z
 
+    It takes x_t apart into the predicted x_0 and eps, and mixes them again as q(x_{t-1} | x_0) would. The loss only
+    ever used the marginals q(x_t | x_0), so the same network serves every process that shares them, Markov or not;
+    with eta = 0 that is one without fresh noise, which needs far fewer steps. With eta = 1 the update is
+    :func:`reverse_step` with the posterior's variance.
+
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
-    x_t, output, z : array_like, shape (B, ...), floating
-        Noised data, what the network made of it, and standard normal noise.
-    t : int or array_like of int, shape (B,)
-        Step, in 1..T.
-    eta : float
-        In [0, 1]: 0 for no noise at all, 1 for the posterior's.
-    prediction : {"eps", "x_0", "v", "mu"}
-        What the output is.
-    clip : (low, high), optional
-        Range that the predicted x_0 is clipped to.
     rederive_eps : bool
         Take eps from the clipped x_0 (improved-diffusion), or as the network's output says (diffusers, unless
         ``use_clipped_model_output``). Without clipping they are the same.
 
-    Returns
-    -------
-    ndarray of float64, shape (B, ...)
-        x_{t-1}.
+    Examples
+    --------
+    Where the output is right, one step with eta = 0 is as good as ten:
 
-    Raises
-    ------
-    TypeError
-        If an array is not floating or t not integer.
-    ValueError
-        If t is outside 1..T, shapes disagree, the prediction has another name, or eta is outside [0, 1].
+    >>> schedule = Schedule.from_name("linear", 10)
+    >>> x_0, eps = np.array([[-1.0], [0.5]]), np.array([[0.3], [-2.0]])
+    >>> x_T = np.sqrt(schedule.alpha_bar[10]) * x_0 + np.sqrt(1 - schedule.alpha_bar[10]) * eps
+    >>> ddim_step(schedule.respace(1), x_T, eps, 1, np.zeros((2, 1))).round(12).tolist()
+    [[-1.0], [0.5]]
     """
     x_t, output, z = same_shape(x_t=x_t, output=output, z=z)
     x_0 = predict_x_0(schedule, x_t, output, t, prediction=prediction, clip=clip)
@@ -303,26 +231,24 @@ def reverse_coefficients(
     variance: Variance = "posterior",
     eta: float | None = None,
     rederive_eps: bool = True,
-    to: ArrayLike | None = None,
+    previous: ArrayLike | None = None,
 ) -> FloatArray:
     """Every reverse update as two linear combinations, with a clip between them: what a fused kernel reads.
 
         x_0     = c_0 x_t + c_1 output,   then clipped
         x_{t-1} = c_2 x_0 + c_3 x_t + c_4 output + c_5 z
 
+    Only without ``rederive_eps`` is c_4 not 0.
+
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
     prediction : {"eps", "x_0", "v"}
         What the output is.
-    variance : {"beta", "posterior", "zero"}
-        sigma_t^2 of :func:`reverse_step`; not looked at where eta is given.
     eta : float, optional
         In [0, 1], for :func:`ddim_step`; left out, the rows are those of :func:`reverse_step`.
     rederive_eps : bool
-        As in :func:`ddim_step`. Only without it is c_4 not 0.
-    to : array_like of int, shape (T,), optional
+        As in :func:`ddim_step`.
+    previous : array_like of int, shape (T,), optional
         The step that the update from each of 1..T leads to, as in :class:`Jumps`: x_s in place of x_{t-1}.
 
     Returns
@@ -332,20 +258,19 @@ def reverse_coefficients(
 
     Raises
     ------
-    TypeError, ValueError
-        If a name is unknown, eta is outside [0, 1], the prediction is eps on a schedule with zero terminal SNR,
-        or `to` is refused.
+    ValueError
+        If the prediction is eps on a schedule with zero terminal SNR.
     """
     require_name("prediction", prediction, get_args(Prediction))
     require_name("variance", variance, get_args(Variance))
-    jumps = Jumps(schedule, to)
+    jumps = Jumps(schedule, previous)
     table = np.zeros((schedule.T + 1, 6))
     table[0] = [1, 0, 0, 1, 0, 0]
     c = table[1:]
     c[:, 0], c[:, 1] = _x_0_coefficients(schedule, prediction)
-    clean, renewed = jumps.to == 0, jumps.beta / schedule.one_minus_alpha_bar[1:]
+    clean, renewed = jumps.previous == 0, jumps.beta / schedule.one_minus_alpha_bar[1:]
     if eta is None:
-        c[:, 2] = schedule.sqrt_alpha_bar[jumps.to] * renewed
+        c[:, 2] = schedule.sqrt_alpha_bar[jumps.previous] * renewed
         c[:, 3] = np.sqrt(jumps.alpha) * jumps.kept
         if variance != "zero":
             c[:, 5] = np.where(clean, 0, np.sqrt(jumps.beta if variance == "beta" else jumps.posterior_variance))
@@ -356,13 +281,13 @@ def reverse_coefficients(
     direction = jumps.direction(eta)
     if rederive_eps:
         # a - b is (a^2 - b^2) / (a + b), and a^2 - b^2 = alpha_bar_s beta / (1 - alpha_bar_t) (1 + eta^2 shrink)
-        a, b = schedule.sqrt_alpha_bar[jumps.to], direction * (signal / noise)
-        difference = schedule.alpha_bar[jumps.to] * (renewed * (1 + eta**2 * jumps.shrink))
+        a, b = schedule.sqrt_alpha_bar[jumps.previous], direction * (signal / noise)
+        difference = schedule.alpha_bar[jumps.previous] * (renewed * (1 + eta**2 * jumps.shrink))
         # both are 0 in a step from alpha_bar 0 to itself
         np.divide(difference, a + b, out=c[:, 2], where=a + b > 0)
         c[:, 3] = direction / noise
     else:
-        c[:, 2] = schedule.sqrt_alpha_bar[jumps.to]
+        c[:, 2] = schedule.sqrt_alpha_bar[jumps.previous]
         # eps of the output before clipping, times the direction
         if prediction == "eps":
             c[:, 4] = direction

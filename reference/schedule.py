@@ -1,14 +1,26 @@
-"""Every table that the chapter's equations name, made from beta_1 .. beta_T in float64."""
+"""The forward process as tables over t, made from beta_1 .. beta_T in float64.
+
+Everything else in this package is a linear combination whose coefficients are rows of these tables. Three of them say
+what happens to an image:
+
+- sqrt(alpha_bar_t) is how much of x_0 is left in x_t, and falls from 1 to about 0;
+- sqrt(1 - alpha_bar_t) is how much noise is in it. The squares of the two add up to 1, so that data of
+  variance 1 keep it;
+- their squared ratio, the signal-to-noise ratio, orders noise levels independently of how steps are counted: two
+  schedules, or a schedule and its respaced version, are equally noisy where their SNR is equal.
+
+The posterior's tables say how to go back. They all follow from beta, and are computed when first used.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .betas import BETA_SCHEDULES, FloatArray, beta_schedule, zero_terminal_snr_beta
+from ._arguments import FloatArray
+from .betas import BETA_SCHEDULES, beta_schedule, zero_terminal_snr_beta
 
 __all__ = ["BETA_SCHEDULES", "Schedule", "beta_schedule"]
 
@@ -18,50 +30,30 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 LOG_VARIANCE_FLOOR = 1e-20
 
 
-@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Schedule:
     """The forward process q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I) as tables over t.
 
-    t counts as the chapter counts, 1..T. Every table has T + 1 rows, float64 and read-only; row 0 is clean
-    data (beta_0 = 0, alpha_bar_0 = 1), so that ``alpha_bar[t]`` and ``alpha_bar[t - 1]`` are written as
-    printed. 1 - alpha_bar is never formed by subtraction: it comes from sums of log(1 - beta).
+    t counts as the chapter counts, 1..T. Every table has T + 1 rows, float64 and read-only; row 0 is clean data
+    (beta_0 = 0, alpha_bar_0 = 1), so that ``alpha_bar[t]`` and ``alpha_bar[t - 1]`` are written as printed.
+
+    1 - alpha_bar is never formed by subtraction, which would lose most digits at small t: log alpha_bar is a sum of
+    log(1 - beta), and 1 - alpha_bar is -expm1 of it.
+
+    A Schedule is a value: none of its attributes can be set, and two with the same betas, timesteps and options are
+    equal and have the same hash.
 
     Parameters
     ----------
     beta : array_like, shape (T,)
-        beta_1 .. beta_T, each in (0, 1).
+        beta_1 .. beta_T, each in (0, 1). They are refused if alpha_bar underflows to 0.
     timesteps : array_like of int, shape (T,), optional
-        Number of each step in the chain that the network was trained on; 1..T if left out.
+        The number of each step in the chain that the network was trained on, increasing, from 1 up; 1..T if left out.
     zero_terminal_snr : bool
-        Says that beta_T is exactly 1, so that x_T holds nothing of x_0 (alpha_bar_T = 0). Every table stays
-        finite, but noise prediction says nothing about x_0 at t = T: what would divide by alpha_bar_T
-        refuses.
+        Says that beta_T is exactly 1, so that x_T holds nothing of x_0 (alpha_bar_T = 0). Every table stays finite,
+        but noise prediction says nothing about x_0 at t = T: functions that would divide by alpha_bar_T refuse.
     first_log_variance : {"reuse", "clip"}
-        What stands in for log 0 in ``posterior_log_variance`` at t = 1: the value at t = 2
-        (improved-diffusion), or log 1e-20 (Ho et al., who clip the whole table there). With T = 1 there is no
-        t = 2, and both mean log 1e-20.
-
-    Attributes
-    ----------
-    beta, alpha, alpha_bar, sqrt_alpha_bar, one_minus_alpha_bar, sqrt_one_minus_alpha_bar : ndarray, (T + 1,)
-        The forward process.
-    snr : ndarray, shape (T + 1,)
-        alpha_bar / (1 - alpha_bar); ``snr[0]``, of data without noise, is infinite, and nothing else is.
-    posterior_variance, posterior_log_variance : ndarray, shape (T + 1,)
-        q(x_{t-1} | x_t, x_0).
-    posterior_mean_coef_x_0, posterior_mean_coef_x_t : ndarray, shape (T + 1,)
-        Its mean, as a combination of x_0 and x_t.
-    timesteps : ndarray of int64, shape (T + 1,)
-        What the network is told at each step; row 0 is 0.
-    T : int
-        Number of steps.
-
-    Raises
-    ------
-    ValueError
-        If beta is empty, has more than one axis, or holds NaN or a number outside (0, 1), except a last 1
-        that ``zero_terminal_snr`` announces; if that is announced and absent; if alpha_bar underflows; if
-        timesteps are not T increasing numbers from 1 up.
+        What stands in for log 0 in ``posterior_log_variance`` at t = 1: the value at t = 2 (improved-diffusion), or
+        log 1e-20 (Ho et al., who clip the whole table there). With T = 1 there is no t = 2, and both are log 1e-20.
 
     Examples
     --------
@@ -88,13 +80,21 @@ class Schedule:
         betas = _checked_beta(beta, zero_terminal_snr)
         if first_log_variance not in ("reuse", "clip"):
             raise ValueError(f'first_log_variance must be "reuse" or "clip", got {first_log_variance!r}')
-        set_field = object.__setattr__
-        set_field(self, "beta", _read_only(np.concatenate([[0.0], betas])))
-        set_field(self, "timesteps", _read_only(_checked_timesteps(timesteps, len(betas))))
-        set_field(self, "zero_terminal_snr", zero_terminal_snr)
-        set_field(self, "first_log_variance", first_log_variance)
-        if gone := np.flatnonzero(self.alpha_bar[: self.T + 1 - zero_terminal_snr] == 0).tolist():
-            raise ValueError(f"alpha_bar underflows to 0 at t = {gone[0]}: take fewer or smaller betas")
+        # __setattr__ refuses, so the attributes are written where it keeps them
+        vars(self).update(
+            beta=_read_only(np.concatenate([[0.0], betas])),
+            timesteps=_read_only(_checked_timesteps(timesteps, len(betas))),
+            zero_terminal_snr=zero_terminal_snr,
+            first_log_variance=first_log_variance,
+        )
+        if underflows := np.flatnonzero(self.alpha_bar[: self.T + 1 - zero_terminal_snr] == 0).tolist():
+            raise ValueError(f"alpha_bar underflows to 0 at t = {underflows[0]}: take fewer or smaller betas")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Schedule cannot be changed (got a new {name}); make another one")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Schedule cannot be changed ({name} was to be deleted); make another one")
 
     @classmethod
     def from_name(
@@ -106,7 +106,7 @@ class Schedule:
         first_log_variance: Literal["reuse", "clip"] = "reuse",
         **parameters: Any,
     ) -> Self:
-        """The schedule of a name in ``BETA_SCHEDULES``, its tables computed.
+        """The schedule of a name in ``BETA_SCHEDULES``.
 
         Parameters
         ----------
@@ -115,21 +115,15 @@ class Schedule:
         T : int
             Number of steps, at least 1.
         zero_terminal_snr : bool
-            Rescale the betas so that alpha_bar_T is 0 (Lin et al. 2023). "jsd" ends there by itself.
+            Rescale the betas so that alpha_bar_T is 0 (:func:`zero_terminal_snr_beta`). "jsd" ends there by itself.
         first_log_variance : {"reuse", "clip"}
-            See :class:`Schedule`.
+            As for :class:`Schedule`.
         **parameters
-            Handed to the schedule's function.
+            Passed to the schedule's function in :mod:`.betas`.
 
         Returns
         -------
         Schedule
-            T steps.
-
-        Raises
-        ------
-        ValueError
-            If there is no such schedule, or it refuses T or a parameter.
         """
         beta = beta_schedule(name, T, **parameters)
         if zero_terminal_snr:
@@ -138,10 +132,13 @@ class Schedule:
         return cls(beta, zero_terminal_snr=ends_at_zero, first_log_variance=first_log_variance)
 
     def respace(self, kept: int | Sequence[int] | NDArray[np.int64]) -> Self:
-        """The same process looked at in fewer steps, Nichol & Dhariwal 2021, section 4.
+        """The same process seen at fewer steps; Nichol & Dhariwal 2021, section 4.
 
-        alpha_bar keeps its values at the kept steps S_1 < .. < S_n, and beta follows from them:
-        beta'_k = 1 - alpha_bar[S_k] / alpha_bar[S_{k-1}], with S_0 = 0.
+            beta'_k = 1 - alpha_bar[S_k] / alpha_bar[S_{k-1}],   S_0 = 0
+
+        q(x_t | x_0) says how noisy x_t is, and it holds at every t by itself. So a chain that keeps only the steps
+        S_1 < .. < S_n, with their alpha_bar, is a forward process again, and a network trained on all T steps already
+        knows every x_t that occurs in it. Sampling then takes n evaluations of the network in place of T.
 
         Parameters
         ----------
@@ -153,11 +150,6 @@ class Schedule:
         -------
         Schedule
             n steps; ``timesteps[k]`` is the number of S_k in the original chain, also after respacing twice.
-
-        Raises
-        ------
-        ValueError
-            If the count is not in 1..T, or the steps are not increasing numbers in 1..T.
         """
         steps = self._kept_steps(kept)
         # between two kept steps log alpha is summed afresh, so that nearly equal alpha_bar are not subtracted
@@ -193,7 +185,7 @@ class Schedule:
 
     @cached_property
     def one_minus_alpha_bar(self) -> FloatArray:
-        """1 - alpha_bar_t, the variance of q(x_t | x_0)."""
+        """1 - alpha_bar_t, the variance of q(x_t | x_0), to full relative precision."""
         return _read_only(-np.expm1(self._log_alpha_bar))
 
     @cached_property
@@ -203,7 +195,7 @@ class Schedule:
 
     @cached_property
     def snr(self) -> FloatArray:
-        """Signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t); infinite at t = 0."""
+        """Signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t); infinite at t = 0, and nowhere else."""
         with np.errstate(divide="ignore"):
             return _read_only(self.alpha_bar / self.one_minus_alpha_bar)
 
@@ -256,9 +248,11 @@ class Schedule:
             if not 1 <= n <= self.T:
                 raise ValueError(f"the number of steps to keep must be in 1..{self.T}, got {n}")
             return (2 * np.arange(1, n + 1) * self.T + n) // (2 * n)
+        # differences of a small or unsigned type wrap around
+        steps = steps.astype(np.int64)
         if not _increasing(steps) or steps[0] < 1 or steps[-1] > self.T:
             raise ValueError(f"kept steps must be increasing numbers in 1..{self.T}, got {kept!r}")
-        return steps.astype(np.int64)
+        return steps
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and self._key() == other._key()
@@ -299,9 +293,11 @@ def _checked_timesteps(timesteps: ArrayLike | None, T: int) -> NDArray[np.int64]
     numbers = np.asarray(timesteps)
     if not np.issubdtype(numbers.dtype, np.integer):
         raise TypeError(f"timesteps must be ints, got {numbers.dtype}")
+    # differences of a small or unsigned type wrap around
+    numbers = numbers.astype(np.int64)
     if numbers.shape != (T,) or numbers[0] < 1 or not _increasing(numbers):
         raise ValueError(f"timesteps must be {T} increasing numbers from 1 up, one for each beta, got {timesteps}")
-    return np.concatenate([[0], numbers]).astype(np.int64)
+    return np.concatenate([[0], numbers])
 
 
 def _increasing(numbers: NDArray[Any]) -> bool:

@@ -1,6 +1,9 @@
 """The chapter's training step and loop by hand: real digits in, new digits out, with NumPy alone.
 
-Run as ``python -m noisestep.reference.training``.
+Run as ``python -m noisestep.reference.training``. One step draws a batch of images, a timestep for each and noise,
+mixes them (:mod:`.forward`), asks the network for the noise (:mod:`.network`), and moves the weights against the
+gradient of the squared error (:mod:`.optimizer`). Sampling from the averaged weights follows at the end
+(:mod:`.sampling`).
 """
 
 import argparse
@@ -14,11 +17,12 @@ from typing import Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ._arguments import integer
 from .digits import load_digits
 from .forward import q_sample
 from .network import Parameters, SimpleUNet, initial_parameters
 from .noise import FORWARD, TIMESTEP, integers, normal, permutation
-from .optimizer import Adam, average
+from .optimizer import Adam, ema
 from .picture import image_grid, write_png
 from .samplers.loop import sample
 from .schedule import Schedule
@@ -36,30 +40,13 @@ def simple_loss_gradients(
         x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps
         L = mean (eps_theta(x_t, t) - eps)^2,    dL/d eps_theta = 2 (eps_theta - eps) / n
 
-    The mean is taken over all n elements, as the chapter's ``MSELoss`` does.
-
-    Parameters
-    ----------
-    model : SimpleUNet
-        eps_theta.
-    schedule : Schedule
-        T steps.
-    x_0 : ndarray of float64, shape (B, C, H, W)
-        Clean images in [-1, 1].
-    t : ndarray of int64, shape (B,)
-        Steps, in 1..T.
-    eps : ndarray, shape (B, C, H, W)
-        Standard normal noise.
+    The mean is taken over all n elements, as the chapter's ``MSELoss`` does. Neither x_t nor eps depends on the
+    parameters, so the gradient passes through the network alone.
 
     Returns
     -------
     loss : float
     gradients : dict of str to ndarray
-
-    Raises
-    ------
-    ValueError
-        If t is outside 1..T, or the shapes disagree.
     """
     x_t = q_sample(schedule, x_0, t, eps)
     output, activations = model.forward(x_t, schedule.timesteps[t])
@@ -72,12 +59,10 @@ def batches(seed: int, count: int, batch: int) -> Iterator[NDArray[np.int64]]:
     """The rows of the data for each training step, without end: a new random order in every epoch.
 
     Place p = step * batch + i of the run is row permutation(seed, p // count)[p mod count]; a batch may end one
-    epoch and begin the next.
+    epoch and begin the next. No image is left out, and none comes twice before all have come.
 
     Parameters
     ----------
-    seed : int
-        In [0, 2^64).
     count, batch : int
         Images in the data and in a batch, at least 1.
 
@@ -85,6 +70,7 @@ def batches(seed: int, count: int, batch: int) -> Iterator[NDArray[np.int64]]:
     ------
     ndarray of int64, shape (batch,), in 0..count - 1
     """
+    count, batch = integer("count", count, 1), integer("batch", batch, 1)
     epoch, rows = 0, np.empty(0, np.int64)
     while True:
         while len(rows) < batch:
@@ -112,8 +98,9 @@ class Recipe:
         After warm-up; falls to zero along a straight line.
     warmup : int
         Steps over which the learning rate rises.
-    decay : float
-        Of the average of the weights, which takes over as the run grows: min(decay, (1 + k) / (10 + k)) at step k.
+    ema_decay : float
+        Of the average of the weights: min(ema_decay, (1 + k) / (10 + k)) at step k, so that a short run forgets its
+        first weights too.
     dtype : {"float32", "float64"}
         What the network computes in; the schedule is float64 always.
     """
@@ -125,7 +112,7 @@ class Recipe:
     width: int = 128
     learning_rate: float = 3e-3
     warmup: int = 100
-    decay: float = 0.998
+    ema_decay: float = 0.998
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -156,11 +143,6 @@ def train(
         With the averaged weights.
     schedule : Schedule
         The chain that it was trained on.
-
-    Raises
-    ------
-    ValueError
-        If the recipe holds a value that its schedule, network or noise refuses.
     """
     # freeing one large block tells glibc's allocator to keep freed memory, instead of fetching every array's pages anew
     # from the kernel: a third of the time
@@ -177,7 +159,7 @@ def train(
         loss, gradients = simple_loss_gradients(SimpleUNet(parameters), schedule, x_0, t, eps)
         rate = recipe.learning_rate * min((k + 1) / recipe.warmup, 1 - k / recipe.steps)
         parameters, adam = adam.update(parameters, gradients, learning_rate=rate)
-        mean = average(mean, parameters, min(recipe.decay, (1 + k) / (10 + k)))
+        mean = ema(mean, parameters, min(recipe.ema_decay, (1 + k) / (10 + k)))
         report(k + 1, loss)
     return SimpleUNet(mean), schedule
 

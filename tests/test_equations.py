@@ -1,13 +1,16 @@
 """docs/equations.md and the code name each other: no name on the page is dead, no public function is off it."""
 
 import ast
+import doctest
 import importlib
 import inspect
 import re
+from functools import cached_property
 from pathlib import Path
 
 import noisestep.reference
 import pytest
+from noisestep.reference._arguments import FloatArray
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "equations.md").read_text()
@@ -98,26 +101,62 @@ def test_every_public_function_is_on_the_page(module):
     assert defined - on_the_page == set()
 
 
-def test_every_name_of_the_package_is_documented():
-    undocumented = []
-    for name in noisestep.reference.__all__:
-        value = getattr(noisestep.reference, name)
-        if not callable(value):
-            continue
-        text = inspect.getdoc(value) or ""
-        # a class states its parameters, or where it is made by a function its attributes
-        sections = ["Parameters", "Returns"] if inspect.isfunction(value) else ["Attributes"]
-        undocumented += [(name, section) for section in sections if f"{section}\n{'-' * len(section)}" not in text]
-        for parameter in inspect.signature(value).parameters if inspect.isfunction(value) else ():
-            if not re.search(rf"^(?:\*\*|[\w, ]*\b){parameter}\b", text, flags=re.MULTILINE):
-                undocumented.append((name, parameter))
-    assert undocumented == []
+def entries(text, heading):
+    """What the entries of a section of a docstring name, up to the next heading or the first line of prose."""
+    section = re.search(rf"^{heading}\n-+\n(.*?)(?=^\w+\n---|\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^(\*{0,2}\w+(?:, \w+)*)(?: : .*)?$", section.group(1) if section else "", flags=re.MULTILINE)
+    return {name.lstrip("*") for line in lines for name in line.split(", ")}
 
 
-def test_the_package_has_every_public_function_of_its_modules():
-    for module in MODULES:
-        if module == "noise":
-            # the pieces that the noise is made of stay in their module
-            continue
-        for name, _ in public(importlib.import_module(f"noisestep.reference.{module}")):
-            assert "." in name or name in noisestep.reference.__all__
+CONVENTIONS = entries(noisestep.reference.__doc__, "Conventions")
+
+
+def test_the_conventions_say_what_the_symbols_are():
+    assert {"schedule", "T", "t", "x_0", "x_t", "eps", "z", "output", "model", "seed", "stream", "step"} <= CONVENTIONS
+
+
+@pytest.mark.parametrize("name", noisestep.reference.__all__)
+def test_every_name_of_the_package_is_documented(name):
+    value = getattr(noisestep.reference, name)
+    if not inspect.isfunction(value) and not inspect.isclass(value):
+        return
+    text = inspect.getdoc(value)
+    assert text
+    # a parameter is explained where it stands, or once for all
+    if inspect.isfunction(value) or value.__init__ is not object.__init__:
+        sections = entries(text, "Parameters") | entries(text, "Attributes") | CONVENTIONS
+        # some hold for one module
+        sections |= entries(inspect.getmodule(value).__doc__, "Conventions")
+        assert set(inspect.signature(value).parameters) - sections == set()
+    if inspect.isfunction(value) and value.__annotations__["return"] not in (FloatArray, None):
+        assert "Returns\n-------" in text
+    for member, what in vars(value).items() if inspect.isclass(value) else ():
+        if not member.startswith("_") and (inspect.isfunction(what) or isinstance(what, property | cached_property)):
+            assert inspect.getdoc(what), member
+
+
+def test_the_package_has_every_public_name_of_its_modules():
+    found = {name for name in noisestep.reference.__all__ if name.isupper()}
+    for module in (*MODULES, "network", "optimizer", "digits", "picture"):
+        members = dict(public(importlib.import_module(f"noisestep.reference.{module}")))
+        # the pieces that the noise is made of stay in their module
+        found |= {name for name in members if "." not in name} - {"fma", "radius", "direction"}
+    assert found == set(noisestep.reference.__all__)
+    assert len(found) == len(noisestep.reference.__all__)
+    everything: dict[str, object] = {}
+    exec("from noisestep.reference import *", everything)
+    assert found <= set(everything)
+
+
+def test_the_order_of_reading_names_every_module():
+    folder = Path(noisestep.reference.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    listed = re.search(r"Order of reading\n-+\n(.*?)Conventions", noisestep.reference.__doc__, re.DOTALL).group(1)
+    # the images and the picture are no part of the method
+    assert modules - set(re.findall(r":mod:`\.(\w+)`", listed)) == {"digits", "picture"}
+
+
+@pytest.mark.parametrize("module", [*MODULES, "network", "optimizer"])
+def test_the_examples_of_a_module_run(module):
+    failed, _ = doctest.testmod(importlib.import_module(f"noisestep.reference.{module}"))
+    assert failed == 0

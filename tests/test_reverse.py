@@ -246,7 +246,7 @@ def test_beta_is_exact_for_a_standard_normal():
         (lambda: reverse_coefficients(LINEAR, eta=np.nan), ValueError, "eta must be in"),
         (lambda: reverse_coefficients(LINEAR, prediction="mu"), ValueError, "one of eps, x_0, v, got 'mu'"),
         (lambda: guided(X, OUT[:1], 2.0), ValueError, r"conditional \(4, 3\), unconditional \(1, 3\)"),
-        (lambda: learned_range_variance(LINEAR, np.ones(2, int), 1), TypeError, "v must be floating, got int64"),
+        (lambda: learned_range_variance(LINEAR, np.ones(2, int), 1), TypeError, "fraction must be floating, got int64"),
     ],
 )
 def test_bad_arguments_are_refused(call, error, message):

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from laws import EPS, assert_close
-from noisestep.reference import INITIAL, REVERSE, Schedule, ddim_step, normal, reverse_step, sample
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from laws import EPS, assert_close, schedules
+from noisestep.reference import INITIAL, REVERSE, Schedule, convert, ddim_step, normal, reverse_step, sample
 from noisestep.reference.samplers.ddim import ddim
 from noisestep.reference.samplers.ddpm import ddpm
+from noisestep.reference.samplers.dpmpp_2m import dpmpp_2m
+from noisestep.reference.samplers.heun import heun
 
 LINEAR = Schedule.from_name("linear", 1000)
 SHORT = Schedule.from_name("linear", 20)
@@ -83,6 +87,95 @@ def test_an_image_is_the_same_in_any_batch():
     assert not np.array_equal(sample(SHORT, model, (6, 5), seed=4), together)
 
 
+def every_prediction(schedule, x_t, t, kind):
+    """The output of a network that takes x_0 to be tanh(x_t) / 2, in the terms that it is asked for."""
+    rows = np.searchsorted(schedule.timesteps, t)
+    return convert(schedule, x_t, np.tanh(x_t) / 2, rows, source="x_0", target=kind)
+
+
+def settings(sampler, **settings):
+    """Options of the loop with a sampler and any of its settings."""
+    return st.fixed_dictionaries(
+        {"sampler": st.just(sampler), "clip": st.sampled_from([None, (-1, 1), (-0.2, 0.3)])},
+        optional={"temperature": st.floats(0, 2), **settings},
+    )
+
+
+options = st.one_of(
+    settings(ddpm, variance=st.sampled_from(["beta", "posterior", "zero"])),
+    settings(ddim, eta=st.floats(0, 1), rederive_eps=st.booleans()),
+    settings(heun),
+    settings(dpmpp_2m),
+)
+
+
+@st.composite
+def chains(draw):
+    """Any subset of the steps of any schedule that eps can be predicted on."""
+    schedule = draw(schedules(max_size=12).filter(lambda schedule: not schedule.zero_terminal_snr))
+    return schedule.respace(sorted(draw(st.sets(st.integers(1, schedule.T), min_size=1))))
+
+
+@given(chains(), st.sampled_from(["eps", "x_0", "v", "mu"]), options, st.integers(0, 2**64 - 1), st.data())
+def test_image_k_alone_is_image_k_of_any_batch(schedule, kind, option, seed, data):
+    numbers = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
+    k = data.draw(st.integers(0, len(numbers) - 1))
+
+    def network(x_t, t):
+        return every_prediction(schedule, x_t, t, kind)
+
+    def draw(numbers):
+        return sample(schedule, network, (len(numbers), 2, 3), seed=seed, numbers=numbers, prediction=kind, **option)
+
+    together = draw(numbers)
+    assert np.isfinite(together).all()
+    assert np.array_equal(draw([numbers[k]])[0], together[k])
+
+
+@given(chains(), st.sampled_from(["eps", "v", "mu"]), options, st.integers(0, 2**64 - 1))
+def test_the_same_guess_gives_the_same_image_whatever_the_network_predicts(schedule, kind, option, seed):
+    trajectories = [
+        sample(
+            schedule,
+            lambda x_t, t, kind=kind: every_prediction(schedule, x_t, t, kind),
+            (2, 3),
+            seed=seed,
+            prediction=kind,
+            trajectory=True,
+            **option,
+        )
+        for kind in ("x_0", kind)
+    ]
+    # a step forms x_0 anew from eps, v or mu, and eps anew from x_0: the error of x_0 grows by their slopes
+    signal, noise = schedule.sqrt_alpha_bar[1:], schedule.sqrt_one_minus_alpha_bar[1:]
+    slope = 1 / signal if kind == "eps" else 1 / schedule.posterior_mean_coef_x_0[1:] if kind == "mu" else 1 / noise
+    size = (1 + slope.max()) * (1 + 1 / noise.min()) * max(1, np.abs(trajectories[0]).max())
+    # the guess has a slope of up to 1/2 in x_t, and the update one of up to sqrt(1 / alpha): what one step leaves
+    # grows by at most that in each later one
+    growth = np.prod(1 + 1 / np.sqrt(schedule.alpha[1:]))
+    roundings = 64 * schedule.T * growth
+    # where that is more than a billionth of the image, nothing would be shown
+    assume(roundings * size * EPS < 1e-9)
+    assert_close(actual=trajectories[1], expected=trajectories[0], roundings=roundings, scale=np.float64(size))
+
+
+@given(schedules(max_size=12), st.data())
+def test_a_perfect_network_returns_its_image_by_any_subset_of_the_steps(schedule, data):
+    kept = sorted(data.draw(st.sets(st.integers(1, schedule.T), min_size=1)))
+    image = np.array([[0.5, -1.0, 0.25]])
+    option = data.draw(st.sampled_from([{}, {"variance": "beta"}, {"sampler": ddim}, {"sampler": ddim, "eta": 0.6}]))
+    heard = []
+
+    def network(x_t, t):
+        heard.append(int(t[0]))
+        return np.broadcast_to(image, x_t.shape)
+
+    x_0 = sample(schedule.respace(kept), network, (4, 3), prediction="x_0", **option)
+    assert heard == kept[::-1]
+    # the last step gives x_0 with a coefficient of 1 to a rounding, and no noise
+    assert_close(actual=x_0, expected=np.broadcast_to(image, (4, 3)), roundings=8)
+
+
 def test_the_model_hears_the_original_steps():
     heard = []
 
@@ -129,7 +222,7 @@ def test_a_gaussian_is_sampled_with_the_moments_of_the_linear_recursion(sampler,
     ("option", "error", "message"),
     [
         ({"numbers": [1, 2]}, ValueError, r"numbers must be one number or 3 of them, got shape \(2,\)"),
-        ({"numbers": 0.5}, TypeError, "numbers must be an int or an array of ints, got float64"),
+        ({"numbers": 0.5}, TypeError, "numbers must be an int, got 0.5"),
         ({"x_T": np.zeros((2, 5))}, ValueError, r"x_T \(2, 5\), shape \(3, 5\)"),
         ({"variance": "typo"}, ValueError, "variance must be one of beta, posterior, zero"),
         ({"prediction": "typo"}, ValueError, "prediction must be one of"),

@@ -1,5 +1,7 @@
 """The schedules and the tables: published numbers, exact arithmetic, and refusals."""
 
+import copy
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -211,6 +213,26 @@ def test_keeping_every_step_changes_nothing():
     assert hash(schedule.respace(50)) == hash(schedule)
     assert schedule.respace(49) != schedule
     assert schedule != "schedule"
+
+
+def test_a_schedule_cannot_be_changed():
+    schedule = Schedule.from_name("cosine", 5)
+    for change in (
+        lambda: setattr(schedule, "beta", schedule.beta),
+        lambda: setattr(schedule, "alpha_bar", schedule.beta),
+        lambda: setattr(schedule, "name", "cosine"),
+        lambda: delattr(schedule, "timesteps"),
+    ):
+        with pytest.raises(AttributeError, match="a Schedule cannot be changed"):
+            change()
+    assert schedule == Schedule.from_name("cosine", 5)
+
+
+def test_a_schedule_is_equal_to_its_copies():
+    schedule = Schedule.from_name("cosine", 5).respace(3)
+    for copied in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
+        assert copied == schedule
+        assert np.array_equal(copied.alpha_bar, schedule.alpha_bar)
 
 
 def test_a_schedule_says_what_it_is():

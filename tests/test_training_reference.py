@@ -20,7 +20,7 @@ from noisestep.reference.digits import load_digits
 from noisestep.reference.forward import q_sample
 from noisestep.reference.network import SimpleUNet, initial_parameters, timestep_embedding
 from noisestep.reference.noise import FORWARD, TIMESTEP, integers, normal
-from noisestep.reference.optimizer import Adam, average
+from noisestep.reference.optimizer import Adam, ema
 from noisestep.reference.picture import image_grid, write_png
 from noisestep.reference.schedule import Schedule
 from noisestep.reference.training import Recipe, batches, main, simple_loss_gradients, train
@@ -166,7 +166,7 @@ def test_adam_refuses_gradients_of_something_else(gradients):
 def test_the_average_is_the_weighted_sum_it_stands_for(values, decay):
     mean = {"w": np.zeros(1)}
     for value in values:
-        mean = average(mean, {"w": np.array([value])}, decay)
+        mean = ema(mean, {"w": np.array([value])}, decay)
     weights = [(1 - decay) * decay**age for age in range(len(values))]
     expected = sum(w * v for w, v in zip(weights, reversed(values), strict=True))
     assert abs(mean["w"][0] - expected) <= 4 * len(values) * UNIT

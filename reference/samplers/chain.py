@@ -34,7 +34,7 @@ class Chain:
     clip : (low, high) or None
         Range that the predicted x_0 is clipped to.
     seed : int
-    numbers : ndarray of int64, shape (B,)
+    numbers : ndarray of uint64, shape (B,)
         The address of the noise.
     temperature : float
         What every z is multiplied by.
@@ -46,7 +46,7 @@ class Chain:
     prediction: Quantity
     clip: tuple[float, float] | None
     seed: int
-    numbers: NDArray[np.int64]
+    numbers: NDArray[np.uint64]
     temperature: float
 
     def output(self, x_t: FloatArray, t: int) -> NDArray[Any]:

@@ -1,4 +1,10 @@
-"""The sampling loop, x_T to x_0: the same for every sampler, every number of its noise from an address."""
+"""The sampling loop, from x_T to x_0, the same for every sampler.
+
+Training ends with a network that makes one step; this repeats it T times. At large t the guess of x_0 is a blur, the
+mean of all images that could have led to x_t; each step moves only a little way towards it, and the next guess is
+sharper. That is why one step is not enough. The noise comes from addresses, so that an
+image depends on its seed and its number, and not on the images that are made beside it.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,44 +45,24 @@ def sample(
 
     Parameters
     ----------
-    schedule : Schedule
-        T steps.
-    model : callable
-        ``model(x_t, t)`` with x_t of shape (B, ...), float64, and t of shape (B,), int64, the numbers of the steps that
-        it was trained on. Returns an array of the shape of x_t.
     shape : sequence of int
         (B, ...), of the whole batch.
     sampler : callable
         ``sampler(chain, **settings)``, which yields x_{T-1} .. x_0: a function of the modules beside this one, each
         named after its file, such as ``noisestep.reference.samplers.ddim.ddim``.
-    seed : int
-        Of the noise.
-    numbers : int or array_like of int, shape (B,)
-        Numbers of the images; one number is that of the first.
     x_T : array_like, shape (B, ...), floating, optional
         Where to start, in place of noise.
-    prediction : {"eps", "x_0", "v", "mu"}
-        What the model predicts.
-    clip : (low, high), optional
-        Range that the predicted x_0 is clipped to.
     temperature : float
-        What x_T and every z are multiplied by; 1 for the process as it is written.
+        Factor on x_T and every z; 1 for the process as it is written. Below 1, images vary less.
     trajectory : bool
         Return every x_t, not x_0 alone.
     **settings
-        Of the sampler: ``variance`` of ddpm, ``eta`` of ddim.
+        Of the sampler: ``variance`` of ddpm, ``eta`` of ddim; a TypeError if it has no such setting.
 
     Returns
     -------
     ndarray of float64, shape (B, ...)
         x_0; or with ``trajectory`` of shape (T + 1, B, ...), row t being x_t.
-
-    Raises
-    ------
-    TypeError
-        If the sampler is not callable, or does not take a setting.
-    ValueError
-        If the numbers, x_T or what the model returns do not fit the shape, or an option is unknown.
     """
     if not callable(sampler):
         raise TypeError(f"sampler must be a function such as noisestep.reference.samplers.ddim.ddim, got {sampler!r}")
