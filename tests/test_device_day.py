@@ -176,6 +176,7 @@ def test_waits_are_noted_and_forbidden_only_inside(cuda: FakeCuda) -> None:
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         warnings.warn("another thing", stacklevel=1)
     assert [Path(file).name for file, _ in places] == [Path(__file__).name]
+    assert cuda.sync_debug_mode == "default"
     modes = []
     with pytest.raises(ZeroDivisionError), gpu.waiting_forbidden():
         modes.append(cuda.sync_debug_mode) or 1 / 0
@@ -240,6 +241,12 @@ def test_a_call_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bits_are_compared(change: Any, same: bool) -> None:
     x = torch.tensor([1.0, float("nan")])
     assert right.same_bits(x, change(x)) is same
+
+
+def test_a_nan_is_a_nan_whatever_its_bits() -> None:
+    one, other = (torch.tensor([bits], dtype=torch.int32).view(torch.float32) for bits in (0x7FC00000, 0x7FC00001))
+    assert right.same_bits(one, other)
+    assert not right.same_bits(one, torch.zeros(1))
 
 
 def test_pytest_is_understood() -> None:
