@@ -38,7 +38,12 @@ class StepGraph:
 
     A graph repeats its kernels with the same arguments. All that differs from step to step is therefore in tensors that
     stay where they are: the batch, the number of the step, from which the kernels make timesteps and noise, and the
-    learning rate. Each replay of dropout reads the seed of PyTorch's CUDA generator, as set before the replay.
+    learning rate. A replay reads the seed of PyTorch's CUDA generator, which the caller sets before it: dropout's masks
+    are those of an eager step with this seed.
+
+    A replayed step makes the same bits as an eager one where PyTorch's own kernels do: batch, timesteps, noise, masks,
+    loss, learning rate and EMA always, and the weights where cuDNN and attention add up in one order
+    (`torch.use_deterministic_algorithms`). A run that is resumed captures its step anew, and goes on as exactly.
 
     Parameters
     ----------
