@@ -14,7 +14,7 @@ Each module begins with what it is for; ``docs/equations.md`` has the same order
 4. :mod:`.prediction`: what the network guesses, and how one guess gives the others.
 5. :mod:`.loss`: L_simple, which training minimises.
 6. :mod:`.reverse`: the step back with the network's guess; DDIM; guidance.
-7. :mod:`.sampling`: the loop over all steps, from noise to an image.
+7. :mod:`.samplers`: the loop over all steps, from noise to an image, in ``samplers/loop.py``, and one sampler a file.
 8. :mod:`.network`, :mod:`.optimizer`, :mod:`.training`: all of it at work on real digits
    (``docs/training-by-hand.md``).
 9. :mod:`.bound`: the variational bound, and with ``docs/derivation.md`` the reason for L_simple.
@@ -65,8 +65,8 @@ Errors come before any work and say what was passed and what is allowed. A TypeE
 where floating data belong (an 8-bit image is not in [-1, 1]), or 1.0 for a step. A ValueError is a number out of
 its range, an unknown name, or shapes that disagree: shapes must be equal, since noise that broadcast would repeat.
 
-``import noisestep.reference as ref`` has all public functions and classes, but for the pieces that the noise is made
-of, which stay in :mod:`.noise`, and :mod:`.training`, which is also the command
+``import noisestep.reference as ref`` has all public functions and classes but three groups: the pieces that the noise
+is made of stay in :mod:`.noise`, each sampler in its file of :mod:`.samplers`, and :mod:`.training` is also the command
 ``python -m noisestep.reference.training``.
 """
 

@@ -21,23 +21,15 @@ Sampler = Callable[..., Iterator[FloatArray]]
 class Chain:
     """The arguments of `noisestep.reference.samplers.loop.sample` as a sampler needs them.
 
+    A sampler reads ``schedule`` and ``x_T``, where the chain starts, and calls the three methods below. They keep what
+    it need not know: what the model predicts, whether x_0 is clipped, and at which address the noise of a step is.
+
     Attributes
     ----------
-    schedule : Schedule
-        T steps.
-    model : callable
-        The network.
     x_T : ndarray of float64, shape (B, ...)
-        Where the chain starts.
-    prediction : {"eps", "x_0", "v", "mu"}
-        What the model predicts.
-    clip : (low, high) or None
-        Range that the predicted x_0 is clipped to.
-    seed : int
     numbers : ndarray of uint64, shape (B,)
-        The address of the noise.
     temperature : float
-        What every z is multiplied by.
+        Factor on every z.
     """
 
     schedule: Schedule
@@ -50,7 +42,7 @@ class Chain:
     temperature: float
 
     def output(self, x_t: FloatArray, t: int) -> NDArray[Any]:
-        """What the model predicts from x_t. It is told the number of the step that it was trained on."""
+        """The model's output for x_t. It gets ``schedule.timesteps[t]``, the number of the step that it was trained on."""
         return self.model(x_t, np.full(len(x_t), self.schedule.timesteps[t]))
 
     def x_0(self, x_t: FloatArray, t: int) -> FloatArray:

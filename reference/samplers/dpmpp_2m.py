@@ -33,7 +33,7 @@ def dpmpp_2m(chain: Chain) -> Iterator[FloatArray]:
     signal, noise = chain.schedule.sqrt_alpha_bar, chain.schedule.sqrt_one_minus_alpha_bar
     h = half_log_snr_steps(chain.schedule)
     x_t = chain.x_T
-    before = x_t  # not looked at in the first step
+    before = x_t  # not used in the first step
     for t in range(chain.schedule.T, 0, -1):
         D = x_0 = chain.x_0(x_t, t)
         if 1 < t < chain.schedule.T:
@@ -46,11 +46,6 @@ def dpmpp_2m(chain: Chain) -> Iterator[FloatArray]:
 
 def half_log_snr_steps(schedule: Schedule) -> FloatArray:
     """h_t = lambda_{t-1} - lambda_t at every step, where lambda is half the logarithm of the SNR.
-
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
 
     Returns
     -------
@@ -69,11 +64,6 @@ def dpmpp_2m_weights(schedule: Schedule) -> FloatArray:
     """What DPM-Solver++(2M) adds to DDIM's update.
 
         x_{t-1} = x'_{t-1} + w_t (x_0(x_t, t) - x_0(x_{t+1}, t+1)),    w_t = sqrt(alpha_bar_{t-1}) (1 - e^{-h}) / (2 r)
-
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
 
     Returns
     -------

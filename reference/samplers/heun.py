@@ -48,11 +48,6 @@ def heun_weights(schedule: Schedule) -> FloatArray:
 
         x_s = x'_s + w_s (x_0(x'_s, s) - x_0(x_t, t)),    w_s = sqrt(1 - alpha_bar_s) (k_s - k_t) / 2,    s = t - 1
 
-    Parameters
-    ----------
-    schedule : Schedule
-        T steps.
-
     Returns
     -------
     ndarray of float64, shape (T + 1,)
