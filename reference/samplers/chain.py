@@ -42,7 +42,7 @@ class Chain:
     temperature: float
 
     def output(self, x_t: FloatArray, t: int) -> NDArray[Any]:
-        """The model's output for x_t. It gets ``schedule.timesteps[t]``, the number of the step that it was trained on."""
+        """The model's output for x_t; its t is ``schedule.timesteps[t]``, the step that it was trained on."""
         return self.model(x_t, np.full(len(x_t), self.schedule.timesteps[t]))
 
     def x_0(self, x_t: FloatArray, t: int) -> FloatArray:
