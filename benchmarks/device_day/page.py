@@ -88,6 +88,8 @@ def _run(found: Results) -> str:
     ]
     for name, part in found["parts"].items():
         lines += [f"The part {name} {word}: {part[word]}." for word in ("cut", "skipped") if word in part]
+        if "measured at" in part:
+            lines.append(f"The part {name} was measured before, {part['measured at']}.")
         if "failed" in part:
             lines.append(f"The part {name} failed: `{part['failed'].strip().splitlines()[-1]}`.")
     speeds = [f"{_number(value)} ({name.removesuffix(', TB/s')})" for name, value in facts.items() if "TB/s" in name]
