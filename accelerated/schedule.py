@@ -1,7 +1,7 @@
 """The tables of a `Schedule` on a device, rounded once."""
 
 import itertools
-from typing import Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -102,6 +102,21 @@ class DeviceSchedule:
         # the forward table is always wanted, and made here so that a compiled graph finds it
         for dtype in (torch.float32, torch.float64):
             self._tables["forward", dtype] = self._on_device(marginal, dtype)
+
+    @classmethod
+    def from_name(cls, name: str, T: int, *, device: torch.device | str = "cpu", **parameters: Any) -> Self:
+        """The tables of a schedule by its name; `parameters` are those of `noisestep.reference.Schedule.from_name`."""
+        return cls(Schedule.from_name(name, T, **parameters), device)
+
+    @classmethod
+    def from_betas(cls, beta: ArrayLike, *, device: torch.device | str = "cpu") -> Self:
+        """The tables of beta_1 .. beta_T, shape (T,), each in (0, 1]."""
+        return cls(Schedule(beta), device)
+
+    @classmethod
+    def from_alphas_cumprod(cls, alpha_bar: ArrayLike, *, device: torch.device | str = "cpu") -> Self:
+        """The tables of alpha_bar_1 .. alpha_bar_T, shape (T,), which do not increase: diffusers' `alphas_cumprod`."""
+        return cls(Schedule.from_alpha_bar(alpha_bar), device)
 
     def forward_table(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), the coefficients of q(x_t | x_0).
