@@ -36,7 +36,7 @@ TINY = {
 
 
 # steps that are timed, profiled, and watched for waits
-STRETCH, QUICK_STRETCH = 40, 10
+STRETCH, QUICK_STRETCH, TINY_STRETCH = 40, 10, 1
 
 
 def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
@@ -78,7 +78,7 @@ class _Watch:
 
 
 def _measure(config: TrainConfig, quick: bool) -> dict[str, Any]:
-    stretch = QUICK_STRETCH if quick else STRETCH
+    stretch = (QUICK_STRETCH if quick else STRETCH) if gpu.PRESENT else TINY_STRETCH
     split = Split.load(config.data)
     # nothing but steps between the calls; the log is written where the trainer waits anyway
     config = dataclasses.replace(
