@@ -38,10 +38,9 @@ def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
     full = gpu.PRESENT and not budget.quick
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += [f"tests/test_{name}.py" for name in (_FILES if full else ("advance",))]
-    if full:
-        command += ["-k", _ON_A_GPU]
-        if importlib.util.find_spec("xdist"):
-            command += ["-n", str(_PROCESSES), "--dist", "worksteal"]
+    command += ["-k", _ON_A_GPU if full else "counts"]
+    if full and importlib.util.find_spec("xdist"):
+        command += ["-n", str(_PROCESSES), "--dist", "worksteal"]
     with _compiling(budget) if gpu.PRESENT else nullcontext() as compilation:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(1.0, budget.left))
         yield "command", " ".join(["python", *command[1:]])
