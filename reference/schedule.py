@@ -97,6 +97,25 @@ class Schedule:
         raise AttributeError(f"a Schedule cannot be changed ({name} was to be deleted); make another one")
 
     @classmethod
+    def from_alpha_bar(cls, alpha_bar: ArrayLike) -> Self:
+        """The schedule with these products of alphas: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, alpha_bar_0 = 1.
+
+        Libraries that count from 0 keep them as ``alphas_cumprod``. A last one of 0 is zero terminal SNR.
+
+        Parameters
+        ----------
+        alpha_bar : array_like, shape (T,)
+            alpha_bar_1 .. alpha_bar_T: below 1, falling, above 0 but for the last.
+        """
+        values = np.asarray(alpha_bar, np.float64)
+        if values.ndim != 1 or values.size == 0:
+            raise ValueError(f"alpha_bar must have shape (T,), got {values.shape}")
+        before = np.concatenate([[1.0], values[:-1]])
+        if not (np.all(values < before) and values[-1] >= 0 and np.all(values[:-1] > 0)):
+            raise ValueError(f"alpha_bar must fall from below 1 to 0 or more, got {values}")
+        return cls(1 - values / before, zero_terminal_snr=bool(values[-1] == 0))
+
+    @classmethod
     def from_name(
         cls,
         name: str,

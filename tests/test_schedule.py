@@ -6,9 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import NAMED, assert_close, betas, log_alpha_bar, schedules
+from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import BETA_SCHEDULES, Schedule, beta_schedule, warmup_beta, zero_terminal_snr_beta
 
 T = 1000
@@ -302,3 +304,30 @@ def test_rescaling_a_schedule_that_ends_at_zero_changes_nothing():
     beta = beta_schedule("jsd", 20)
     # each beta comes back from a ratio of square roots of products of up to T factors
     assert_close(actual=zero_terminal_snr_beta(beta), expected=beta, roundings=80, scale=1)
+
+
+@pytest.mark.parametrize(("name", "zero_terminal_snr"), NAMED)
+def test_a_schedule_is_its_alpha_bar(name, zero_terminal_snr):
+    schedule = Schedule.from_name(name, 20, zero_terminal_snr=zero_terminal_snr)
+    again = Schedule.from_alpha_bar(schedule.alpha_bar[1:])
+    assert again.zero_terminal_snr == (schedule.alpha_bar[-1] == 0)
+    # a quotient and a difference, with an error of two roundings of alpha, which is at most 1
+    np.testing.assert_allclose(again.beta, schedule.beta, rtol=0, atol=4 * 2.0**-53 * 20)
+
+
+@pytest.mark.parametrize("bad", [[], 0.5, [0.5, 0.5], [0.5, 0.6], [1.0, 0.5], [0.5, 0.0, 0.0], [0.5, -0.1], [np.nan]])
+def test_what_is_no_alpha_bar_is_refused(bad):
+    with pytest.raises(ValueError, match="alpha_bar must"):
+        Schedule.from_alpha_bar(bad)
+
+
+def test_device_tables_by_name_betas_and_alphas_cumprod():
+    schedule = Schedule.from_name("cosine", 20)
+    expected = DeviceSchedule(schedule).forward_table(torch.float64)
+    for device_schedule in (
+        DeviceSchedule.from_name("cosine", 20),
+        DeviceSchedule.from_betas(schedule.beta[1:]),
+        DeviceSchedule.from_alphas_cumprod(schedule.alpha_bar[1:]),
+    ):
+        torch.testing.assert_close(device_schedule.forward_table(torch.float64), expected, rtol=0, atol=2.0**-45)
+    assert DeviceSchedule.from_name("linear", 20, zero_terminal_snr=True).schedule.zero_terminal_snr
