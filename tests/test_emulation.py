@@ -10,14 +10,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from emulation.cases import FACTORS, TARGETS, calls, pairwise, quick
 from emulation.faults import faults_for
-
-TESTS = Path(__file__).parent
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -34,8 +31,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def run_target(target: str, names: list[str]) -> tuple[dict[str, dict[str, Any]], str]:
     """What became of the cases, and what the process that ran them wrote to its standard error."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    # one process a core
-    environment |= {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    # what is found here is found there; one process a core
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "emulation.run", target, *names]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]

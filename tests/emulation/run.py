@@ -18,6 +18,8 @@ import test_reverse_step
 import test_simple_loss
 import test_vlb_terms
 import torch
+from emulator.driver import on
+from emulator.memory import EmulationError
 from interpreter import assert_same_bits
 from noisestep.accelerated.backends.triton import launch
 from noisestep.accelerated.ops import noise, pairwise_sum, q_sample, reverse_step, simple_loss, vlb_terms
@@ -26,9 +28,7 @@ from torch import Tensor
 
 from . import block_sum
 from .cases import FIRST, TARGETS, Call, calls
-from .driver import on
 from .faults import Fault, faults_for
-from .memory import EmulationError
 
 # a kernel with a barrier runs in so many random orders of the warps in the first cases of its op, in one in the others
 ORDERS = 10

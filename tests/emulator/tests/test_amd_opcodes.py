@@ -5,11 +5,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from emulation import exact
-from emulation.exact import elementwise
-from emulation.lines import run_amd
-from emulation.machine import UnknownInstruction
-from emulation.values import assert_numbers, floats, words, wrapped
+
+from ..machine import UnknownInstruction
+from . import exact
+from .exact import elementwise
+from .lines import run_amd
+from .values import assert_numbers, floats, words, wrapped
 
 U32, I32, F32, U64, F64 = np.uint32, np.int32, np.float32, np.uint64, np.float64
 SIGNED = {"u32": U32, "i32": I32, "b32": U32, "u64": U64, "i64": np.int64, "b64": U64, "f32": F32, "f64": F64}

@@ -4,11 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from emulation import ptx
-from emulation.lines import run_amd, run_ptx
-from emulation.machine import BarrierError, UnknownInstruction
-from emulation.memory import POISON, AccessError, Buffer, EmulationError, Global
-from emulation.ptx.warp import LaneError
+
+from .. import ptx
+from ..machine import BarrierError, UnknownInstruction
+from ..memory import POISON, AccessError, Buffer, EmulationError, Global
+from ..ptx.warp import LaneError
+from .lines import run_amd, run_ptx
 
 KERNEL = """
 .version 8.0
@@ -175,6 +176,16 @@ def test_atomics():
         assert array.tolist() == [5 + 128, 63]
 
 
+@pytest.mark.parametrize("order", ["acq_rel.gpu.global", "global.gpu.acq_rel", "global", "relaxed.sys.global"])
+def test_what_orders_an_atomic_operation_stands_before_or_after_its_space(order: str):
+    # what the PTX ISA writes, and what Triton emits
+    array = np.array([5], np.int32)
+    run(f"atom.{order}.add.u32 %r4, [%rd1], 2; red.{order}.add.u32 [%rd1], 1;", array)
+    assert array.tolist() == [5 + 64 * 3]
+    with pytest.raises(UnknownInstruction):
+        run("atom.global.gpu.any.add.u32 %r4, [%rd1], 2;", array)
+
+
 def test_counts():
     body = "setp.lt.u32 %p1, %r2, 40; @%p1 bra L; add.s32 %r4, %r2, 1; L: @%p1 add.s32 %r4, %r2, 2;"
     counts: Counter[tuple[str, str]] = Counter()
@@ -209,7 +220,7 @@ def test_the_arguments_of_a_launch():
 
 
 def test_a_program_that_does_not_end(monkeypatch):
-    monkeypatch.setattr("emulation.machine.LIMIT", 1000)
+    monkeypatch.setattr("emulator.machine.LIMIT", 1000)
     with pytest.raises(EmulationError, match="does not end"):
         run("L: bra L;", np.zeros(64, np.int32))
 

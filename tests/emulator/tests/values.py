@@ -57,7 +57,7 @@ def assert_numbers(*, actual: np.ndarray, expected: list[float]) -> None:
     assert same.all(), f"{(~same).sum()} differ, first {i}: {found[i]!r} for {wanted[i]!r}"
 
 
-def wrapped(values: list[int], dtype: type) -> np.ndarray:
+def wrapped(values: list[Any], dtype: type) -> np.ndarray:
     size = 8 * np.dtype(dtype).itemsize
     return np.array([value & (2**size - 1) for value in values], BITS[str(size)]).view(dtype)
 

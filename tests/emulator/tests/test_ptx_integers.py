@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from emulation.exact import elementwise
-from emulation.lines import run_ptx
-from emulation.machine import UnknownInstruction
-from emulation.memory import EmulationError
-from emulation.values import BITS, RELATIONS, N, signed, words, wrapped
+
+from ..machine import UnknownInstruction
+from ..memory import EmulationError
+from .exact import elementwise
+from .lines import run_ptx
+from .values import BITS, RELATIONS, N, signed, words, wrapped
 
 
 def quotient(a: int, b: int) -> int:

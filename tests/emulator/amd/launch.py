@@ -47,7 +47,7 @@ def launch(
     num_warps : int
         Waves a workgroup: the text does not say.
     grid, arguments, shared, sched, seed, counts, approximate
-        As `emulation.ptx.launch` takes them; a warp is a wave, a program a workgroup.
+        As `emulator.ptx.launch` takes them; a warp is a wave, a program a workgroup.
 
     Raises
     ------

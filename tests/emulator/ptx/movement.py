@@ -11,7 +11,8 @@ from .parse import Module, Statement
 
 TYPE = r"(?P<type>[bus](?:8|16|32|64)|f16|f32|f64)"
 # what only tells caches and other agents something
-_ORDER = r"(?:\.volatile|\.weak|\.(?:relaxed|acquire|release|acq_rel)\.(?:cta|cluster|gpu|sys))?"
+_SEMANTICS, _SCOPE = r"\.(?:relaxed|acquire|release|acq_rel)", r"\.(?:cta|cluster|gpu|sys)"
+_ORDER = rf"(?:\.volatile|\.weak|{_SEMANTICS}{_SCOPE})?"
 _CACHE = r"(?:\.nc)?(?:\.(?:ca|cg|cs|lu|cv|wb|wt))?(?:\.L[12]::\w+)*"
 _VECTOR = r"(?:\.v(?P<count>[248]))?"
 
@@ -131,10 +132,13 @@ _UPDATES = {
 }
 
 
+_UPDATE = rf"\.(?P<update>{'|'.join(_UPDATES)})\.{TYPE}"
+
+
 @other.define(
-    rf"(?P<name>atom|red){_ORDER}\.(?P<space>global|shared)\.(?P<update>add|min|max|and|or|xor|exch|cas)\.{TYPE}",
-    r"(?P<name>atom|red)\.(?P<space>global|shared)(?:\.(?:relaxed|acquire|release|acq_rel|cta|cluster|gpu|sys))+"
-    rf"\.(?P<update>add|min|max|and|or|xor|exch|cas)\.{TYPE}",
+    rf"(?P<name>atom|red){_ORDER}\.(?P<space>global|shared){_UPDATE}",
+    # what Triton emits, and ptxas takes as well
+    rf"(?P<name>atom|red)\.(?P<space>global|shared){_SCOPE}{_SEMANTICS}{_UPDATE}",
 )
 def atomic(module: Module, statement: Statement, *, name: str, space: str, update: str, type: str) -> Decoded:
     operands = list(statement.operands)

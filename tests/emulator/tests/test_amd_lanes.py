@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from emulation.lines import run_amd
-from emulation.values import words
+
+from .lines import run_amd
+from .values import words
 
 U32 = np.uint32
 

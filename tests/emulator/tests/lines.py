@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from . import amd, ptx
+from .. import amd, ptx
 
 _PTX = """
 .version 8.8
@@ -37,7 +37,7 @@ def run_ptx(lines: str, inputs: Sequence[np.ndarray], outputs: Sequence[Any], **
         n is a multiple of 32. Registers have as many bits as the elements; those of bool are predicates.
     outputs : sequence of dtype
     **options
-        For `emulation.ptx.launch`.
+        For `emulator.ptx.launch`.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def run_amd(
     lanes : {32, 64}
         Of a wave.
     **options
-        For `emulation.amd.launch`.
+        For `emulator.amd.launch`.
 
     Returns
     -------

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -81,7 +82,8 @@ def on(
 ) -> Iterator[None]:
     """Triton kernels that are launched in here run in the emulator, on tensors in the host's memory.
 
-    Kernels must have been defined without ``TRITON_INTERPRET``, as those for a GPU are.
+    Kernels must have been defined without ``TRITON_INTERPRET``, as those for a GPU are. What is compiled is cached in a
+    folder of its own, `cache_folder`: the last stage of it is text, which must never be taken for machine code.
 
     Parameters
     ----------
@@ -91,7 +93,7 @@ def on(
     seed : int
         Of that order.
     counts : Counter, optional
-        Gains what was issued and executed; see `emulation.ptx.launch`.
+        Gains what was issued and executed; see `emulator.ptx.launch`.
     approximate : int, optional
         A seed for the errors of approximate instructions.
     edit : callable, optional
@@ -109,12 +111,20 @@ def on(
     if name not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {name!r}")
     settings = Settings(sched, seed, counts, approximate, edit, shared, seen)
-    config = triton.runtime.driver
+    config, folder = triton.runtime.driver, cache_folder()
     with (
+        triton.knobs.cache.scope(),
         mock.patch.object(triton.knobs.runtime, "add_stages_inspection_hook", _text_is_the_binary),
         mock.patch.object(config, "_active", EmulatedDriver(TARGETS[name], settings)),
     ):
+        triton.knobs.cache.dir = str(folder)
         yield
+
+
+def cache_folder() -> Path:
+    """Where the emulator's compiled kernels are cached: beside Triton's own cache folder, as it is set now."""
+    folder = Path(triton.knobs.cache.dir)
+    return folder.with_name(f"{folder.name}-emulated")
 
 
 class EmulatedDriver(DriverBase):
@@ -204,10 +214,7 @@ def _buffer(tensor: torch.Tensor) -> Buffer:
 
 
 def _text_is_the_binary(*arguments: Any) -> tuple[str, str] | None:
-    """Triton's hook into its stages.
-
-    Without arguments it tells what sets these kernels apart in Triton's cache from those for a device.
-    """
+    """Triton's hook into its stages: the last one hands the text on. Called with nothing it gives a key and a hash."""
     if not arguments:
         return "emulated", "emulated"
     stages = arguments[1]

@@ -5,10 +5,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from emulation import exact
-from emulation.exact import MODES, elementwise
-from emulation.lines import run_ptx
-from emulation.values import FLOAT, as_bits, assert_numbers, bfloat16s, floats, signed, words, wrapped
+
+from . import exact
+from .exact import MODES, elementwise
+from .lines import run_ptx
+from .values import FLOAT, as_bits, assert_numbers, bfloat16s, floats, signed, words, wrapped
 
 
 @pytest.mark.parametrize("mode", MODES)

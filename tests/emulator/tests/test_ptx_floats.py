@@ -6,12 +6,13 @@ from functools import partial
 import mpmath
 import numpy as np
 import pytest
-from emulation import exact
-from emulation.exact import MODES, elementwise
-from emulation.lines import run_ptx
-from emulation.values import FLOAT, RELATIONS, N, as_bits, assert_numbers, bfloat16s, floats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from . import exact
+from .exact import MODES, elementwise
+from .lines import run_ptx
+from .values import FLOAT, RELATIONS, N, as_bits, assert_numbers, bfloat16s, floats
 
 
 @pytest.mark.parametrize("kind", ["f32", "f64"])
