@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from emulation.cases import FACTORS, TARGETS, calls, pairwise, quick
 from emulation.faults import faults_for
+from noisestep.accelerated import ops
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -76,6 +77,10 @@ def test_every_pair_of_options_stands_in_a_case() -> None:
                 if a != b:
                     met = {(row[a], row[b]) for row in rows}
                     assert met == {(one, other) for one in factors[a] for other in factors[b]}
+
+
+def test_every_op_has_cases() -> None:
+    assert set(FACTORS) == set(ops.__all__)
 
 
 def test_quick_cases_have_every_op_on_every_target() -> None:

@@ -5,10 +5,11 @@ said in `lanes_of`.
 """
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .devices import Device
-from .sass import Instruction, MachineCode
+from .sass import Instruction
 
 _FMA_HEAVY = ("IMAD", "IDP", "HFMA2", "HADD2", "HMUL2", "HMNMX2", "VIADDMNMX")
 _FMA = ("FFMA", "FMUL", "FADD", "FFMA2", "FMUL2", "FADD2", "FSWZADD")
@@ -46,10 +47,10 @@ def lanes_of(instruction: Instruction) -> tuple[str, float]:
     return "alu", 1
 
 
-def lanes(code: MachineCode) -> Counter[str]:
-    """Lanes of each pipe that one thread takes, and its issue slots."""
+def lanes(instructions: Iterable[Instruction]) -> Counter[str]:
+    """Lanes of each pipe that a thread takes with these instructions, and its issue slots."""
     taken: Counter[str] = Counter()
-    for instruction in code.instructions:
+    for instruction in instructions:
         pipe, count = lanes_of(instruction)
         taken["issue"] += 1
         if pipe:
@@ -78,9 +79,9 @@ class Bound:
     rate: float
 
 
-def bound(gpu: Device, taken: Counter[str], elements_a_thread: float, bytes_an_element: float) -> Bound:
+def bound(gpu: Device, taken: Mapping[str, float], elements_a_thread: float, bytes_an_element: float) -> Bound:
     """The bound of a kernel: clocks an element = lanes a thread / (elements a thread x lanes of the pipe)."""
-    clocks = {pipe: taken[pipe] / (elements_a_thread * width) for pipe, width in gpu.lanes.items()}
+    clocks = {pipe: taken.get(pipe, 0) / (elements_a_thread * width) for pipe, width in gpu.lanes.items()}
     clocks["memory"] = bytes_an_element / gpu.bandwidth * gpu.clocks
     by = max(clocks, key=lambda name: clocks[name])
     return Bound(by, clocks, gpu.clocks / clocks[by])

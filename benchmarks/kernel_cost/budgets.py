@@ -11,6 +11,7 @@ INSTRUCTIONS = {
     "reverse_step, β variance": {"bfloat16": 42, "float32": 45},
     "reverse_step, clipped, posterior variance": {"bfloat16": 46, "float32": 48},
     "simple_loss with gradient": {"bfloat16": 42, "float32": 45},
+    "loss_and_gradient": {"bfloat16": 42, "float32": 45},
     "noise": {"bfloat16": 36, "float32": 38},
 }
 # channels_last over contiguous, instructions an element
@@ -75,12 +76,12 @@ def limits(costs: Iterable[KernelCost], elementwise: frozenset[str]) -> Iterator
 
 
 def _clean(kernels: list[KernelCost], elementwise: bool, layout: str) -> Iterator[tuple[str, float, float]]:
-    yield "spilled accesses", sum(cost.spills for cost in kernels), 0
-    yield "bytes of local memory", sum(cost.local + cost.stack for cost in kernels), 0
-    yield "branches and calls", sum(cost.flow for cost in kernels), 0
+    yield "spilled accesses", sum(cost.code.spills for cost in kernels), 0
+    yield "bytes of local memory", sum(cost.code.local + cost.code.stack for cost in kernels), 0
+    yield "branches and calls", sum(cost.code.flow for cost in kernels), 0
     if elementwise:
-        yield "bytes of shared memory", sum(cost.shared for cost in kernels), 0
+        yield "bytes of shared memory", sum(cost.code.shared for cost in kernels), 0
     # the channels of a pixel may be fewer than 16 bytes
     if layout == "contiguous":
-        narrow = sum(cost.bytes_an_element - cost.wide_bytes_an_element for cost in kernels)
+        narrow = sum(cost.narrow_bytes_an_element for cost in kernels)
         yield "bytes an element in accesses of less than 16", narrow, 0

@@ -7,15 +7,24 @@ from typing import Any, TypeAlias
 
 import torch
 from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
-from noisestep.accelerated.ops import noise, pairwise_sum, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.ops import (
+    loss_and_gradient,
+    noise,
+    pairwise_sum,
+    q_sample,
+    reverse_step,
+    simple_loss,
+    vlb_terms,
+)
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
 from torch import Tensor
 
 from .specialise import layouts
 
-# samples of a training batch: CIFAR-10 images, and the latents of 512 x 512 images
-SHAPES = {"images": (64, 3, 32, 32), "latents": (64, 4, 64, 64)}
+# a training batch of CIFAR-10 images, and latents of 512 x 512 images, so many that a GPU is full: a small batch takes
+# smaller programs, whose start counts for more
+SHAPES = {"images": (64, 3, 32, 32), "latents": (128, 4, 64, 64)}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 LAYOUTS = ("contiguous", "channels_last")
 
@@ -91,6 +100,10 @@ def _loss(x: Tensor) -> Call:
     return lambda: simple_loss(output, _forward()).backward()
 
 
+def _loss_and_gradient(x: Tensor) -> Call:
+    return lambda: loss_and_gradient(x, _forward())
+
+
 def _loss_v(x: Tensor) -> Call:
     output, t, weight = x.detach().requires_grad_(), _t(x), torch.ones(len(x))
     options: dict[str, Any] = dict(prediction="v", schedule=_schedule(), t=t, x_0=x, weight=weight)
@@ -116,6 +129,7 @@ CASES = (
     Case("reverse_step, clipped, guided", _reverse(clip=(-1.0, 1.0), guidance=3.0)),
     Case("reverse_step, clipped, learned variance", _reverse(clip=(-1.0, 1.0), variance="learned_range")),
     Case("simple_loss with gradient", _loss, elementwise=False),
+    Case("loss_and_gradient", _loss_and_gradient, elementwise=False),
     Case("simple_loss with gradient, v, weighted", _loss_v, elementwise=False),
     Case("vlb_terms", _vlb, elementwise=False, dtypes=("float32",)),
     Case("pairwise_sum", _sum, elementwise=False, dtypes=("float32",), layouts=("contiguous",)),

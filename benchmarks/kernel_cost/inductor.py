@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,12 +26,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from . import plain
+from .cache import Cache, key_of_generated
 from .cases import DTYPES, SHAPES
-from .cost import KernelCost, cost_of
+from .cost import Code, KernelCost, read
 from .specialise import Target
+from .traffic import Traffic
 
 # one shape is enough: Inductor's kernels walk the batch as one long array
 SHAPE = "latents"
+_ROOT = Path(__file__).parents[2]
 
 _KERNEL = re.compile(r"async_compile\.triton\('(\w+)', '''(.*?)'''", re.DOTALL)
 _RUN = re.compile(r"^\s*(\w+)\.run\((.*), stream=", re.MULTILINE)
@@ -159,9 +162,10 @@ class _Kernel:
         return programs * 32 * self.warps
 
 
-def _kernels(code: str) -> Iterator[_Kernel]:
-    for name, source in _KERNEL.findall(code):
-        path = Path(tempfile.mkdtemp(), f"{name}.py")
+def _kernels(code: str, folder: Path) -> Iterator[_Kernel]:
+    for number, (name, source) in enumerate(_KERNEL.findall(code)):
+        # a file for each, for Triton reads it when it compiles
+        path = folder / f"{name}_{number}.py"
         path.write_text(source)
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
@@ -188,10 +192,11 @@ def _sizes(code: str) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def _costs_of(case: str, dtype: str, code: str, batch: int, capabilities: tuple[int, ...]) -> Iterator[KernelCost]:
+def _costs_of(case: str, dtype: str, code: str, folder: Path, capabilities: tuple[int, ...]) -> Iterator[KernelCost]:
+    batch = prod(SHAPES[SHAPE])
     sizes = _sizes(code)
     runs = {name: arguments.split(", ") for name, arguments in _RUN.findall(code)}
-    for kernel in _kernels(code):
+    for kernel in _kernels(code, folder):
         touched = [sizes[argument] for argument in runs[kernel.name] if argument in sizes]
         if not any(elements >= batch for elements, _ in touched):
             continue
@@ -199,15 +204,15 @@ def _costs_of(case: str, dtype: str, code: str, batch: int, capabilities: tuple[
         for capability in capabilities:
             options = {"num_warps": kernel.warps, "num_stages": 1}
             compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-            yield cost_of(
-                compiled,
-                capability,
+            yield KernelCost(
                 case=case,
                 provider="torch.compile",
                 kernel=kernel.name,
                 shape=SHAPE,
                 dtype=dtype,
                 layout="contiguous",
+                capability=capability,
+                code=read(compiled),
                 elements_a_thread=batch / kernel.threads(runs[kernel.name]),
                 bytes_an_element=sum(size for elements, size in touched if elements >= batch) / batch,
             )
@@ -220,11 +225,10 @@ def count(capabilities: tuple[int, ...]) -> dict[str, Any]:
     traffic: list[dict[str, Any]] = []
     for dtype in DTYPES:
         for case, (function, make) in plain.FUNCTIONS.items():
-            arguments = make(SHAPES[SHAPE], DTYPES[dtype])
-            code = generated(function, *arguments)
-            batch = prod(SHAPES[SHAPE])
-            costs = list(_costs_of(case, dtype, code, batch, capabilities))
-            kernels += [cost.record() for cost in costs]
+            code = generated(function, *make(SHAPES[SHAPE], DTYPES[dtype]))
+            with tempfile.TemporaryDirectory() as folder:
+                costs = list(_costs_of(case, dtype, code, Path(folder), capabilities))
+            kernels += map(asdict, costs)
             moved = sum(cost.bytes_an_element for cost in costs if cost.capability == capabilities[0])
             # Inductor's own kernels, and the one that draws a graph's seed
             launches = len(_RUN.findall(code)) + code.count("aten.randint.low_out(")
@@ -235,15 +239,25 @@ def count(capabilities: tuple[int, ...]) -> dict[str, Any]:
     return {"kernels": kernels, "traffic": traffic}
 
 
-def counted(capabilities: tuple[int, ...]) -> tuple[dict[str, Any], str]:
-    """What `count` finds in a process of its own, and a line that says with which versions, or why there is nothing."""
-    command = [sys.executable, "-m", "benchmarks.kernel_cost.inductor", *map(str, capabilities)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    versions = f"torch {torch.__version__} and triton {triton.__version__}"
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"kernels": [], "traffic": []}, f"torch.compile's kernels could not be had with {versions}: {reason}"
-    return json.loads(done.stdout), f"torch.compile's kernels are those of {versions}, generated for an H100."
+def counted(cache: Cache, capabilities: tuple[int, ...]) -> tuple[list[KernelCost], list[Traffic]]:
+    """What `count` finds in a process of its own.
+
+    Raises
+    ------
+    RuntimeError
+        With the process's last line, where this version of PyTorch writes code that cannot be read.
+    """
+
+    def run() -> dict[str, Any]:
+        command = [sys.executable, "-m", "benchmarks.kernel_cost.inductor", *map(str, capabilities)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_ROOT)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
+        return json.loads(done.stdout)
+
+    found = cache.get(key_of_generated(capabilities), run)
+    kernels = [KernelCost(**{**record, "code": Code(**record["code"])}) for record in found["kernels"]]
+    return kernels, [Traffic(**record) for record in found["traffic"]]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,32 @@
-"""The measured column: the same launches timed with device events, where a GPU is there."""
+"""The kernels timed with device events, where a GPU is there."""
 
 import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
 
 import torch
 import triton
+from noisestep.accelerated.backends import Launch
 
-from .cases import CASES, SHAPES, Case, batch
-from .specialise import Launch, capture, is_batch_sized
+from . import ours
+from .cache import Cache
+from .cases import CASES, SHAPES, batch
+from .cost import KernelCost
+from .specialise import capture, is_batch_sized, name_of
 
 
-def device_name() -> str | None:
-    """The GPU's name, or None where there is none."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+@dataclass(frozen=True)
+class Time:
+    """A kernel's cost as counted, and the median seconds of its launch."""
+
+    cost: KernelCost
+    seconds: float
+
+    def __str__(self) -> str:
+        cost, least = self.cost, prod(SHAPES[self.cost.shape]) / self.cost.bound.rate
+        where = f"{cost.case} [{cost.kernel}] ({cost.shape}, {cost.dtype}, {cost.layout})"
+        return f"{where}: {self.seconds * 1e6:.2f} µs, {self.seconds / least:.2f} x the bound by {cost.bound.by}"
 
 
 def capability() -> int:
@@ -20,21 +35,18 @@ def capability() -> int:
     return 10 * major + minor
 
 
-def measured(cases: tuple[Case, ...] = CASES) -> dict[tuple[str, str, str, str, str], float]:
-    """Seconds of each launch that walks a batch, by (case, kernel, shape, dtype, layout); medians after a warm-up."""
-    seconds = {}
-    for case in cases:
-        for name, shape in SHAPES.items():
-            for dtype in case.dtypes:
-                for layout in case.layouts:
-                    x = batch(shape, dtype, layout)
-                    for launch in capture(case.prepare(x)):
-                        if is_batch_sized(launch, x):
-                            seconds[case.name, launch.name, name, dtype, layout] = _time(launch)
-    return seconds
+def measured(cache: Cache) -> Iterator[Time]:
+    """Each launch that walks a batch, after a warm-up."""
+    for case in CASES:
+        costs = {(c.shape, c.dtype, c.layout, c.kernel): c for c in ours.costs(cache, (capability(),), (case,))}
+        for (shape, dtype, layout, kernel), cost in costs.items():
+            x = batch(SHAPES[shape], dtype, layout)
+            for launch in capture(case.prepare(x)):
+                if is_batch_sized(launch, x) and name_of(launch) == kernel:
+                    yield Time(cost, _seconds(launch))
 
 
-def _time(launch: Launch) -> float:
+def _seconds(launch: Launch) -> float:
     arguments = {
         key: value.cuda() if isinstance(value, torch.Tensor) else value for key, value in launch.arguments.items()
     }
@@ -42,5 +54,4 @@ def _time(launch: Launch) -> float:
     def run() -> None:
         launch.kernel[launch.grid](**arguments, **launch.options)
 
-    times = triton.testing.do_bench(run, warmup=25, rep=100, return_mode="all")
-    return statistics.median(times) * 1e-3
+    return statistics.median(triton.testing.do_bench(run, warmup=25, rep=100, return_mode="all")) * 1e-3

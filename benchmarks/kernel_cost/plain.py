@@ -63,5 +63,5 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], Make]] = {
     "q_sample": (q_sample, _arguments(1, 2)),
     "reverse_step, β variance": (reverse_step, _arguments(2, 3)),
     "reverse_step, clipped, posterior variance": (reverse_step_clipped, _arguments(2, 5)),
-    "simple_loss with gradient": (loss_and_gradient, _arguments(2, 0)),
+    "loss_and_gradient": (loss_and_gradient, _arguments(2, 0)),
 }

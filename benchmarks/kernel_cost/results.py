@@ -2,117 +2,84 @@
 
 import json
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import budgets, inductor, measure, ours, step
-from .bound import Bound
+from . import budgets, inductor, ours, step
+from .cache import Cache
 from .cases import CASES, SHAPES
 from .cost import KernelCost
-from .devices import device
-from .traffic import Traffic, traffic
+from .devices import DEVICES
+from .traffic import traffic
+
+FILE = Path(__file__).parents[1] / "results" / "kernel_cost.json"
 
 
-@dataclass
-class Results:
-    """What one run counted.
-
-    Parameters
-    ----------
-    capabilities : tuple of int
-    kernels : list of KernelCost
-        Ours, then torch.compile's.
-    limits : list of budgets.Limit
-    traffic : list of Traffic
-    shares : list of step.Share
-    assumptions : step.Assumptions
-    inductor_note : str
-        With which versions torch.compile's kernels were had, or why not.
-    measured_on : str or None
-        The GPU's name, where one was there and asked for.
-    """
-
-    capabilities: tuple[int, ...]
-    kernels: list[KernelCost] = field(default_factory=list)
-    limits: list[budgets.Limit] = field(default_factory=list)
-    traffic: list[Traffic] = field(default_factory=list)
-    shares: list[step.Share] = field(default_factory=list)
-    assumptions: step.Assumptions = field(default_factory=step.Assumptions)
-    inductor_note: str = ""
-    measured_on: str | None = None
-
-    @property
-    def broken(self) -> list[budgets.Limit]:
-        """The limits that are not kept."""
-        return [limit for limit in self.limits if not limit.kept]
-
-    def to_json(self) -> str:
-        """All of it, with the versions and the devices' constants that it rests on."""
-        content: dict[str, Any] = {
-            "versions": versions(),
-            "shapes": SHAPES,
-            "devices": [vars(device(capability)) for capability in self.capabilities],
-            "measured_on": self.measured_on or "not measured",
-            "kernels": [cost.record() for cost in self.kernels],
-            "limits": [vars(limit) | {"kept": limit.kept} for limit in self.limits],
-            "traffic": [found.record() for found in self.traffic],
-            "inductor": self.inductor_note,
-            "assumptions": vars(self.assumptions) | {"batch": step.BATCH, "dtype": step.DTYPE},
-            "networks": [vars(network) for network in step.networks()] if self.shares else [],
-            "shares": [share.record() for share in self.shares],
-        }
-        return json.dumps(content, indent=1) + "\n"
-
-    def write_json(self, path: Path) -> None:
-        """Write `to_json` to a file."""
-        path.write_text(self.to_json())
-
-
-def versions() -> dict[str, str]:
-    """What the counts depend on; ptxas and nvdisasm come in Triton's wheel."""
-    found = {"python": platform.python_version()}
-    for package in ("torch", "triton", "diffusers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def check() -> Results:
-    """The kernels that have a budget, for the target that the budgets are for."""
-    found = Results((budgets.CAPABILITY,))
+def check(cache: Cache) -> list[budgets.Limit]:
+    """Every limit, from the kernels that have a budget, on the target that the budgets are for."""
     budgeted = tuple(case for case in CASES if case.name in budgets.INSTRUCTIONS)
-    found.kernels = list(ours.costs(found.capabilities, budgeted))
-    found.limits = _limits(found.kernels)
-    return found
+    return _limits(list(ours.costs(cache, (budgets.CAPABILITY,), budgeted)))
 
 
-def everything(capabilities: tuple[int, ...], assumptions: step.Assumptions, *, measuring: bool = False) -> Results:
-    """All tables; `measuring` times the kernels on the GPU that is there."""
-    found = Results(capabilities, assumptions=assumptions)
-    seconds = measure.measured() if measuring else {}
-    for cost in ours.costs(capabilities):
-        key = (cost.case, cost.kernel, cost.shape, cost.dtype, cost.layout)
-        if seconds and cost.capability == measure.capability():
-            cost = replace(cost, measured=seconds[key])
-        found.kernels.append(cost)
-    found.measured_on = measure.device_name() if measuring else None
-    found.limits = _limits(found.kernels) if budgets.CAPABILITY in capabilities else []
-    generated, found.inductor_note = inductor.counted(capabilities)
-    found.kernels += [_from_record(record) for record in generated["kernels"]]
-    found.traffic = [*traffic(), *(Traffic(**record) for record in generated["traffic"])]
-    for capability in capabilities:
-        found.shares += step.shares(device(capability), found.kernels, found.traffic, assumptions)
-    return found
+def everything(cache: Cache) -> tuple[dict[str, Any], list[budgets.Limit]]:
+    """All counts as JSON has them, on every device, those of diffusers where it is installed; and the limits."""
+    capabilities = tuple(gpu.capability for gpu in DEVICES)
+    kernels = list(ours.costs(cache, capabilities))
+    limits = _limits(kernels)
+    generated, of_generated = inductor.counted(cache, capabilities)
+    kernels += generated
+    moved = [*traffic(diffusers=_version("diffusers") is not None), *of_generated]
+    shares = [share for gpu in DEVICES for share in step.shares(gpu, kernels, moved)]
+    found = {
+        "versions": {"python": platform.python_version()}
+        | {package: _version(package) for package in ("torch", "triton", "diffusers")},
+        "shapes": SHAPES,
+        "assumed": {
+            "utilisation": step.UTILISATION,
+            "seconds a launch": step.LAUNCH,
+            "seconds a value waited for": step.READ,
+            "batch": step.BATCH,
+            "dtype": step.DTYPE,
+        },
+        "devices": list(map(asdict, DEVICES)),
+        "networks": list(map(asdict, step.NETWORKS)),
+        "limits": [asdict(limit) | {"kept": limit.kept} for limit in limits],
+        "kernels": [cost.record() for cost in kernels],
+        "traffic": list(map(asdict, moved)),
+        "steps": [asdict(share) | {"share": share.share} for share in shares],
+    }
+    return found, limits
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    """Write it as JSON, a line for each kernel and limit, numbers to five digits."""
+    parts = []
+    for name, value in _rounded(found).items():
+        if isinstance(value, list):
+            text = "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
+        else:
+            text = json.dumps(value, ensure_ascii=False)
+        parts.append(f"{json.dumps(name)}: {text}")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return list(map(_rounded, value)) if isinstance(value, list | tuple) else value
 
 
 def _limits(kernels: list[KernelCost]) -> list[budgets.Limit]:
     return list(budgets.limits(kernels, frozenset(case.name for case in CASES if case.elementwise)))
-
-
-def _from_record(record: dict[str, Any]) -> KernelCost:
-    fields = {name: record[name] for name in KernelCost.__dataclass_fields__}
-    return KernelCost(**{**fields, "bound": Bound(**fields["bound"])})

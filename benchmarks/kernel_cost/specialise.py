@@ -4,98 +4,16 @@ Nothing about a kernel is written down here: the op is called, its launches are 
 from the recorded arguments as it does in a real launch.
 """
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import prod
 from typing import Any
 from unittest import mock
 
 import torch
 import triton
-from noisestep.accelerated.backends.triton import launch as launching
-from noisestep.accelerated.ops import checks
+from noisestep.accelerated.backends import Launch, recording
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One recorded launch.
-
-    Parameters
-    ----------
-    kernel : triton.JITFunction
-    grid : tuple of int
-        Programs along each axis.
-    arguments : dict of str to object
-        The kernel's own arguments by name; tensors stay what the op passed.
-    options : dict of str to object
-        What else the launch says: num_warps, enable_fp_fusion.
-    """
-
-    kernel: Any
-    grid: tuple[int, ...]
-    arguments: dict[str, Any]
-    options: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The module of the kernel, and its function where that is not simply the op's kernel."""
-        module = self.kernel.fn.__module__.rsplit(".", 1)[-1]
-        function = self.kernel.fn.__name__.strip("_")
-        return module if function == "kernel" else f"{module}.{function}"
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The tensors among the arguments, one for each pointer that is not None."""
-        return [value for value in self.arguments.values() if isinstance(value, Tensor)]
-
-
-class _Recorder:
-    """Stands where a kernel stands in `kernel[grid](...)`, and writes the launch down."""
-
-    def __init__(self, kernel: Any, launches: list[Launch]) -> None:
-        self._kernel, self._launches = kernel, launches
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._kernel, name)
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def record(**arguments: Any) -> None:
-            own = {name: arguments.pop(name) for name in self._kernel.arg_names if name in arguments}
-            self._launches.append(Launch(self._kernel, grid, own, arguments))
-
-        return record
-
-
-@contextmanager
-def recording() -> Iterator[list[Launch]]:
-    """While it lasts, ops on CPU tensors do what they do on a GPU, and each launch is recorded instead of run."""
-    launches: list[Launch] = []
-    real = launching.launch
-
-    def record(kernel: Any, *grid: Any, **arguments: Any) -> None:
-        real(_Recorder(kernel, launches), *grid, **arguments)
-
-    stand_ins: dict[str, tuple[Any, Any]] = {
-        "launch": (real, record),
-        "use_kernels": (launching.use_kernels, lambda x: True),
-        # a GPU's timesteps are not read back
-        "check_range": (checks.check_range, lambda t, end: None),
-    }
-    changed = []
-    for module in [m for name, m in list(sys.modules.items()) if name.startswith("noisestep.accelerated")]:
-        for name, (was, stand_in) in stand_ins.items():
-            if getattr(module, name, None) is was:
-                setattr(module, name, stand_in)
-                changed.append((module, name, was))
-    try:
-        yield launches
-    finally:
-        for module, name, was in changed:
-            setattr(module, name, was)
 
 
 def capture(call: Callable[[], object]) -> list[Launch]:
@@ -103,6 +21,17 @@ def capture(call: Callable[[], object]) -> list[Launch]:
     with recording() as launches:
         call()
     return launches
+
+
+def name_of(launch: Launch) -> str:
+    """The module of the kernel, and its function where that is not simply the op's kernel."""
+    module = launch.kernel.fn.__module__.rsplit(".", 1)[-1]
+    function = launch.kernel.fn.__name__.strip("_")
+    return module if function == "kernel" else f"{module}.{function}"
+
+
+def _tensors(launch: Launch) -> list[Tensor]:
+    return [value for value in launch.arguments.values() if isinstance(value, Tensor)]
 
 
 class Target:
@@ -127,14 +56,14 @@ def compile_launch(launch: Launch, capability: int) -> Any:
         return launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options)
 
 
-def threads(launch: Launch, compiled: Any) -> int:
-    """How many threads a launch starts."""
-    return prod(launch.grid) * 32 * compiled.metadata.num_warps
+def threads(launch: Launch, warps: int) -> int:
+    """How many threads a launch of blocks of so many warps starts."""
+    return prod(launch.grid) * 32 * warps
 
 
 def is_batch_sized(launch: Launch, x: Tensor) -> bool:
     """Whether a launch walks the whole batch x, and not only a column of its sums."""
-    return any(tensor.numel() >= x.numel() for tensor in launch.tensors)
+    return any(tensor.numel() >= x.numel() for tensor in _tensors(launch))
 
 
 def batch_bytes(launch: Launch, x: Tensor) -> int:
@@ -142,7 +71,7 @@ def batch_bytes(launch: Launch, x: Tensor) -> int:
 
     Tables, timesteps and sums are left out: they are rows of a few bytes that all threads of a program share.
     """
-    return sum(tensor.numel() * tensor.element_size() for tensor in launch.tensors if tensor.numel() >= x.numel())
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(launch) if tensor.numel() >= x.numel())
 
 
 def layouts(x: Tensor, layout: str) -> Tensor:

@@ -4,18 +4,19 @@ Counted op by op while the real code runs on a small batch on the CPU. torch.com
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from noisestep.accelerated.backends import recording
 from torch import Tensor
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import plain
 from .cases import CASES, DTYPES, batch
-from .specialise import batch_bytes, recording
+from .specialise import batch_bytes
 
 _SHAPE = (64, 3, 32, 32)
 # these make or name memory, and start nothing on a device
@@ -44,10 +45,6 @@ class Traffic:
     launches: int = 0
     bytes_an_element: float = 0.0
     reads: int = 0
-
-    def record(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
 
 
 class _Counter(TorchDispatchMode):
@@ -134,14 +131,14 @@ def _eager(x: Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
             yield case, lambda f=function, a=arguments: f(*a)  # type: ignore[misc]
 
 
-def traffic() -> Iterator[Traffic]:
-    """Eager PyTorch, diffusers and this package, case by case, for each dtype."""
+def traffic(*, diffusers: bool) -> Iterator[Traffic]:
+    """Eager PyTorch, this package and, where it is installed, diffusers, case by case, for each dtype."""
     ours = {case.name: case.prepare for case in CASES if case.name in plain.FUNCTIONS}
     for dtype in DTYPES:
         x = batch(_SHAPE, dtype, "contiguous")
         for case, call in _eager(x):
             yield _count(Traffic(case, "eager PyTorch", dtype), x, call)
-        for case, call, on_device in _diffusers(x):
+        for case, call, on_device in _diffusers(x) if diffusers else ():
             yield _count(Traffic(case, "diffusers", dtype), x, call, on_device)
         for case, prepare in ours.items():
             found = Traffic(case, "noisestep", dtype)

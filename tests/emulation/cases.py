@@ -19,6 +19,7 @@ _PREDICTIONS = ("eps", "v", "x_0")
 _SHAPES = ((2, 3, 37, 41), (2, 4, 32, 32), (3, 3, 5, 7), (2, 3, 16, 16), (2, 4, 5, 12), (5,))
 _LAYOUTS = ("contiguous", "channels_last", "sliced")
 _BOTH = (False, True)
+_BATCHES = (5, 1, 700)
 # where tensors stand in memory, the sizes that need 64 bits, and the address
 _PLACE = {"shape": _SHAPES, "misaligned": _BOTH, "wide": _BOTH}
 _ADDRESS = {"in_tensors": _BOTH, "one_t": _BOTH, "eps_dtype": (None, "float32", "bfloat16", "float64")}
@@ -43,6 +44,25 @@ FACTORS: dict[str, dict[str, Sequence[Any]]] = {
         "weighted": _BOTH,
         "gradient": (True, False),
     },
+    "loss_and_gradient": {
+        **_PLACE,
+        "dtype": _FLOATS,
+        "layout": _LAYOUTS,
+        **_ADDRESS,
+        "prediction": _PREDICTIONS,
+        "x_0_dtype": _INPUTS,
+        "weighted": _BOTH,
+        "scale": (1.0, 0.3),
+    },
+    "words": {"batch": _BATCHES, "in_tensors": _BOTH, "one_t": _BOTH, "count": (1, 4, 7)},
+    "uniform": {"batch": _BATCHES, "in_tensors": _BOTH, "one_t": _BOTH},
+    "integers": {
+        "batch": _BATCHES,
+        "in_tensors": _BOTH,
+        "one_t": _BOTH,
+        "ends": ((0, 9), (-5, 5), (-(2**31), -1), (7, 7)),
+    },
+    "advance": {"shape": ((), (1,), (1, 1)), "start": (0, 5, 2**40, -(2**40)), "by": (1, -1, 2**31 - 1, -(2**31))},
     "pairwise_sum": {
         "shape": ((3, 4096), (2, 1), (2, 7), (3, 1500)),
         "misaligned": _BOTH,

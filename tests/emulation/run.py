@@ -9,9 +9,8 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import test_q_sample
 import test_reverse_step
@@ -21,8 +20,20 @@ import torch
 from emulator.driver import on
 from emulator.memory import EmulationError
 from interpreter import assert_same_bits
-from noisestep.accelerated.backends.triton import launch
-from noisestep.accelerated.ops import noise, pairwise_sum, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.backends import Launch, backend
+from noisestep.accelerated.ops import (
+    advance,
+    integers,
+    loss_and_gradient,
+    noise,
+    pairwise_sum,
+    q_sample,
+    reverse_step,
+    simple_loss,
+    uniform,
+    vlb_terms,
+    words,
+)
 from op_cases import Case
 from torch import Tensor
 
@@ -32,30 +43,19 @@ from .faults import Fault, faults_for
 
 # a kernel with a barrier runs in so many random orders of the warps in the first cases of its op, in one in the others
 ORDERS = 10
-# samples larger than this take the code for 64-bit offsets where a case asks for it
-_WIDE = ("_AXIS", 1)
-
-# the modules in which an op asks whether its kernel is to run
-_OPS = [
-    module
-    for name, module in sys.modules.items()
-    if name.startswith("noisestep.accelerated.ops.") and hasattr(module, "use_kernels")
-]
 
 Run = Callable[..., Any]
 
 
 @contextmanager
-def emulated(target: str, **settings: Any) -> Iterator[None]:
+def emulated(target: str, *, axis: int | None = None, **settings: Any) -> Iterator[None]:
     """Calls of ops in here run their compiled kernels; fresh memory is NaN, so that a gap shows."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     # what fills torch.empty and its relatives
     torch.use_deterministic_algorithms(True)
     try:
-        with on(target, **settings), ExitStack() as stack:
-            # not by the variable that asks for the interpreter: Triton's compiler reads it too
-            for module in _OPS:
-                stack.enter_context(mock.patch.object(module, "use_kernels", return_value=True))
+        # each launch goes through Triton, which hands the emulator the tensors and not their addresses alone
+        with on(target, **settings), backend("triton", hook=Launch.run, axis=axis):
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
@@ -115,9 +115,39 @@ def _check_simple_loss(options: dict[str, Any], run: Run) -> None:
     output, eps, given = test_simple_loss.arguments(case, **options)
     if gradient:
         _same(test_simple_loss.losses_and_gradient, run, place, output, eps, **given)
+        _same(_mean_and_gradient, run, place, output, eps, **given)
     else:
         _same(simple_loss, run, place, output, eps, reduction="none", **given)
         _same(simple_loss, run, place, output, eps, **given)
+
+
+def _mean_and_gradient(output: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    output = output.detach().requires_grad_()
+    mean = simple_loss(output, *rest, **options)
+    return mean.detach(), torch.autograd.grad(mean, output)[0]
+
+
+def _check_loss_and_gradient(options: dict[str, Any], run: Run) -> None:
+    place, case = _place(options), _case(options)
+    scale = options.pop("scale")
+    output, eps, given = test_simple_loss.arguments(case, **options)
+    _same(loss_and_gradient, run, place, output, eps, **given, scale=scale)
+
+
+def _check_random(op: Run) -> Callable[[dict[str, Any], Run], None]:
+    def check_op(options: dict[str, Any], run: Run) -> None:
+        batch = options.pop("batch")
+        case = _case({**options, "shape": (batch,)})
+        more = options.get("ends", (options["count"],) if "count" in options else ())
+        _same(op, run, lambda value: value, case.noise(), batch, *more)
+
+    return check_op
+
+
+def _check_advance(options: dict[str, Any], run: Run) -> None:
+    counter = torch.full(options["shape"], options["start"])
+    run(advance, counter, options["by"])
+    assert torch.equal(counter, torch.full(options["shape"], options["start"] + options["by"]))
 
 
 def _check_pairwise_sum(options: dict[str, Any], run: Run) -> None:
@@ -161,6 +191,11 @@ CHECKS: dict[str, Callable[[dict[str, Any], Run], None]] = {
     "noise": _check_noise,
     "q_sample": _check_q_sample,
     "simple_loss": _check_simple_loss,
+    "loss_and_gradient": _check_loss_and_gradient,
+    "words": _check_random(words),
+    "uniform": _check_random(uniform),
+    "integers": _check_random(integers),
+    "advance": _check_advance,
     "pairwise_sum": _check_pairwise_sum,
     "reverse_step": _check_reverse_step,
     "vlb_terms": _check_vlb_terms,
@@ -175,18 +210,17 @@ def has_barrier(text: str) -> bool:
 def run_call(call: Call, target: str) -> int:
     """Check a call in lockstep, and where a kernel has a barrier in random orders; how many launches had one."""
     options = dict(call.options)
-    wide = options.pop("wide", False)
+    # so few programs on an axis of the grid take the code for 64-bit offsets
+    axis = 1 if options.pop("wide", False) else None
     call = Call(call.op, call.number, options)
     seen: list[tuple[str, str, int]] = []
-
-    with mock.patch.object(launch, _WIDE[0], _WIDE[1] if wide else getattr(launch, _WIDE[0])):
-        check(call, _running(target, seen=seen))
-        barriers = sum(has_barrier(text) for _, text, _ in seen)
-        if call.number < FIRST:
-            # what the manual leaves open of approximate instructions changes nothing
-            check(call, _running(target, approximate=call.number))
-        for seed in range((ORDERS if call.number < FIRST else 1) if barriers else 0):
-            check(call, _running(target, sched="random", seed=seed))
+    check(call, _running(target, axis=axis, seen=seen))
+    barriers = sum(has_barrier(text) for _, text, _ in seen)
+    if call.number < FIRST:
+        # what the manual leaves open of approximate instructions changes nothing
+        check(call, _running(target, axis=axis, approximate=call.number))
+    for seed in range((ORDERS if call.number < FIRST else 1) if barriers else 0):
+        check(call, _running(target, axis=axis, sched="random", seed=seed))
     return barriers
 
 
