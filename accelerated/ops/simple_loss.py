@@ -117,8 +117,7 @@ def _losses_kernel(
         losses = tl.load(weight_ptr + row, mask=row < batch, other=0.0) * losses
     if MEAN:
         losses = tl.where(row < batch, losses, 0.0)
-        # divided here: PyTorch multiplies by the reciprocal of a Python number on a GPU
-        tl.store(losses_ptr, tl.div_rn(kernels.pairwise_sum(losses, ROWS), batch.to(compute)))
+        tl.store(losses_ptr, kernels.divide(kernels.pairwise_sum(losses, ROWS), batch))
     else:
         tl.store(losses_ptr + row, losses, mask=row < batch)
 
@@ -126,7 +125,7 @@ def _losses_kernel(
 @kernel(numbers=("batch",))
 def _mean_kernel(total_ptr, mean_ptr, batch):
     total = tl.load(total_ptr)
-    tl.store(mean_ptr, tl.div_rn(total, batch.to(total.dtype)))
+    tl.store(mean_ptr, kernels.divide(total, batch))
 
 
 def _power_of_two(n: int) -> int:
@@ -256,7 +255,7 @@ def _backward_kernel(
     mask = None if TILING.whole else place < n
     grad = tl.load(grad_ptr + row * GRAD_STRIDE)
     if MEAN:
-        grad = tl.div_rn(grad, batch.to(grad.dtype))
+        grad = kernels.divide(grad, batch)
     scale = grad * kernels.float_of_words(share_low, share_high).to(grad.dtype)
     residual = kernels.upcast(tl.load(residual_ptr + row * n + place, mask=mask), scale.dtype)
     tl.store(gradient_ptr + row * n + place, kernels.cast(scale * residual, gradient_ptr), mask=mask)

@@ -192,6 +192,17 @@ def pairwise_sum_of_rows(values, ROWS: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
+def divide(x, by):
+    """x / by of an integer, correctly rounded, `backends.eager.divide`."""
+    # `/` is that for float64 alone, and div_rn takes nothing but float32
+    if x.dtype == tl.float64:
+        quotient = x / by.to(tl.float64)
+    else:
+        quotient = tl.div_rn(x, by.to(tl.float32))
+    return quotient
+
+
+@triton.jit
 def float_of_words(low, high):
     """A float64 from its two words of 32 bits."""
     bits = low.to(tl.uint32, bitcast=True).to(tl.uint64) | (high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32)
