@@ -20,17 +20,18 @@ SHAPES = ((2, 3, 19, 23), (2, 4, 16, 16), (3, 3, 5, 7), (2, 3, 8, 8), (2, 4, 5, 
 LAYOUTS = ("contiguous", "channels_last", "sliced")
 INPUTS = (*FLOATS, "uint8")
 BOTH = (False, True)
-PLACE: dict[str, Sequence[Any]] = {"shape": SHAPES, "misaligned": BOTH, "wide": BOTH, "programs": (None, 8, 1)}
+PLACE: dict[str, Sequence[Any]] = {"shape": SHAPES, "misaligned": BOTH, "wide": BOTH, "programs": (None, 2, 1)}
 ADDRESS: dict[str, Sequence[Any]] = {"in_tensors": (False, True, "step"), "one_t": BOTH}
 GIVEN_EPS: dict[str, Sequence[Any]] = {"eps_dtype": (None, "float32", "bfloat16", "float64")}
 PREDICTION: dict[str, Sequence[Any]] = {"prediction": PREDICTIONS}
 
-_OF_A_CASE = {field.name for field in fields(Case)}
+# the factors that are fields of a case
+OF_A_CASE = {field.name for field in fields(Case)}
 # a seed, a step and numbers of samples that fill their words
 _FULL = dict(shape=(3,), seed=2**63 + 2**33 + 5, stream=11, step=2**27 + 3, sample=2**40 + 2**32 - 2, T=30)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Description:
     """A public op, and how what its kernels compute is checked.
 
@@ -68,6 +69,9 @@ class Description:
 
     def __post_init__(self) -> None:
         DESCRIPTIONS[self.name] = self
+
+    def __repr__(self) -> str:
+        return self.name
 
     def rows(self) -> list[dict[str, Any]]:
         """Calls in which every two values of two options meet: for each, a value of each option."""
@@ -110,7 +114,7 @@ class Description:
 
 def split(row: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
     """The case of a row, and its other options."""
-    of_case = {name: value for name, value in row.items() if name in _OF_A_CASE}
+    of_case = {name: value for name, value in row.items() if name in OF_A_CASE}
     return Case(**{**_FULL, **of_case}), {name: value for name, value in row.items() if name not in of_case}
 
 

@@ -117,7 +117,11 @@ def _inputs(case: Case, options: dict[str, Any]) -> tuple[tuple, Tensor, dict[st
     options = fitting(case, options)
     wrong, t = options.pop("wrong"), options.pop("t")
     t = timesteps(case) if t is None else torch.full(case.shape[:1], t)
-    return arguments(case, t, *(options[name] for name in ("prediction", "variance", "levels")), wrong=wrong), t, options
+    return (
+        arguments(case, t, *(options[name] for name in ("prediction", "variance", "levels")), wrong=wrong),
+        t,
+        options,
+    )
 
 
 def _prepare(
