@@ -44,7 +44,7 @@ class Driver:
 def launches() -> Iterator[tuple[Description, Launch]]:
     """The launches of every op, with each value of each of its options in one of them."""
     for description in DESCRIPTIONS.values():
-        for row in description.few_rows():
+        for row in description.few_rows:
             for launch in description.launches(*split(row)):
                 yield description, launch
 

@@ -24,8 +24,8 @@ from op_cases import FLOATS, Case, assert_registered, cases, registered_calls
 ROWS = [
     pytest.param(description, row, id=f"{name}-{i}", marks=pytest.mark.kernel(op=name))
     for name, description in DESCRIPTIONS.items()
-    for i, row in enumerate(description.rows())
-    if row in description.few_rows()
+    for i, row in enumerate(description.rows)
+    if row in description.few_rows
 ]
 EACH = [pytest.param(d, id=name, marks=pytest.mark.kernel(op=name)) for name, d in DESCRIPTIONS.items()]
 
@@ -66,6 +66,7 @@ def test_kernels_compute_what_the_eager_backend_does_in_any_case(description, da
 
 
 @pytest.mark.property
+@pytest.mark.kernel(op="native")
 @pytest.mark.parametrize("description", DESCRIPTIONS.values(), ids=DESCRIPTIONS)
 @settings(max_examples=30)
 @given(data=st.data())
@@ -77,7 +78,7 @@ def test_native_code_computes_what_the_eager_backend_does(description, data):
 @pytest.mark.parametrize("description", DESCRIPTIONS.values(), ids=DESCRIPTIONS)
 @pytest.mark.parametrize("path", ["eager", "kernels"])
 def test_registration(description, path):
-    for row in description.few_rows():
+    for row in description.few_rows:
         case, options = split(row)
         # large programs: the interpreter has fewer of them to run, many times over
         case = replace(case, programs=1, wide=False)
@@ -92,7 +93,7 @@ def test_registration(description, path):
 def test_every_registered_op_is_described():
     seen = set()
     for description in DESCRIPTIONS.values():
-        for row in description.few_rows():
+        for row in description.few_rows:
             case, options = split(row)
             arguments, keywords = description.prepare(case, **options)
             seen |= {name for name, _ in registered_calls(partial(description.call, *arguments, **keywords))}
@@ -102,13 +103,13 @@ def test_every_registered_op_is_described():
 def test_every_kernel_is_launched():
     modules = [module for name, module in sys.modules.items() if name.startswith("noisestep.accelerated.ops.")]
     kernels = {kernel.function for module in modules for kernel in vars(module).values() if isinstance(kernel, Kernel)}
-    launched = {launch.kernel for d in DESCRIPTIONS.values() for row in d.rows() for launch in d.launches(*split(row))}
+    launched = {launch.kernel for d in DESCRIPTIONS.values() for row in d.rows for launch in d.launches(*split(row))}
     assert launched == kernels
 
 
 def test_every_pair_of_options_stands_in_a_row():
     for description in DESCRIPTIONS.values():
-        factors, rows = description.factors, description.rows()
+        factors, rows = description.factors, description.rows
         for a, b in permutations(factors, 2):
             met = {(row[a], row[b]) for row in rows}
             assert met == set(product(factors[a], factors[b]))

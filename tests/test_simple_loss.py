@@ -134,6 +134,7 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(case):
 
 
 @pytest.mark.property
+@pytest.mark.kernel(op="loss_and_gradient")
 @settings(max_examples=30)
 @given(cases(), predictions, st.booleans(), st.sampled_from((1.0, 0.3, -1024.0)))
 @example(Case((3, 7)), "v", True, 0.3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from itertools import combinations, product
 from typing import Any
 
@@ -73,15 +74,17 @@ class Description:
     def __repr__(self) -> str:
         return self.name
 
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Calls in which every two values of two options meet: for each, a value of each option."""
         return list(pairwise(self.factors))
 
+    @cached_property
     def few_rows(self) -> list[dict[str, Any]]:
         """Those of `rows` in which a value stands for the first time."""
         met: set[tuple[str, Any]] = set()
         chosen = []
-        for row in self.rows():
+        for row in self.rows:
             if not row.items() <= met:
                 chosen.append(row)
             met |= row.items()
