@@ -118,6 +118,8 @@ def on_device(value: Any) -> Any:
         if 0 in value.stride():
             return value.to(DEVICE)
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=DEVICE).copy_(value)
+    if isinstance(value, torch.device):
+        return DEVICE
     if isinstance(value, DeviceSchedule):
         return value.to(DEVICE)
     if isinstance(value, NoiseAddress):
@@ -128,11 +130,10 @@ def on_device(value: Any) -> Any:
 
 
 def run_kernel(
-    op: Callable[..., Any], *arguments: Any, programs: int | None = None, axis: int | None = None, **options: Any
+    op: Callable[..., Any], *arguments: Any, blocks: int | None = None, axis: int | None = None, **options: Any
 ) -> Any:
-    """What the op's kernel gives, back on the CPU; with `programs`, a sample is spread over about that many of them."""
-    shape = next((x.shape for x in arguments if isinstance(x, Tensor)), None)
-    with kernels(blocks=None if programs is None or shape is None else blocks_for(shape, programs), axis=axis):
+    """What the op's kernel gives, back on the CPU; `blocks` and `axis` are those of `kernels`."""
+    with kernels(blocks=blocks, axis=axis):
         result = op(*map(on_device, arguments), **{name: on_device(value) for name, value in options.items()})
     return tuple(part.cpu() for part in result) if isinstance(result, tuple) else result.cpu()
 

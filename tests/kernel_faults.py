@@ -17,16 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# the tests of a kernel: the file, and which of its tests
-TESTS = {
-    "noise": ("test_q_sample.py", "noise_kernel"),
-    "q_sample": ("test_q_sample.py", "kernel and not noise_kernel and not registration"),
-    "pairwise_sum": ("test_pairwise_sum.py", "kernel"),
-    "simple_loss": ("test_simple_loss.py", "kernel and not registration"),
-    "reverse_step": ("test_reverse_step.py", "(kernel and not registration) or not_a_number"),
-    "vlb_terms": ("test_vlb_terms.py", "kernel or far_from"),
-    "native": ("test_native.py", "not bits_are_the_same and not warned and not compiled"),
-}
+# where tests say which op's kernels they are of
+FILES = [path for path in sorted(Path(__file__).parent.glob("test_*.py")) if "mark.kernel(" in path.read_text()]
 
 
 @dataclass(frozen=True)
@@ -100,7 +92,7 @@ FAULTS = [
                 "return program * UNITS + tl.arange(0, UNITS)",
                 "return program * 0 + tl.arange(0, UNITS)",
             ),
-            "one block for a unit of two": ("unit * blocks_of_unit(WALK, VECTOR)", "unit"),
+            "one block for a unit of two": ("unit * blocks_of_unit(TILING)", "unit"),
             "a sample's third axis left out": (
                 "+ tl.program_id(2).to(tl.int64) * tl.num_programs(1)",
                 "+ tl.program_id(2).to(tl.int64) * 0",
@@ -111,15 +103,15 @@ FAULTS = [
         "noise",
         "ops/noise.py",
         {
-            "the last partial block left out": ("place < n", "place < n // 4 * 4"),
-            "no mask": ("None if WHOLE else place < n", "None"),
+            "the last partial block left out": ("number < n", "number < n // 4 * 4"),
+            "no mask": ("None if TILING.whole else number < n", "None"),
         },
     ),
     *_faults(
         "q_sample",
         "ops/q_sample.py",
         {
-            "the last element masked": ("place < n\n", "place < n - 1\n"),
+            "the last element masked": ("number < n\n", "number < n - 1\n"),
             "t off by one": (
                 "row_of_table(t_ptr, row, rows, T_ROWS, 2)",
                 "row_of_table(t_ptr, row, rows, T_ROWS, 2) - 2",
@@ -137,13 +129,13 @@ FAULTS = [
                 "x_t = tl.fma(signal + 0 * x_0, x_0, noise * eps.to(compute))",
             ),
             "the given eps not read": ("else tl.load(eps_ptr + offset, mask=mask)", "else 0 * x_0"),
-            "eps of another place": ("tl.store(eps_out_ptr + offset", "tl.store(eps_out_ptr + row * n + place"),
+            "eps of another place": ("tl.store(eps_out_ptr + offset", "tl.store(eps_out_ptr + row * n + number"),
             "eps not returned": (
-                "            tl.store(eps_out_ptr + offset, stored_kernel(eps, eps_out_ptr), mask=mask)",
+                "            tl.store(eps_out_ptr + offset, kernels.cast(eps, eps_out_ptr), mask=mask)",
                 "            pass",
             ),
-            "x_t for eps": ("stored_kernel(eps, eps_out_ptr)", "stored_kernel(x_t, eps_out_ptr)"),
-            "the piece of another": ("made[i]", "made[0]"),
+            "x_t for eps": ("kernels.cast(eps, eps_out_ptr)", "kernels.cast(x_t, eps_out_ptr)"),
+            "the noise of another access": ("fresh[i]", "fresh[0]"),
             "float32 throughout": (
                 "compute: tl.constexpr = table_ptr.dtype.element_ty",
                 "compute: tl.constexpr = tl.float32",
@@ -162,7 +154,7 @@ FAULTS = [
             ),
             "levels in [0, 2]": ("2.0 * value - 255.0", "2.0 * value"),
             "256 levels for 255": ("0.00392156862745098", "0.00390625"),
-            "bfloat16 widened to another place": ("to(tl.uint32) << 16", "to(tl.uint32) << 15"),
+            "bfloat16 upcast to another place": ("to(tl.uint32) << 16", "to(tl.uint32) << 15"),
             "t beyond the table": ("tl.minimum(tl.maximum(t, 0), rows - 1)", "tl.minimum(tl.maximum(t, 0), rows - 2)"),
             "t before the table": ("tl.minimum(tl.maximum(t, 0), rows - 1)", "tl.minimum(tl.maximum(t, 1), rows - 1)"),
         },
@@ -179,16 +171,16 @@ FAULTS = [
             "pixels in the order of the channels": ("block = channel * stride + pixels", "block = unit"),
             "channels of a unit next to each other in the noise": ("stride = inner // 4", "stride = 1"),
             "pixels of a unit apart": (
-                "begin = pixels * (4 * CHANNELS) + channel",
-                "begin = pixels * CHANNELS + channel",
+                "begin = pixels * (4 * TILING.channels) + channel",
+                "begin = pixels * TILING.channels + channel",
             ),
-            "pixels of a unit in one place": ("i * CHANNELS + tl.arange", "0 * CHANNELS + tl.arange"),
+            "pixels of a unit in one place": ("i * TILING.channels + tl.arange", "0 * TILING.channels + tl.arange"),
             "rows on top of each other": (
-                "offset = (row * size + program * (4 * BLOCKS)) + local",
-                "offset = program * (4 * BLOCKS) + local",
+                "offset = (row * size + program * (4 * TILING.blocks)) + local",
+                "offset = program * (4 * TILING.blocks) + local",
             ),
             "every program the first": (
-                "offset = (row * size + program * (4 * BLOCKS)) + local",
+                "offset = (row * size + program * (4 * TILING.blocks)) + local",
                 "offset = row * size + local",
             ),
         },
@@ -197,10 +189,10 @@ FAULTS = [
         "q_sample",
         "backends/triton/launch.py",
         {
-            "noise of the layout's order": ("CHANNELS=self.channels", "CHANNELS=1"),
+            "noise of the layout's order": ("Tiling(order, channels, wide", "Tiling(order, 1, wide"),
             "a part of a program for the whole": (
-                "WHOLE=self.n == 4 * self.blocks * self.programs_a_row",
-                "WHOLE=True",
+                "n == 4 * blocks * self.programs_a_row",
+                "True",
             ),
         },
     ),
@@ -225,34 +217,76 @@ FAULTS = [
         "backends/triton/kernels.py",
         {
             "another order": ("values.reshape((SIZE // 2, 2)), axis=1", "values.reshape((2, SIZE // 2)), axis=0"),
-            "the order of the library": ("    if SIZE > 1:\n        total", "    if SIZE > 2048:\n        total"),
+            "the order of the library": (
+                "    if SIZE > 1:\n        total = pairwise_sum(",
+                "    if SIZE > 2048:\n        total = pairwise_sum(",
+            ),
         },
     ),
     *_faults(
         "simple_loss",
         "ops/simple_loss.py",
         {
-            "a gradient with the first sample's scale": ("tl.load(scale_ptr + row)", "tl.load(scale_ptr)"),
+            "a gradient with the first sample's upstream": (
+                "tl.load(grad_ptr + row * GRAD_STRIDE)",
+                "tl.load(grad_ptr)",
+            ),
             "a gradient without its scale": (
-                "stored_kernel(scale * residual, gradient_ptr)",
-                "stored_kernel(residual, gradient_ptr)",
+                "kernels.cast(scale * residual, gradient_ptr)",
+                "kernels.cast(residual, gradient_ptr)",
+            ),
+            "a gradient whose mean is a sum": ("grad = kernels.divide(grad, batch)", "grad = grad"),
+            "a gradient of half the square": ("words_of(2 / max(1, layout.n))", "words_of(1 / max(1, layout.n))"),
+            "one number upstream taken for many": ("grad.stride(0) if grad.ndim else 0", "1 if grad.ndim else 0"),
+            "numbers upstream taken for neighbours": (
+                "    if stride > 1:\n        grad, stride = grad.contiguous(), 1\n",
+                "    stride = min(stride, 1)\n",
+            ),
+            "the gradient's last element masked": (
+                "TILING.whole else place < n\n",
+                "TILING.whole else place < n - 1\n",
+            ),
+            "a loss without its weight": (
+                "losses = tl.load(weight_ptr + row, mask=row < batch, other=0.0) * losses",
+                "losses = losses",
+            ),
+            "a loss with the first sample's weight": (
+                "tl.load(weight_ptr + row, mask=row < batch, other=0.0)",
+                "tl.load(weight_ptr + 0 * row, mask=row < batch, other=0.0)",
+            ),
+            "a sum for a loss": (
+                "pairwise_sum_of_rows(sums, ROWS, PROGRAMS) * share",
+                "pairwise_sum_of_rows(sums, ROWS, PROGRAMS)",
+            ),
+            "the last program's sum left out": ("(column[None, :] < programs)", "(column[None, :] < programs - 1)"),
+            "sums of the wrong rows": (
+                "row[:, None].to(tl.int64) * programs + column",
+                "row[:, None].to(tl.int64) * PROGRAMS + column",
+            ),
+            "a mean of one sample more": (
+                "kernels.divide(kernels.pairwise_sum(losses, ROWS), batch)",
+                "kernels.divide(kernels.pairwise_sum(losses, ROWS), batch + 1)",
+            ),
+            "a sum for the mean of many": (
+                "tl.store(mean_ptr, kernels.divide(total, batch))",
+                "tl.store(mean_ptr, total)",
             ),
             "a gradient of the sample before": (
                 "tl.store(gradient_ptr + row * n + place",
                 "tl.store(gradient_ptr + (row - (row > 0)) * n + place",
             ),
             "the last element masked": (
-                "        mask = None if WHOLE else place < n\n",
-                "        mask = None if WHOLE else place < n - 1\n",
+                "        mask = None if TILING.whole else number < n\n",
+                "        mask = None if TILING.whole else number < n - 1\n",
             ),
             "padding in the sum": ("tl.where(mask, squares, 0.0)", "squares"),
             "not squared": ("squares = residual * residual", "squares = tl.abs(residual)"),
             "sums in one place": ("store_sum(sums_ptr, row, program,", "store_sum(sums_ptr, row, 0,"),
-            "pieces in another order": (
+            "accesses in another order": (
                 "(sums[0] + sums[1]) + (sums[2] + sums[3])",
                 "(sums[0] + sums[2]) + (sums[1] + sums[3])",
             ),
-            "half of the pieces": ("total = sums[0] + sums[1]", "total = sums[0]"),
+            "half of the accesses": ("total = sums[0] + sums[1]", "total = sums[0]"),
             "the weight dropped": ("residual = weight * residual", "residual = residual"),
             "the first sample's weight": ("tl.load(weight_ptr + row)", "tl.load(weight_ptr)"),
             "the gradient's sign": ("compute) - target\n", "compute) * -1 + target\n"),
@@ -272,13 +306,99 @@ FAULTS = [
                 "else tl.load(output_ptr + offset, mask=mask)",
             ),
             "levels of uint8 not scaled": (
-                "            target = unit_range_kernel(tl.load(x_0_ptr + offset, mask=mask), compute)",
+                "            target = kernels.unit_range(tl.load(x_0_ptr + offset, mask=mask), compute)",
                 "            target = tl.load(x_0_ptr + offset, mask=mask).to(compute)",
             ),
             "float32 throughout": (
-                "compute: tl.constexpr = sums_ptr.dtype.element_ty",
-                "compute: tl.constexpr = tl.float32",
+                "compute: tl.constexpr = sums_ptr.dtype.element_ty\n    if",
+                "compute: tl.constexpr = tl.float32\n    if",
             ),
+        },
+    ),
+    *_faults(
+        "simple_loss",
+        "backends/triton/kernels.py",
+        {
+            "another order of a row's sums": (
+                "values.reshape((ROWS, SIZE // 2, 2)), axis=2",
+                "values.reshape((ROWS, 2, SIZE // 2)), axis=1",
+            ),
+            "a product with the reciprocal": ("tl.div_rn(x, by.to(tl.float32))", "x * (1.0 / by.to(tl.float32))"),
+            "a float64 of its high word": (
+                "low.to(tl.uint32, bitcast=True).to(tl.uint64) |",
+                "0 * low.to(tl.uint64) |",
+            ),
+        },
+    ),
+    *_faults(
+        "loss_and_gradient",
+        "ops/simple_loss.py",
+        {
+            "not scaled": ("kernels.cast(scale * kernels.upcast(stored, compute), residual_ptr)", "stored"),
+            "rounded once": (
+                "kernels.cast(scale * kernels.upcast(stored, compute), residual_ptr)",
+                "kernels.cast(scale * residual, residual_ptr)",
+            ),
+            "the scale's high word alone": (
+                "kernels.float_of_words(scale_low, scale_high)",
+                "kernels.float_of_words(0 * scale_low, scale_high)",
+            ),
+            "the residual for the gradient": ("            scale is not None,\n", "            False,\n"),
+            "the losses for their mean": ("mean=True, residual=True", "mean=False, residual=True"),
+            "half of the gradient": ("share = 2 / max(1, prod(output", "share = 1 / max(1, prod(output"),
+            "the batch left out": ("np.float32(max(1, len(output)))", "np.float32(1)"),
+            "the scale rounded at the end alone": (
+                "float(np.float32(scale) / np.float32(max(1, len(output))) * np.float32(share))",
+                "float(np.float32(scale / max(1, len(output)) * share))",
+            ),
+        },
+    ),
+    *_faults(
+        "words",
+        "ops/random.py",
+        {
+            "one block for all": ("(word // 4).to", "(word // 4 * 0).to"),
+            "the first word of each block": ("at = word % 4", "at = word % 4 * 0"),
+            "swapped words": ("tl.where(at == 2, w2, w3)", "tl.where(at == 2, w3, w2)"),
+            "one row for all": ("row = place // count\n", "row = place // count * 0\n"),
+            "the last row left out": ("mask = row < batch\n", "mask = row < batch - 1\n"),
+            "the first row's address": ("tl.minimum(row, batch - 1)", "tl.minimum(row, 0)"),
+            "signed words": ("value.to(tl.int64), mask", "value.to(tl.int32, bitcast=True).to(tl.int64), mask"),
+            "every program the first": ("program_id(0).to(tl.int64) * SIZE", "program_id(0).to(tl.int64) * 0"),
+            "the last program left out": ("-(-batch * count // _SIZE)", "batch * count // _SIZE"),
+        },
+    ),
+    *_faults(
+        "uniform",
+        "ops/random.py",
+        {
+            "25 bits": ("(value >> 8).to", "(value >> 7).to"),
+            "the low bits": ("(value >> 8).to", "(value & 0xFFFFFF).to"),
+            "in [0, 2)": ("1.0 / (1 << 24)", "1.0 / (1 << 23)"),
+            "words": ('KIND == "uniform"', 'KIND == "uniforms"'),
+        },
+    ),
+    *_faults(
+        "integers",
+        "ops/random.py",
+        {
+            "the product's low half": ("(product >> 32).to", "product.to"),
+            "from 0 on": (".to(tl.int64) + low, mask", ".to(tl.int64), mask"),
+            "the highest left out": ("span - (span >> 31 << 32)", "span - 1 - (span >> 31 << 32)"),
+            "a signed span": ("span.to(tl.uint32, bitcast=True).to(tl.uint64)", "span.to(tl.int64).to(tl.uint64)"),
+            "signed words": (
+                "product = value.to(tl.uint64)",
+                "product = value.to(tl.int32, bitcast=True).to(tl.int64).to(tl.uint64)",
+            ),
+        },
+    ),
+    *_faults(
+        "advance",
+        "ops/advance.py",
+        {
+            "backwards": ("tl.load(counter_ptr) + by", "tl.load(counter_ptr) - by"),
+            "by one": ("tl.load(counter_ptr) + by", "tl.load(counter_ptr) + 1"),
+            "32 bits": ("tl.load(counter_ptr) + by", "(tl.load(counter_ptr) + by).to(tl.int32).to(tl.int64)"),
         },
     ),
     *_faults(
@@ -286,10 +406,13 @@ FAULTS = [
         "backends/triton/tiling.py",
         {
             "rows on top of each other": (
-                "offset = (row * size + program * (4 * BLOCKS)) + local",
-                "offset = program * (4 * BLOCKS) + local",
+                "offset = (row * size + program * (4 * TILING.blocks)) + local",
+                "offset = program * (4 * TILING.blocks) + local",
             ),
-            "a channel for the next": ("offsets(begin, inner, CHANNELS)", "offsets(begin + 4, inner, CHANNELS)"),
+            "a channel for the next": (
+                "offsets(begin, inner, TILING.channels)",
+                "offsets(begin + 4, inner, TILING.channels)",
+            ),
             "sums of the rows in one": ("row * programs + program", "program"),
         },
     ),
@@ -297,24 +420,24 @@ FAULTS = [
         "reverse_step",
         "ops/reverse_step.py",
         {
-            "the last element masked": ("place < n\n", "place < n - 1\n"),
+            "the last element masked": ("number < n\n", "number < n - 1\n"),
             "t off by one": (
-                "row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)",
-                "row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS) - COLUMNS",
+                "row_of_table(t_ptr, row, rows, T_ROWS, len(C))",
+                "row_of_table(t_ptr, row, rows, T_ROWS, len(C)) - len(C)",
             ),
             "one t for all": (
-                "row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)",
-                "row_of_table(t_ptr, row, rows, False, COLUMNS)",
+                "row_of_table(t_ptr, row, rows, T_ROWS, len(C))",
+                "row_of_table(t_ptr, row, rows, False, len(C))",
             ),
             "swapped coefficients": (
-                "of_x * x + of_out * out",
-                "of_out * x + of_x * out",
+                "unclipped_from_x * x + unclipped_from_out * out",
+                "unclipped_from_out * x + unclipped_from_x * out",
             ),
-            "noise lost": ("x_s += scale * widened(eps, compute)", "x_s += 0 * widened(eps, compute)"),
+            "noise lost": ("x_s += scale * kernels.upcast(eps, compute)", "x_s += 0 * kernels.upcast(eps, compute)"),
             "noise at t = 1": ("            scale = sigma\n", "            scale = tl.maximum(sigma, 0.01)\n"),
             "a missing square root": (
-                "x_s += scale * widened(eps, compute)",
-                "x_s += scale * scale * widened(eps, compute)",
+                "x_s += scale * kernels.upcast(eps, compute)",
+                "x_s += scale * scale * kernels.upcast(eps, compute)",
             ),
             "not clipped": (
                 "x_0 = tl.clamp(x_0, low, high, propagate_nan=tl.PropagateNan.ALL)",
@@ -322,30 +445,30 @@ FAULTS = [
             ),
             "clipped to the wrong end": ("tl.clamp(x_0, low, high", "tl.clamp(x_0, -high, high"),
             "NaN clipped away": (", propagate_nan=tl.PropagateNan.ALL)", ")"),
-            "DDIM's own eps lost": ("x_s += c_4 * out", "x_s += c_4 * 0 * out"),
+            "DDIM's own eps lost": ("x_s += from_out * out", "x_s += from_out * 0 * out"),
             "another order of the sum": (
-                "x_s = c_2 * x_0 + c_3 * x\n            if OWN_EPS:\n                x_s += c_4 * out",
-                "x_s = c_2 * x_0 + (c_3 * x + c_4 * out)",
+                "x_s = from_x_0 * x_0 + from_x * x\n            if OWN_EPS:\n                x_s += from_out * out",
+                "x_s = from_x_0 * x_0 + (from_x * x + from_out * out)",
             ),
             "guidance the other way": (
                 "out = without + guidance * (out - without)",
                 "out = out + guidance * (without - out)",
             ),
             "guidance ignored": ("out = without + guidance * (out - without)", "out = without + (out - without)"),
-            "x_0 of another place": ("tl.store(x_0_ptr + offset", "tl.store(x_0_ptr + row * n + place"),
-            "x_{t-1} for x_0": ("stored_kernel(x_0, x_0_ptr)", "stored_kernel(x_s, x_0_ptr)"),
+            "x_0 of another place": ("tl.store(x_0_ptr + offset", "tl.store(x_0_ptr + row * n + number"),
+            "x_{t-1} for x_0": ("kernels.cast(x_0, x_0_ptr)", "kernels.cast(x_s, x_0_ptr)"),
             "the given eps not read": ("else tl.load(eps_ptr + offset, mask=mask)", "else x * 0"),
             "learned channels of the prediction": ("output_ptr + out_offset + behind", "output_ptr + out_offset"),
             "learned channels of the sample before": (
                 "            out_offset += row * n\n",
                 "            out_offset += 0\n",
             ),
-            "learned channels_last": ("to(program.dtype) % CHANNELS", "to(program.dtype)"),
+            "learned channels_last": ("to(program.dtype) % TILING.channels", "to(program.dtype)"),
             "learned share reversed": (
                 "share * half_log_beta + (1 - share) * half_log_posterior",
                 "share * half_log_posterior + (1 - share) * half_log_beta",
             ),
-            "learned share of [0, 1]": ("share = (between + 1) * 0.5", "share = between"),
+            "learned share of [0, 1]": ("share = (fraction + 1) * 0.5", "share = fraction"),
             "learned and guided by the prediction": (
                 "unconditional_ptr + out_offset + behind",
                 "unconditional_ptr + out_offset",
@@ -359,10 +482,10 @@ FAULTS = [
             "the last element masked": ("mask = element < n\n    begin", "mask = element < n - 1\n    begin"),
             "padding in the sum": ("tl.where(mask, nats, 0.0)", "nats"),
             "sums in one place": ("store_sum(sums_ptr, row, program,", "store_sum(sums_ptr, row, 0,"),
-            "the decoder at t = 2": ("if begin == COLUMNS:", "if begin == 2 * COLUMNS:"),
+            "the decoder at t = 2": ("if begin == len(C):", "if begin == 2 * len(C):"),
             "t off by one": (
-                "begin = row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS)",
-                "begin = row_of_table(t_ptr, row, rows, T_ROWS, COLUMNS) - COLUMNS",
+                "begin = kernels.row_of_table(t_ptr, row, rows, T_ROWS, len(C))",
+                "begin = kernels.row_of_table(t_ptr, row, rows, T_ROWS, len(C)) - len(C)",
             ),
             "half a log variance": (
                 "log_ratio = 2 * half_log_posterior - log_variance",
@@ -375,11 +498,11 @@ FAULTS = [
             "no square": ("difference * difference * tl.exp(-log_variance)", "difference * tl.exp(-log_variance)"),
             "not halved": ("- 1 - log_ratio + square) * 0.5", "- 1 - log_ratio + square)"),
             "swapped coefficients": (
-                "tl.load(c + 2) * predicted + tl.load(c + 3) * x\n",
-                "tl.load(c + 3) * predicted + tl.load(c + 2) * x\n",
+                "from_x_0 * predicted + tl.load(c + C.from_x) * x\n",
+                "tl.load(c + C.from_x) * predicted + from_x_0 * x\n",
             ),
             "not clipped": (
-                "tl.clamp(predicted, tl.load(c + 11), tl.load(c + 12), propagate_nan=tl.PropagateNan.ALL)",
+                "tl.clamp(predicted, low, high, propagate_nan=tl.PropagateNan.ALL)",
                 "predicted",
             ),
             "likelihood's sign": ("nats = -_log_likelihood_kernel(", "nats = _log_likelihood_kernel("),
@@ -392,24 +515,24 @@ FAULTS = [
                 "high = tl.where(x_0 > 2, _INFINITE_EDGE, ",
             ),
             "levels half as wide": (
-                "half_bin_ptr=table.new_full((1,), 1 / (levels - 1))",
-                "half_bin_ptr=table.new_full((1,), 0.5 / (levels - 1))",
+                "words_of(1 / (levels - 1))",
+                "words_of(0.5 / (levels - 1))",
             ),
             "the half level in float32": (
-                "half_bin_ptr=table.new_full((1,), 1 / (levels - 1))",
-                "half_bin_ptr=table.new_full((1,), 1 / (levels - 1), dtype=torch.float32)",
+                "kernels.float_of_words(bin_low, bin_high))",
+                "kernels.float_of_words(bin_low, bin_high).to(tl.float32).to(tl.float64))",
             ),
             "not mirrored": ("mirrored = low + high < 0", "mirrored = low + high < -1e300"),
             "a short fraction in the tail": ("tl.static_range(40)", "tl.static_range(20)"),
             "a tail without its square": (" - 0.5 * tail_near * tail_near", " - 0.5 * tail_near"),
             "learned channels of the prediction": ("output_ptr + out_offset + behind", "output_ptr + out_offset"),
             "learned channels_last": (
-                "out_offset += within // CHANNELS * CHANNELS",
-                "out_offset += within // CHANNELS",
+                "out_offset += within // TILING.channels * TILING.channels",
+                "out_offset += within // TILING.channels",
             ),
             "learned share reversed": (
-                "2 * (share * half_log_beta + (1 - share) * half_log_posterior)\n    predicted",
-                "2 * (share * half_log_posterior + (1 - share) * half_log_beta)\n    predicted",
+                "2 * (share * half_log_beta + (1 - share) * half_log_posterior)\n    out",
+                "2 * (share * half_log_posterior + (1 - share) * half_log_beta)\n    out",
             ),
         },
     ),
@@ -451,17 +574,29 @@ FAULTS = [
             ),
             "v with a sum": ("c[0] * z[i] - c[1] * unit_range", "c[0] * z[i] + c[1] * unit_range"),
             "a dropped weight": ("residual[at + i] = scale * wanted[i];", "residual[at + i] = wanted[i];"),
-            "a tree of distant elements": ("values[2 * i] + values[2 * i + 1]", "values[i] + values[i + size]"),
-            "guidance from the wrong side": (
-                "without[i] + c[10] * (out[i] - without[i])",
-                "out[i] + c[10] * (out[i] - without[i])",
+            "a tree of distant elements": (
+                "halves[i] = values[2 * i] + values[2 * i + 1]",
+                "halves[i] = values[i] + values[i + size]",
             ),
-            "not clipped below": ("clean[i] < c[11] ? c[11] : clean[i]", "clean[i]"),
-            "a NaN that is clipped": ("clean[i] > c[12] ? c[12] : clean[i]", "clean[i] <= c[12] ? clean[i] : c[12]"),
-            "the mean's coefficients swapped": ("c[2] * clean[i] + c[3] * x[i]", "c[3] * clean[i] + c[2] * x[i]"),
-            "the unclipped update's swapped": ("c[6] * x[i] + c[7] * out[i]", "c[7] * x[i] + c[6] * out[i]"),
+            "guidance from the wrong side": (
+                "without[i] + c[GUIDANCE] * (out[i] - without[i])",
+                "out[i] + c[GUIDANCE] * (out[i] - without[i])",
+            ),
+            "not clipped below": ("clean[i] < c[LOW] ? c[LOW] : clean[i]", "clean[i]"),
+            "a NaN that is clipped": (
+                "clean[i] > c[HIGH] ? c[HIGH] : clean[i]",
+                "clean[i] <= c[HIGH] ? clean[i] : c[HIGH]",
+            ),
+            "the mean's coefficients swapped": (
+                "c[FROM_X_0] * clean[i] + c[FROM_X] * x[i]",
+                "c[FROM_X] * clean[i] + c[FROM_X_0] * x[i]",
+            ),
+            "the unclipped update's swapped": (
+                "c[UNCLIPPED_FROM_X] * x[i] + c[UNCLIPPED_FROM_OUT] * out[i]",
+                "c[UNCLIPPED_FROM_OUT] * x[i] + c[UNCLIPPED_FROM_X] * out[i]",
+            ),
             "eps of its own forgotten": ("if (own_eps)", "if (false)"),
-            "noise lost": ("next[i] += c[5] * z[i];", "next[i] += 0 * c[5] * z[i];"),
+            "noise lost": ("next[i] += c[SIGMA] * z[i];", "next[i] += 0 * c[SIGMA] * z[i];"),
             "x_0 before the clip": (
                 "if (x_0) std::copy_n(clean, count, x_0 + at);",
                 "if (x_0) std::copy_n(next, count, x_0 + at);",
@@ -491,9 +626,9 @@ def stays_green(fault: Fault, folder: Path) -> bool:
         raise RuntimeError(
             f"the copy in {folder} is not the package that is imported: {imported.stdout}{imported.stderr}"
         )
-    file, chosen = TESTS[fault.op]
     pytest = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "--hypothesis-profile=written"]
-    result = subprocess.run([*pytest, str(ROOT / "tests" / file), "-k", chosen], env=environment, capture_output=True)
+    chosen = f'kernel(op="{fault.op}")'
+    result = subprocess.run([*pytest, *map(str, FILES), "-m", chosen], env=environment, capture_output=True)
     # 0: passed, 1: failed, negative: ended by a signal, as an access to memory outside may be; more says nothing
     if result.returncode > 1:
         raise RuntimeError(f"pytest ended with {result.returncode}:\n{result.stdout.decode()}{result.stderr.decode()}")
@@ -502,10 +637,13 @@ def stays_green(fault: Fault, folder: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Plant faults in the kernels and see that the tests turn red.")
-    parser.add_argument("--op", choices=TESTS, help="only the faults of one op")
+    parser.add_argument("--op", choices=sorted({fault.op for fault in FAULTS}), help="only the faults of one op")
+    parser.add_argument("--name", help="only the faults whose names contain this")
     parser.add_argument("--list", action="store_true", help="name the faults and plant none")
     arguments = parser.parse_args()
-    faults = [fault for fault in FAULTS if arguments.op in (None, fault.op)]
+    faults = [f for f in FAULTS if arguments.op in (None, f.op) and (arguments.name or "") in f.name]
+    if not faults:
+        parser.error(f"no fault of this op is called {arguments.name!r}")
     width = max(len(fault.name) for fault in faults)
     green = 0
     for fault in faults:

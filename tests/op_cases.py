@@ -3,15 +3,16 @@
 A drawn case holds plain values alone, so that what hypothesis prints of a failure is a call that repeats it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from interpreter import blocks_for
 from laws import NAMED
 from noisestep.accelerated.address import NoiseAddress
 from noisestep.accelerated.schedule import DeviceSchedule
@@ -48,8 +49,13 @@ class Case:
     stream: int = 0
     step: int = 0
     sample: int = 0
-    in_tensors: bool = False
-    programs: int = 1
+    # the address: integers, tensors, or a tensor for the step alone
+    in_tensors: bool | Literal["step"] = False
+    # how kernels go through it: about so many programs a sample, or as many as they would have; with 64 bits; and from
+    # memory that begins one element behind a multiple of 16 bytes
+    programs: int | None = None
+    wide: bool = False
+    misaligned: bool = False
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -72,7 +78,18 @@ class Case:
             x = torch.randint(0, 256, shape, generator=generator, dtype=dtype)
         else:
             x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-        return arranged(x, self.layout)
+        return self.arranged(x)
+
+    def arranged(self, x: Tensor) -> Tensor:
+        """x where the case has its tensors in memory."""
+        x = arranged(x, self.layout)
+        return misaligned(x) if self.misaligned else x
+
+    @property
+    def how(self) -> dict[str, int | None]:
+        """What `backend` is told to go through the batch in this way."""
+        blocks = None if self.programs is None else blocks_for(self.shape, self.programs)
+        return dict(blocks=blocks, axis=1 if self.wide else None)
 
     def t(self) -> Tensor:
         """Timesteps in 0..T, one for each sample or one for all."""
@@ -84,11 +101,24 @@ class Case:
         if not self.in_tensors:
             return NoiseAddress(self.seed, self.stream, self.step, self.sample)
         batch = self.shape[0]
+        step = torch.tensor(self.step) if self.one_t else (self.step + torch.arange(batch)) % 2**28
+        if self.in_tensors == "step":
+            return NoiseAddress(self.seed, self.stream, step, self.sample)
         seed = torch.tensor(self.seed - (self.seed >> 63 << 64))
         # as many rows as samples, in no order
         sample = self.sample + torch.arange(batch, dtype=torch.int64).flip(0) * 3
-        step = torch.tensor(self.step) if self.one_t else (self.step + torch.arange(batch)) % 2**28
         return NoiseAddress(seed, self.stream, step, sample)
+
+    def reference_address(self) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """The same as `noisestep.reference.noise` takes it: seed, stream, and the step and sample of each row."""
+        address, batch = self.noise(), self.shape[0]
+        step, sample = address.step, address.sample
+        steps = step.numpy() if isinstance(step, Tensor) else step
+        if isinstance(sample, Tensor):
+            samples = sample.numpy().astype(np.uint64)
+        else:
+            samples = np.arange(batch, dtype=np.uint64) + np.uint64(sample)
+        return self.seed, self.stream, np.broadcast_to(steps, (batch,)), samples
 
 
 def arranged(x: Tensor, layout: str) -> Tensor:
@@ -104,6 +134,15 @@ def arranged(x: Tensor, layout: str) -> Tensor:
     return x.contiguous()
 
 
+def misaligned(x: Tensor) -> Tensor:
+    """The same values and strides, one element behind a multiple of 16 bytes."""
+    if x.numel() == 0 or 0 in x.stride():
+        return x
+    span = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)) + 1
+    place = torch.empty(span + 1, dtype=x.dtype)[1:]
+    return place.as_strided(x.shape, x.stride(), 1).copy_(x)
+
+
 def gamma(roundings: float, unit: float) -> float:
     """A bound of the relative error of so many roundings in a row (Higham 2002, lemma 3.1)."""
     return roundings * unit / (1 - roundings * unit)
@@ -115,19 +154,21 @@ def device_schedule(name: str, T: int, zero_terminal_snr: bool = False) -> Devic
 
 
 @st.composite
-def shapes(draw, smallest_rank: int = 1, largest: int = 1500) -> tuple[int, ...]:
+def shapes(draw, smallest_rank: int = 1, largest_rank: int = 5, largest: int = 1500) -> tuple[int, ...]:
     """(B, ...) of ranks 1 to 5, odd sizes and none included, at most so many elements a sample."""
-    rank = draw(st.integers(smallest_rank, 5))
+    rank = draw(st.integers(smallest_rank, largest_rank))
     dims = st.sampled_from((1, 2, 3, 5, 8, 13, 0, 700))
     shape = draw(st.tuples(st.integers(0, 3), *(dims,) * (rank - 1)).filter(lambda s: prod(s[1:]) <= largest))
     return tuple(shape)
 
 
 @st.composite
-def cases(draw, dtypes: tuple[str, ...] = FLOATS, smallest_rank: int = 1) -> Case:
+def cases(
+    draw, dtypes: Sequence[str] = FLOATS, smallest_rank: int = 1, largest_rank: int = 5, largest: int = 1500
+) -> Case:
     name, zero = draw(st.sampled_from(NAMED))
     return Case(
-        shape=draw(shapes(smallest_rank)),
+        shape=draw(shapes(smallest_rank, largest_rank, largest)),
         dtype=draw(st.sampled_from(dtypes)),
         layout=draw(st.sampled_from(LAYOUTS)),
         schedule=name,
@@ -139,7 +180,7 @@ def cases(draw, dtypes: tuple[str, ...] = FLOATS, smallest_rank: int = 1) -> Cas
         stream=draw(st.integers(0, 15)),
         step=draw(st.integers(0, 2**28 - 1)),
         sample=draw(st.integers(0, 2**63 - 20)),
-        in_tensors=draw(st.booleans()),
+        in_tensors=draw(st.sampled_from((False, True, "step"))),
         programs=draw(st.sampled_from((1, 2, 5))),
     )
 
@@ -171,14 +212,14 @@ def assert_within(*, actual: Tensor, expected: np.ndarray, error: np.ndarray | f
         )
 
 
-def registered_calls(call: Callable[[], Any]) -> list[tuple[Any, tuple[Any, ...]]]:
-    """The registered ops that a call runs, with the arguments of each."""
+def registered_calls(call: Callable[[], Any]) -> list[tuple[str, tuple[Any, ...]]]:
+    """The registered ops that a call runs, by name, with the arguments of each."""
     seen = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func.namespace == "noisestep":
-                seen.append((func, args))
+                seen.append((func.overloadpacket.__name__, args))
             return func(*args, **(kwargs or {}))
 
     with Watch():
@@ -186,15 +227,15 @@ def registered_calls(call: Callable[[], Any]) -> list[tuple[Any, tuple[Any, ...]
     return seen
 
 
-def assert_registered(call: Callable[[], Any], *names: str) -> None:
-    """Every registered op that a call runs, which are these, keeps PyTorch's rules (`torch.library.opcheck`)."""
+def assert_registered(call: Callable[[], Any]) -> None:
+    """Every registered op that a call runs keeps PyTorch's rules (`torch.library.opcheck`)."""
     calls = registered_calls(call)
-    assert {str(func) for func, _ in calls} == {f"noisestep.{name}.default" for name in names}
-    for func, arguments in calls:
-        if str(func).endswith("_backward.default"):
+    assert calls
+    for name, arguments in calls:
+        if name.endswith("_backward"):
             # has no derivative of its own, which the checks would ask for
             arguments = tuple(part.detach() if isinstance(part, Tensor) else part for part in arguments)
-        torch.library.opcheck(func, arguments)
+        torch.library.opcheck(getattr(torch.ops.noisestep, name).default, arguments)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,20 +2,12 @@
 
 import pytest
 import torch
-from interpreter import assert_same_bits, kernels, on_device, run_kernel
+from interpreter import assert_same_bits, kernels, on_device
 from noisestep.accelerated.address import REVERSE, NoiseAddress
 from noisestep.accelerated.ops import advance, reverse_step
-from op_cases import assert_registered, compiled, device_schedule
+from op_cases import compiled, device_schedule
 
 D = device_schedule("cosine", 50)
-
-
-@pytest.mark.parametrize(("start", "by"), [(0, 1), (5, -1), (2**40, 2**31 - 1), (-(2**40), -(2**31)), (7, 0)])
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_it_counts(start, by, shape):
-    for run in (advance, lambda *arguments: run_kernel(advance, *arguments)):
-        counter = torch.full(shape, start)
-        assert torch.equal(run(counter, by), torch.full(shape, start + by))
 
 
 def test_it_counts_where_the_counter_is():
@@ -49,15 +41,3 @@ def test_a_chain_steps_itself(path):
             one_graph(x, t)
     assert t == 0
     assert_same_bits(actual=x.cpu(), expected=expected)
-
-
-@pytest.mark.parametrize("path", ["torch", "kernel"])
-def test_registration(path):
-    def call():
-        advance(torch.tensor([3]), 2)
-
-    if path == "torch":
-        assert_registered(call, "advance")
-    else:
-        with kernels():
-            assert_registered(call, "advance")

@@ -49,6 +49,7 @@ def assert_native_is_eager(op: Any, *arguments: Any, **options: Any) -> None:
     assert_same_bits(actual=op(*arguments, **options), expected=expected)
 
 
+@pytest.mark.kernel(op="native")
 @settings(max_examples=30)
 @given(cases(("float32",)))
 @example(Case((2, 3 * 64), seed=2**64 - 1, stream=15, step=2**28 - 1, sample=2**63 - 2))
@@ -61,6 +62,7 @@ def test_noise(case):
     assert_native_is_eager(noise, case.noise(), case.shape)
 
 
+@pytest.mark.kernel(op="native")
 @settings(max_examples=30)
 @given(cases(("float32", "uint8")), st.booleans(), st.booleans())
 @example(Case((3, 1025)), False, True)
@@ -71,6 +73,7 @@ def test_q_sample(case, given_eps, return_eps):
     assert_native_is_eager(q_sample, case.device_schedule, case.tensor(1), case.t(), eps, return_eps=return_eps)
 
 
+@pytest.mark.kernel(op="native")
 @settings(max_examples=30)
 @given(cases(("float32",)), st.sampled_from(PREDICTIONS), st.booleans(), st.booleans(), st.booleans())
 @example(Case((3, 1025)), "eps", False, True, False)
@@ -108,6 +111,7 @@ def options(draw) -> dict:
     )
 
 
+@pytest.mark.kernel(op="native")
 @settings(max_examples=80)
 @given(cases(("float32",)).filter(lambda case: case.sees_signal), options(), st.booleans())
 @example(Case((3, 1025)), dict(clip=(-1, 1)), False)
@@ -121,6 +125,7 @@ def test_reverse_step(case, chosen, given_z):
     assert_native_is_eager(reverse_step, case.device_schedule, case.tensor(1), output, case.t(), z, **chosen)
 
 
+@pytest.mark.kernel(op="native")
 @pytest.mark.parametrize("clip", [None, (-1.0, 1.0), (0.0, 1.0), (-1.0, 0.0)])
 def test_what_is_no_number_and_both_zeros(clip):
     special = torch.tensor([0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1e-45, -3.0])
@@ -132,6 +137,7 @@ def test_what_is_no_number_and_both_zeros(clip):
     assert_native_is_eager(simple_loss, x, output, reduction="none")
 
 
+@pytest.mark.kernel(op="native")
 def test_a_step_in_a_tensor_counts_with_its_low_28_bits():
     for step in (torch.tensor([2**28 + 3, -1]), torch.tensor(2**40 + 7)):
         low = NoiseAddress(1, 2, step & (2**28 - 1), 3)
@@ -168,6 +174,7 @@ def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.kernel(op="native")
 def test_threads_change_no_bit(many_threads):
     expected = reference.normal(5, FORWARD, 9, range(3), LARGE[1:])
     np.testing.assert_array_equal(noise(NoiseAddress(5, FORWARD, 9), LARGE).numpy(), expected, strict=True)

@@ -1,9 +1,11 @@
-"""q_sample: the kernel has the bits of the PyTorch path, and that keeps its distance from the float64 reference."""
+"""q_sample: the eager backend, whose bits the kernel has (test_ops.py), is within its bound of the reference."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from descriptions.description import INPUTS
+from descriptions.q_sample import prepare
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits, blocks_for, kernels, on_device, run_kernel
 from laws import NAMED
@@ -29,59 +31,17 @@ from op_cases import (
 # the table's rounding, the product's, the sum's; see docs/ops.md
 ROUNDINGS = 3
 D = device_schedule("cosine", 50)
-INPUTS = (*FLOATS, "uint8")
-outputs = st.none() | st.sampled_from(FLOATS)
 
 
-def arguments(case: Case, eps_dtype: str | None) -> tuple:
-    eps = case.noise() if eps_dtype is None else case.tensor(2, dtype=getattr(torch, eps_dtype))
-    return case.device_schedule, case.tensor(1), case.t(), eps
-
-
-@settings(max_examples=12)
-@given(cases(INPUTS), outputs, outputs, st.booleans())
-@example(Case((2, 3, 5, 7), "uint8", "channels_last", seed=2**64 - 1, stream=15, step=2**28 - 1), None, None, True)
-@example(Case((3, 2, 3, 2, 3), "bfloat16", "channels_last", in_tensors=True, sample=2**40), None, "float32", False)
-@example(Case((3, 50), "float32", "sliced", one_t=True, seed=2**33, sample=2**33, programs=3), "bfloat16", None, True)
-@example(Case((2, 37), "float64", "transposed", in_tensors=True, one_t=True, programs=2), "float16", None, True)
-@example(Case((2, 5), "float64"), None, "float64", True)
-@example(Case((2, 0, 3)), None, None, True)
-@example(Case((0, 3)), None, None, True)
-@example(Case((5,), "float16"), None, "float16", True)
-@example(Case((2, 40), "bfloat16", programs=2), None, None, True)
-@example(Case((2, 22), "float64"), None, None, True)
-@example(Case((2, 8, 2, 6), "bfloat16", "channels_last", programs=2), None, None, True)
-@example(Case((2, 4, 4, 4), "float32", "channels_last", in_tensors=True), None, None, True)
-@example(Case((2, 3, 4, 5), "uint8", "channels_last", programs=3), "float16", None, True)
-def test_kernel_has_the_bits_of_the_torch_path(case, dtype, eps_dtype, return_eps):
-    options = dict(dtype=dtype and getattr(torch, dtype), return_eps=return_eps)
-    expected = q_sample(*arguments(case, eps_dtype), **options)
-    actual = run_kernel(q_sample, *arguments(case, eps_dtype), programs=case.programs, **options)
-    assert_same_bits(actual=actual, expected=expected)
-
-
-@settings(max_examples=8)
-@given(cases(FLOATS))
-@example(Case((2, 3, 5), "bfloat16", seed=2**63, stream=9, step=5, sample=2**32 - 1))
-@example(Case((1, 5), seed=2**31, sample=2**32 - 1))
-@example(Case((3, 30), "float64", in_tensors=True, sample=2**40, programs=2))
-@example(Case((2, 24), "bfloat16", sample=2**40, programs=2))
-@example(Case((2, 6), "float64"))
-@example(Case((2, 0)))
-def test_the_noise_kernel_has_the_bits_of_the_torch_path(case):
-    expected = noise_op(case.noise(), case.shape, dtype=case.torch_dtype)
-    with kernels(blocks=blocks_for(case.shape, case.programs)):
-        device = on_device(torch.empty(0)).device
-        actual = noise_op(on_device(case.noise()), case.shape, dtype=case.torch_dtype, device=device).cpu()
-    assert_same_bits(actual=actual, expected=expected)
-
-
-@pytest.mark.parametrize("shape", [(2, 90), (2, 4, 6, 6)], ids=["noise_kernel", "channels_last"])
+@pytest.mark.kernel(op="q_sample")
+@pytest.mark.kernel(op="noise")
+@pytest.mark.parametrize("shape", [(2, 90), (2, 4, 6, 6)], ids=["contiguous", "channels_last"])
 def test_kernel_has_the_bits_of_the_torch_path_where_a_row_takes_two_axes_of_the_grid(shape):
     case = Case(shape, layout="channels_last", seed=1)
-    expected = q_sample(*arguments(case, None), return_eps=True)
+    arguments, options = prepare(case, return_eps=True)
+    expected = q_sample(*arguments, **options)
     # at least 7 programs a row: 3 rows of the grid with one that is idle, or more
-    actual = run_kernel(q_sample, *arguments(case, None), programs=7, axis=3, return_eps=True)
+    actual = run_kernel(q_sample, *arguments, blocks=blocks_for(shape, 7), axis=3, **options)
     assert_same_bits(actual=actual, expected=expected)
     with kernels(blocks=blocks_for(shape, 7), axis=3):
         eps = noise_op(on_device(case.noise()), shape, device=on_device(torch.empty(0)).device).cpu()
@@ -134,13 +94,9 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
 @settings(max_examples=40)
 @given(cases(INPUTS))
 def test_within_its_bound_wherever_the_noise_is(case):
-    schedule, x_0, t, address = arguments(case, None)
+    schedule, x_0, t, address = prepare(case)[0]
     exact = (2 * float64(x_0)[0] - 255) / 255 if case.dtype == "uint8" else float64(x_0)[0]
-    rows = np.arange(case.shape[0], dtype=np.uint64) + np.uint64(case.sample)
-    steps = case.step
-    if case.in_tensors:
-        rows, steps = address.sample.numpy(), np.broadcast_to(address.step.numpy(), case.shape[:1])
-    eps = noise.normal(case.seed, case.stream, steps, rows, case.shape[1:]).astype(np.float64)
+    eps = noise.normal(*case.reference_address(), case.shape[1:]).astype(np.float64)
     rows_of_t = np.broadcast_to(t.numpy(), case.shape[:1])
     column = (-1, *(1,) * (len(case.shape) - 1))
     signal = schedule.schedule.sqrt_alpha_bar[rows_of_t].reshape(column)
@@ -157,7 +113,7 @@ def test_within_its_bound_wherever_the_noise_is(case):
 @given(cases(INPUTS))
 def test_the_memory_layout_changes_no_bit(case):
     for layout in LAYOUTS:
-        schedule, x_0, t, address = arguments(case, None)
+        schedule, x_0, t, address = prepare(case)[0]
         other = Case(case.shape, case.dtype, layout).tensor(1)
         x_t = q_sample(schedule, other, t, address)
         assert_same_bits(actual=x_t, expected=q_sample(schedule, x_0, t, address), strides=False)
@@ -168,7 +124,7 @@ def test_the_memory_layout_changes_no_bit(case):
 @settings(max_examples=40)
 @given(cases(FLOATS), st.randoms())
 def test_a_sample_is_the_same_alone_and_in_any_batch(case, random):
-    schedule, x_0, _, _ = arguments(case, None)
+    schedule, x_0, _, _ = prepare(case)[0]
     batch = case.shape[0]
     t = torch.randint(0, case.T + 1, (batch,), generator=torch.Generator().manual_seed(1))
     address = NoiseAddress(case.seed, case.stream, case.step, case.sample)
@@ -204,6 +160,7 @@ def test_nothing_is_added_at_t_0(dtype):
     assert torch.equal(q_sample(D, x_0, 0, NoiseAddress(0, FORWARD, 0)), x_0)
 
 
+@pytest.mark.kernel(op="q_sample")
 def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kernel():
     x_0, t = torch.randn(3, 5), torch.tensor([-7, 51, 2**40])
     for bad in (t, -1, D.T + 1):
@@ -213,6 +170,7 @@ def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kerne
     assert_same_bits(actual=run_kernel(q_sample, D, x_0, t, NoiseAddress(0, FORWARD, 0)), expected=nearest)
 
 
+@pytest.mark.kernel(op="q_sample")
 def test_what_is_not_a_number_stays_that():
     x_0 = torch.tensor([[torch.nan, torch.inf, -torch.inf, 1.0, 2.0]])
     expected = q_sample(D, x_0, 3, NoiseAddress(0, FORWARD, 0))
@@ -231,6 +189,7 @@ def test_gradients():
     assert torch.autograd.gradgradcheck(lambda x_0, eps: q_sample(D, x_0, t, eps).square(), (x_0, eps))
 
 
+@pytest.mark.kernel(op="q_sample")
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradients_are_the_coefficients(dtype):
     t = torch.tensor([1, 50, 20])
@@ -282,13 +241,8 @@ REGISTERED = {
 
 
 @pytest.mark.parametrize("call", REGISTERED.values(), ids=REGISTERED)
-@pytest.mark.parametrize("path", ["torch", "kernel"])
-def test_registration(call, path):
-    if path == "torch":
-        assert_registered(call, "q_sample")
-        return
-    with kernels():
-        assert_registered(call, "q_sample")
+def test_registration(call):
+    assert_registered(call)
 
 
 def test_one_graph_for_every_timestep_batch_and_address():

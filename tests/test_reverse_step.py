@@ -1,64 +1,35 @@
-"""reverse_step: the kernel has the bits of the PyTorch path, which keeps its distance from the float64 reference."""
+"""reverse_step: the eager backend, whose bits the kernel has (test_ops.py), is within its bound of the reference."""
 
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from descriptions.reverse_step import Update, arguments, assert_near_the_reference, timesteps
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from interpreter import GPU, assert_same_bits, kernels, run_kernel
-from laws import NAMED, log_alpha_bar
+from interpreter import GPU, assert_same_bits, run_kernel
+from laws import NAMED
 from noisestep.accelerated.address import REVERSE, NoiseAddress
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops import reverse_step
-from noisestep.accelerated.ops.checks import compute_dtype
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
-from noisestep.reference import reverse as reference
-from noisestep.reference.prediction import predict_x_0
 from op_cases import (
     FLOATS,
     LAYOUTS,
     PREDICTIONS,
-    UNIT,
     Case,
     assert_registered,
-    assert_within,
     cases,
     compiled,
     device_schedule,
-    float64,
-    gamma,
 )
 from torch import Tensor
 
 D = device_schedule("cosine", 50)
 FIXED = ("posterior", "beta", "zero")
-
-
-@dataclass(frozen=True)
-class Update:
-    """The options of one update."""
-
-    prediction: str = "eps"
-    clip: tuple[float, float] | None = None
-    variance: str = "posterior"
-    eta: float | None = None
-    rederive_eps: bool = True
-    guidance: float | None = None
-    temperature: float = 1.0
-    return_x_0: bool = False
-
-    @property
-    def learned(self) -> bool:
-        return self.variance == "learned_range" and self.eta is None
-
-    def fitting(self, case: Case) -> "Update":
-        """The same, but with v where eps says nothing of x_0."""
-        return self if case.sees_signal or self.prediction != "eps" else replace(self, prediction="v")
 
 
 updates = st.builds(
@@ -74,43 +45,7 @@ updates = st.builds(
 )
 
 
-def arguments(case: Case, update: Update, eps_dtype: str | None = None, *, joined: bool = False) -> tuple:
-    """(schedule, x_t, output, t, noise) for an update."""
-    shape = case.shape
-    if update.learned:
-        shape = (shape[0], 2 * shape[1], *shape[2:])
-    output = case.tensor(2, shape=shape)
-    if update.guidance is not None:
-        output = output, case.tensor(3, shape=shape)
-        output = torch.cat(output) if joined else output
-    eps = case.noise() if eps_dtype is None else case.tensor(4, dtype=getattr(torch, eps_dtype))
-    return case.device_schedule, case.tensor(1), output, case.t(), eps
-
-
-@settings(max_examples=15)
-@given(cases(), updates, st.none() | st.sampled_from(FLOATS), st.booleans())
-@example(
-    Case((2, 3, 5, 7), "bfloat16", "channels_last", seed=2**63), Update("v", (-1, 1), return_x_0=True), None, False
-)
-@example(Case((3, 2, 3, 2, 3), "float16", "channels_last"), Update("eps", guidance=7.5), "float32", False)
-@example(Case((3, 50), "float32", "sliced", sample=2**33, programs=3), Update("x_0", (-0.3, 0.7), "beta"), None, False)
-@example(Case((2, 37), "float64", "transposed", in_tensors=True), Update("eps", (-1, 1), eta=0.3), None, False)
-@example(Case((3, 21), one_t=True), Update("v", (-1, 1), eta=1.0, rederive_eps=False, guidance=2.0), None, True)
-@example(Case((2, 9)), Update(variance="zero", return_x_0=True), None, False)
-@example(Case((2, 0, 3)), Update(guidance=1.0), None, True)
-@example(Case((0, 3)), Update(), None, False)
-@example(Case((5,)), Update(), "float64", False)
-@example(Case((2, 40), "bfloat16", programs=2), Update("v", (-1, 1), return_x_0=True), None, False)
-@example(Case((2, 8, 2, 6), "bfloat16", "channels_last"), Update(guidance=2.0), None, True)
-def test_kernel_has_the_bits_of_the_torch_path(case, update, eps_dtype, joined):
-    update = update.fitting(case)
-    inputs = arguments(case, update, eps_dtype, joined=joined)
-    expected = reverse_step(*inputs, **vars(update))
-    assert_same_bits(
-        actual=run_kernel(reverse_step, *inputs, programs=case.programs, **vars(update)), expected=expected
-    )
-
-
+@pytest.mark.kernel(op="reverse_step")
 @settings(max_examples=30)
 @given(cases(), updates.filter(lambda update: not update.learned))
 @example(Case((2, 3, 5, 7), "bfloat16", "channels_last"), Update("v", (-1, 1), return_x_0=True))
@@ -145,80 +80,12 @@ def test_one_graph_in_place():
     assert_same_bits(actual=compiled(function)(*inputs), expected=expected)
 
 
-def wide(values: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def assert_near_the_reference(run, case: Case, update: Update, t: Tensor) -> None:
-    """x_{t-1} and x_0 are within the bounds of docs/ops.md; run(op, *arguments, **options) runs the op."""
-    schedule, x_t, output, _, address = arguments(case, update)
-    # half of all numbers have no room for x_0 as it is at the noisy end
+def assert_within_its_bound(case: Case, update: Update, t: Tensor) -> None:
+    """x_{t-1} at these t, and x_0 where its type has room for it, are within the bounds of docs/ops.md."""
     update = replace(update, return_x_0=update.clip is not None or case.dtype != "float16")
-    result = run(reverse_step, schedule, x_t, output, t, address, **vars(update))
-    x_s, x_0 = result if update.return_x_0 else (result, None)
-    unit, table, steps = UNIT[compute_dtype(x_t)], schedule.schedule, t.numpy()
-    x, z = float64(x_t, update.temperature * noise_op(address, x_t.shape).double())
-    exact = UNIT[torch.float64]
-    # the difference of the two outputs, the scale and its product, and the sum
-    guided = 0 if update.guidance is None else 4
-    if update.guidance is None:
-        (out,) = float64(output)
-        size = np.abs(out)
-    else:
-        without, out = float64(*output)
-        size = np.abs(without) + abs(update.guidance) * (np.abs(out) + np.abs(without))
-        out = reference.guided(out, without, update.guidance)
-    spread, logarithm = 0.0, 0.0
-    if update.learned:
-        channels = case.shape[1]
-        share, share_size = (out[:, channels:] + 1) / 2, (1 + size[:, channels:]) / 2
-        out, size = out[:, :channels], size[:, :channels]
-        half_beta = wide(np.log(table.beta[steps]) / 2, x)
-        half_posterior = wide(table.posterior_log_variance[steps] / 2, x)
-        # the share, and what it weighs: the table, 1 - share, the product, the sum
-        spread = gamma(guided + 2, unit) * share_size * (np.abs(half_beta) + np.abs(half_posterior))
-        spread += gamma(4, unit) * (np.abs(share * half_beta) + np.abs((1 - share) * half_posterior))
-        logarithm = np.abs(share * half_beta + (1 - share) * half_posterior)
-        # a library's exponential: 4 units, and twice the rounding of an argument that it may scale first
-        spread += (8 + 2 * logarithm) * unit
-        variance = reference.learned_range_variance(table, share, steps)
-    else:
-        variance = update.variance
-    options = dict(prediction=update.prediction, clip=update.clip)
-    if update.eta is None:
-        expected = reference.reverse_step(table, x, out, steps, z, variance=variance, **options)
-    else:
-        ddim = dict(eta=update.eta, rederive_eps=update.rederive_eps)
-        expected = reference.ddim_step(table, x, out, steps, z, **ddim, **options)
-    c = reference.reverse_coefficients(
-        table,
-        prediction=update.prediction,
-        variance="posterior" if update.learned else update.variance,
-        eta=update.eta,
-        rederive_eps=update.rederive_eps,
-    )
-    c = [wide(column, x) for column in c[steps].T]
-    sigma = np.where(wide(steps, x) > 1, np.sqrt(variance), 0) if update.learned else c[5]
-    noise = np.abs(sigma * z)
-    of_x_0 = np.abs(c[0] * x) + np.abs(c[1]) * size
-    # two coefficients and products, and their sum
-    x_0_error = gamma(3 + guided, unit) * of_x_0
-    if update.clip is None:
-        terms = np.abs((c[2] * c[0] + c[3]) * x) + np.abs(c[2] * c[1] + c[4]) * size
-        error = gamma(4 + guided, unit) * terms
-    else:
-        low, high = update.clip
-        x_0_error = np.minimum(x_0_error, high - low) + unit * max(abs(low), abs(high))
-        terms = np.abs(c[2]) * max(abs(low), abs(high)) + np.abs(c[3] * x) + np.abs(c[4]) * size
-        error = np.abs(c[2]) * x_0_error + gamma(5 + guided, unit) * terms
-    error = error + noise * (np.exp(spread) * (1 + gamma(4, unit)) - 1)
-    # the reference's own rounding, and how far alpha_bar_t, a sum of T logarithms, is from alpha_t alpha_bar_{t-1}
-    own = gamma((16 + 8 * table.T) * (1 + log_alpha_bar(table).max()), exact)
-    expanded = np.abs(c[2]) * of_x_0 + np.abs(c[3] * x) + np.abs(c[4]) * size + (1 + logarithm) * noise
-    assert_within(actual=x_s, expected=expected, error=error + own * expanded)
-    if x_0 is not None:
-        expected = predict_x_0(table, x, out, steps, prediction=update.prediction, clip=update.clip)
-        assert_within(actual=x_0, expected=expected, error=x_0_error + own * of_x_0)
+    schedule, x_t, output, _, eps = arguments(case, update)
+    result = reverse_step(schedule, x_t, output, t, eps, **vars(update))
+    assert_near_the_reference(result, (schedule, x_t, output, t, eps), update)
 
 
 EVERY = [Update(variance=variance) for variance in (*FIXED, "learned_range")]
@@ -236,33 +103,13 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
         # a third of the updates for each prediction, and another third for each type
         prediction = PREDICTIONS[(i + FLOATS.index(dtype)) % 3]
         update = replace(update, prediction=prediction).fitting(case)
-        assert_near_the_reference(lambda op, *a, **o: op(*a, **o), case, update, torch.arange(1, T + 1))
-
-
-def timesteps(case: Case) -> Tensor:
-    return torch.randint(1, case.T + 1, case.shape[:1], generator=torch.Generator().manual_seed(1))
+        assert_within_its_bound(case, update, torch.arange(1, T + 1))
 
 
 @settings(max_examples=40)
 @given(cases(), updates)
 def test_within_its_bound_of_the_reference(case, update):
-    assert_near_the_reference(lambda op, *a, **o: op(*a, **o), case, update.fitting(case), timesteps(case))
-
-
-@settings(max_examples=8)
-@given(cases(smallest_rank=2), updates)
-@example(Case((2, 3, 5, 7), "bfloat16", "channels_last"), Update("v", (-1, 1)))
-@example(Case((3, 2, 3, 2, 3), "float32", "channels_last", programs=2), Update("eps", guidance=7.5))
-@example(Case((3, 50), "float16", "sliced", in_tensors=True), Update("x_0", (-0.3, 0.7)))
-@example(Case((2, 37), "float64", "transposed"), Update())
-def test_the_kernel_with_a_learned_variance_is_within_its_bound(case, update):
-    # the exponential is a library's: bits may differ, the bound may not
-    update = replace(update.fitting(case), variance="learned_range", eta=None)
-
-    def run(op, *a, **o):
-        return run_kernel(op, *a, programs=case.programs, **o)
-
-    assert_near_the_reference(run, case, update, timesteps(case))
+    assert_within_its_bound(case, update.fitting(case), timesteps(case))
 
 
 @settings(max_examples=40)
@@ -312,6 +159,7 @@ def test_guidance_joined_is_guidance_in_a_pair():
     assert_same_bits(actual=actual, expected=reverse_step(D, x_t, without, 9, NoiseAddress(0, REVERSE, 9)))
 
 
+@pytest.mark.kernel(op="reverse_step")
 @pytest.mark.parametrize("variance", ["posterior", "beta", "learned_range"])
 @pytest.mark.parametrize("run", [lambda op, *a, **o: op(*a, **o), run_kernel], ids=["torch", "kernel"])
 def test_noise_is_added_after_the_first_step_and_not_in_it(variance, run):
@@ -350,6 +198,7 @@ def test_temperature_scales_the_noise():
     assert_same_bits(actual=actual, expected=mean + D.reverse_table(dtype=torch.float64)[9, 5] * 0.25 * z)
 
 
+@pytest.mark.kernel(op="reverse_step")
 def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kernel():
     x_t, output = torch.randn(2, 3, 5)
     t = torch.tensor([-7, 51, 2**40])
@@ -360,6 +209,7 @@ def test_t_out_of_range_is_refused_on_a_cpu_and_takes_the_nearest_row_in_a_kerne
     assert_same_bits(actual=run_kernel(reverse_step, D, x_t, output, t, NoiseAddress(0, REVERSE, 0)), expected=nearest)
 
 
+@pytest.mark.kernel(op="reverse_step")
 @pytest.mark.parametrize("clip", [None, (-1, 1)])
 def test_what_is_not_a_number_stays_that(clip):
     x_t, output = torch.randn(2, 1, 5)
@@ -407,10 +257,8 @@ REGISTERED = {
 
 
 @pytest.mark.parametrize("name", REGISTERED)
-@pytest.mark.parametrize("path", ["torch", "kernel"])
-def test_registration(name, path):
-    with kernels() if path == "kernel" else nullcontext():
-        assert_registered(REGISTERED[name], "reverse_step_" if name == "in place" else "reverse_step")
+def test_registration(name):
+    assert_registered(REGISTERED[name])
 
 
 def test_one_graph_for_every_timestep_batch_and_address():

@@ -1,15 +1,17 @@
-"""simple_loss: the kernel has the bits of the PyTorch path, and that keeps its distance from the float64 reference."""
+"""simple_loss: the eager backend, whose bits the kernels have (test_ops.py), is within its bound of the reference."""
 
 import numpy as np
 import pytest
 import torch
+from descriptions.description import INPUTS
+from descriptions.simple_loss import loss_with_gradient, prepare
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from interpreter import assert_same_bits, kernels, run_kernel
+from interpreter import assert_same_bits, run_kernel
 from laws import NAMED
 from noisestep.accelerated.address import FORWARD, NoiseAddress
+from noisestep.accelerated.ops import loss_and_gradient, q_sample, simple_loss
 from noisestep.accelerated.ops import noise as noise_op
-from noisestep.accelerated.ops import q_sample, simple_loss
 from noisestep.accelerated.ops.checks import compute_dtype
 from noisestep.reference import loss as reference
 from op_cases import (
@@ -31,57 +33,7 @@ from test_pairwise_sum import depth
 from torch import Tensor
 
 D = device_schedule("cosine", 50)
-INPUTS = (*FLOATS, "uint8")
 predictions = st.sampled_from(PREDICTIONS)
-
-
-def arguments(case: Case, prediction: str, x_0_dtype: str, *, weighted: bool, eps_dtype: str | None):
-    """The arguments of the op, and its options."""
-    eps = case.noise() if eps_dtype is None else case.tensor(2, dtype=getattr(torch, eps_dtype))
-    options = dict(prediction=prediction)
-    if prediction != "eps":
-        options["x_0"] = case.tensor(3, dtype=getattr(torch, x_0_dtype))
-    if prediction == "v":
-        options |= dict(schedule=case.device_schedule, t=case.t())
-    if weighted:
-        options["weight"] = torch.rand(case.shape[0], generator=torch.Generator().manual_seed(4))
-    return case.tensor(1), eps, options
-
-
-def losses_and_gradient(output: Tensor, *rest, **options) -> tuple[Tensor, Tensor]:
-    output = output.detach().requires_grad_()
-    losses = simple_loss(output, *rest, reduction="none", **options)
-    # another number for each sample
-    upstream = torch.arange(1, 1 + len(losses), device=losses.device, dtype=losses.dtype)
-    return losses.detach(), torch.autograd.grad(losses, output, upstream)[0]
-
-
-@settings(max_examples=12)
-@given(cases(), predictions, st.sampled_from(INPUTS), st.booleans(), st.none() | st.sampled_from(FLOATS))
-@example(Case((2, 3, 5, 7), "bfloat16", "channels_last", seed=2**64 - 1, stream=15), "v", "uint8", True, None)
-@example(Case((3, 2, 3, 2, 3), "float16", "channels_last", in_tensors=True), "v", "float32", False, "float32")
-@example(Case((2, 1300), "float32", "sliced", one_t=True, seed=2**33, sample=2**33), "eps", "float32", True, None)
-@example(Case((2, 37), "float64", "transposed", in_tensors=True, one_t=True), "v", "uint8", True, None)
-@example(Case((2, 21)), "x_0", "uint8", False, None)
-@example(Case((2, 0, 3)), "eps", "float32", True, None)
-@example(Case((0, 3)), "v", "float32", True, None)
-@example(Case((5,), "float16"), "x_0", "float64", True, None)
-@example(Case((2, 1400), "bfloat16"), "eps", "float32", True, None)
-@example(Case((2, 22), "float64"), "eps", "float32", True, None)
-@example(Case((2, 3, 20, 20), "float32", "channels_last"), "v", "uint8", True, None)
-def test_kernel_has_the_bits_of_the_torch_path(case, prediction, x_0_dtype, weighted, eps_dtype):
-    output, eps, options = arguments(case, prediction, x_0_dtype, weighted=weighted, eps_dtype=eps_dtype)
-    assert_same_bits(
-        actual=run_kernel(losses_and_gradient, output, eps, **options),
-        expected=losses_and_gradient(output, eps, **options),
-    )
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_kernels_mean_has_the_bits_of_the_torch_path(weighted):
-    output, eps, options = arguments(Case((3, 5)), "eps", "float32", weighted=weighted, eps_dtype=None)
-    expected = simple_loss(output, eps, **options)
-    assert_same_bits(actual=run_kernel(simple_loss, output, eps, **options), expected=expected)
 
 
 def assert_near_the_reference(output, eps, x_0, t, schedule, prediction, weight):
@@ -150,7 +102,8 @@ def test_v_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
 @given(cases(), predictions, st.sampled_from(INPUTS), st.booleans(), st.none() | st.sampled_from(FLOATS))
 @example(Case((3, 3, 8), schedule="linear", T=21), "eps", "float32", False, "float64")
 def test_within_its_bound_of_the_reference(case, prediction, x_0_dtype, weighted, eps_dtype):
-    output, eps, options = arguments(case, prediction, x_0_dtype, weighted=weighted, eps_dtype=eps_dtype)
+    given = dict(prediction=prediction, x_0_dtype=x_0_dtype, weighted=weighted, eps_dtype=eps_dtype)
+    (output, eps), options = prepare(case, **given)
     if not output.numel():
         return
     t = torch.randint(1, case.T + 1, case.shape[:1], generator=torch.Generator().manual_seed(1))
@@ -161,11 +114,11 @@ def test_within_its_bound_of_the_reference(case, prediction, x_0_dtype, weighted
 @settings(max_examples=40)
 @given(cases(), predictions)
 def test_the_memory_layout_changes_no_bit(case, prediction):
-    output, eps, options = arguments(case, prediction, "float32", weighted=True, eps_dtype=None)
-    expected = losses_and_gradient(output, eps, **options)
+    (output, eps), options = prepare(case, prediction=prediction, weighted=True, reduction="none")
+    expected = loss_with_gradient(output, eps, **options)
     for layout in LAYOUTS:
         other = Case(case.shape, case.dtype, layout).tensor(1)
-        losses, gradient = losses_and_gradient(other, eps, **options)
+        losses, gradient = loss_with_gradient(other, eps, **options)
         assert_same_bits(actual=(losses, gradient), expected=expected, strides=False)
         assert gradient.stride() == torch.empty_like(other).stride()
 
@@ -178,6 +131,22 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(case):
     for i in range(case.shape[0]):
         alone = simple_loss(output[i : i + 1], NoiseAddress(case.seed, 0, case.step, case.sample + i), reduction="none")
         assert_same_bits(actual=alone, expected=whole[i : i + 1])
+
+
+@pytest.mark.property
+@pytest.mark.kernel(op="loss_and_gradient")
+@settings(max_examples=30)
+@given(cases(), predictions, st.booleans(), st.sampled_from((1.0, 0.3, -1024.0)))
+@example(Case((3, 7)), "v", True, 0.3)
+@example(Case((3, 7), "float64"), "eps", False, 0.3)
+@example(Case((2, 7), "float16"), "eps", False, -1024.0)
+def test_loss_and_gradient_is_the_loss_and_its_gradient(case, prediction, weighted, scale):
+    (output, eps), options = prepare(case, prediction=prediction, weighted=weighted)
+    output.requires_grad_()
+    loss = simple_loss(output, eps, **options)
+    (gradient,) = torch.autograd.grad(loss * scale, output)
+    both = loss_and_gradient(output, eps, scale=scale, **options)
+    assert_same_bits(actual=both, expected=(loss.detach(), gradient))
 
 
 def test_the_loss_is_of_the_noise_that_q_sample_added():
@@ -201,6 +170,7 @@ def test_nothing_has_no_loss_and_no_samples_have_no_mean():
     assert simple_loss(torch.ones(0, 2), NoiseAddress(0, FORWARD, 0)).isnan()
 
 
+@pytest.mark.kernel(op="simple_loss")
 def test_a_bad_number_spoils_its_own_sample_alone():
     output = torch.randn(3, 5)
     output[1, 2] = torch.nan
@@ -280,19 +250,13 @@ REGISTERED = {
 
 @pytest.mark.parametrize("call", REGISTERED.values(), ids=REGISTERED)
 def test_registration(call):
-    assert_registered(call, "simple_loss")
-
-
-@pytest.mark.parametrize("name", ["gradient", "v"])
-def test_registration_of_the_kernel(name):
-    with kernels():
-        assert_registered(REGISTERED[name], "simple_loss")
+    assert_registered(call)
 
 
 def test_registration_of_the_gradient():
     output = torch.randn(2, 3, requires_grad=True)
     loss = simple_loss(output, NoiseAddress(0, FORWARD, 0), reduction="none").sum()
-    assert_registered(lambda: torch.autograd.grad(loss, output), "simple_loss_backward")
+    assert_registered(lambda: torch.autograd.grad(loss, output))
 
 
 def test_one_graph_for_every_timestep_batch_and_address():

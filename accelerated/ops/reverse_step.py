@@ -342,7 +342,7 @@ def _check_in_place(x_t: Tensor) -> None:
     """x_t can be written to: it is nobody's leaf, and each of its elements has a place of its own."""
     if x_t.requires_grad and torch.is_grad_enabled():
         raise ValueError("in_place=True would overwrite an x_t that requires a gradient; pass x_t.detach()")
-    if any(stride == 0 and n > 1 for stride, n in zip(x_t.stride(), x_t.shape, strict=True)):
+    if x_t.numel() and any(stride == 0 and n > 1 for stride, n in zip(x_t.stride(), x_t.shape, strict=True)):
         raise ValueError(
             f"in_place=True needs an x_t with memory of its own for each element, got an expanded one "
             f"(shape {tuple(x_t.shape)}, strides {x_t.stride()})"

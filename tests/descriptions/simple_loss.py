@@ -1,0 +1,93 @@
+"""simple_loss and loss_and_gradient: bits as on the eager backend (test_simple_loss.py has that one's bounds)."""
+
+from importlib import import_module
+from typing import Any
+from unittest import mock
+
+import torch
+from noisestep.accelerated.ops import loss_and_gradient, simple_loss
+from op_cases import FLOATS, Case
+from torch import Tensor
+
+from .description import ADDRESS, BOTH, GIVEN_EPS, INPUTS, LAYOUTS, PLACE, PREDICTION, Description
+
+_module = import_module("noisestep.accelerated.ops.simple_loss")
+
+
+def prepare(
+    case: Case,
+    *,
+    prediction: str = "eps",
+    x_0_dtype: str = "float32",
+    weighted: bool = False,
+    eps_dtype: str | None = None,
+    **options: Any,
+) -> tuple[tuple, dict]:
+    """The arguments of the loss: (output, noise), and its options, with those that are given."""
+    eps = case.noise() if eps_dtype is None else case.tensor(2, dtype=getattr(torch, eps_dtype))
+    options["prediction"] = prediction
+    if prediction != "eps":
+        options["x_0"] = case.tensor(3, dtype=getattr(torch, x_0_dtype))
+    if prediction == "v":
+        options |= dict(schedule=case.device_schedule, t=case.t())
+    if weighted:
+        options["weight"] = torch.rand(case.shape[0], generator=torch.Generator().manual_seed(4))
+    return (case.tensor(1), eps), options
+
+
+def loss_with_gradient(
+    output: Tensor, noise: Any, *, gradient: str | None = "own", most: int | None = None, **options: Any
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The loss, and its gradient for a number upstream of each sample, in memory as `gradient` says.
+
+    `most` is how many sums one program adds up: with few, more launches are needed, as for large batches.
+    """
+    with mock.patch.object(_module, "_MOST", _module._MOST if most is None else most):
+        if gradient is None:
+            return simple_loss(output, noise, **options)
+        output = output.detach().requires_grad_()
+        loss = simple_loss(output, noise, **options)
+        upstream = torch.arange(2, 2 + loss.numel(), device=loss.device, dtype=loss.dtype).reshape(loss.shape)
+        if gradient == "expanded":
+            upstream = upstream.new_full((), 3).expand(loss.shape)
+        if gradient == "strided" and loss.ndim:
+            upstream = torch.stack((upstream, -upstream), dim=1)[:, 0]
+        return loss.detach(), torch.autograd.grad(loss, output, upstream)[0]
+
+
+def _both(output: Tensor, noise: Any, *, most: int | None = None, **options: Any) -> tuple[Tensor, Tensor]:
+    with mock.patch.object(_module, "_MOST", _module._MOST if most is None else most):
+        return loss_and_gradient(output, noise, **options)
+
+
+_FACTORS = {
+    **PLACE,
+    "dtype": FLOATS,
+    "layout": LAYOUTS,
+    **ADDRESS,
+    **GIVEN_EPS,
+    **PREDICTION,
+    "x_0_dtype": INPUTS,
+    "weighted": BOTH,
+    "most": (None, 2),
+}
+
+Description(
+    "simple_loss",
+    loss_with_gradient,
+    prepare,
+    {**_FACTORS, "reduction": ("mean", "none"), "gradient": ("own", None, "expanded", "strided")},
+    elementwise=False,
+    counted={
+        "simple_loss with gradient": {"reduction": "mean"},
+        "simple_loss with gradient, v, weighted": {"reduction": "mean", "prediction": "v", "weighted": True},
+    },
+)
+Description(
+    "loss_and_gradient",
+    _both,
+    prepare,
+    {**_FACTORS, "scale": (1.0, 0.3, -1024.0)},
+    elementwise=False,
+    counted={"loss_and_gradient": {}},
+)
