@@ -244,9 +244,9 @@ for _op, _of in ((_simple_loss, _of_loss), (_loss_and_gradient, _of_gradient)):
     _op.fake(_of(_fake))
 
 
-@kernel(numbers=("batch", "share_low", "share_high"))
+@kernel(numbers=("batch", "inverse_low", "inverse_high", "share_low", "share_high"))
 def _backward_kernel(
-    residual_ptr, grad_ptr, gradient_ptr, batch, share_low, share_high,
+    residual_ptr, grad_ptr, gradient_ptr, batch, inverse_low, inverse_high, share_low, share_high,
     MEAN: tl.constexpr, GRAD_STRIDE: tl.constexpr, n, inner, TILING: tl.constexpr,
 ):  # fmt: skip
     """Each sample times its scale, in the order of memory, whatever the layout."""
@@ -255,7 +255,12 @@ def _backward_kernel(
     mask = None if TILING.whole else place < n
     grad = tl.load(grad_ptr + row * GRAD_STRIDE)
     if MEAN:
-        grad = kernels.divide(grad, batch)
+        if grad.dtype == tl.float64:
+            grad = kernels.divide(grad, batch)
+        else:
+            # correctly rounded, with no branch: a quotient of two numbers of 24 bits is further than 2^-49 of its size
+            # from a tie, and this product within 2^-52 of it
+            grad = (grad.to(tl.float64) * kernels.float_of_words(inverse_low, inverse_high)).to(tl.float32)
     scale = grad * kernels.float_of_words(share_low, share_high).to(grad.dtype)
     residual = kernels.upcast(tl.load(residual_ptr + row * n + place, mask=mask), scale.dtype)
     tl.store(gradient_ptr + row * n + place, kernels.cast(scale * residual, gradient_ptr), mask=mask)
@@ -278,7 +283,7 @@ def _(grad, residual, output, mean):
     _backward_kernel(
         layout,
         (layout.reads(residual), grad, gradient),
-        (len(residual), *words_of(2 / max(1, layout.n))),
+        (len(residual), *words_of(1 / max(1, len(residual))), *words_of(2 / max(1, layout.n))),
         (mean, stride),
     )
     return layout.finished(gradient, residual)

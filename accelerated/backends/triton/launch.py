@@ -63,7 +63,9 @@ class Layout:
         self.inner = n // channels
         if blocks is None:
             blocks = BLOCKS
-            while blocks > _FEWEST_BLOCKS and shape[0] * -(-n // (4 * blocks)) < PROGRAMS:
+            # a sum for each program is one more number to add up: fewer of them are enough
+            enough = PROGRAMS // 2 if sums else PROGRAMS
+            while blocks > _FEWEST_BLOCKS and shape[0] * -(-n // (4 * blocks)) < enough:
                 blocks //= 2
         blocks = min(blocks, 1 << max(-(-n // 4) - 1, 0).bit_length())
         most = 16 // itemsize
