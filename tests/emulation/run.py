@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import test_q_sample
-import test_reverse_step
-import test_simple_loss
-import test_vlb_terms
+import descriptions.q_sample as of_q_sample
+import descriptions.reverse_step as of_reverse_step
+import descriptions.simple_loss as of_simple_loss
+import descriptions.vlb_terms as of_vlb_terms
 import torch
 from emulator.driver import on
 from emulator.memory import EmulationError
@@ -104,34 +104,27 @@ def _check_noise(options: dict[str, Any], run: Run) -> None:
 
 def _check_q_sample(options: dict[str, Any], run: Run) -> None:
     place, case = _place(options), _case(options)
-    arguments = test_q_sample.arguments(case, options["eps_dtype"])
-    out = options["out"] and getattr(torch, options["out"])
-    _same(q_sample, run, place, *arguments, dtype=out, return_eps=options["return_eps"])
+    given = {name: options[name] for name in ("eps_dtype", "out", "return_eps")}
+    arguments, keywords = of_q_sample.prepare(case, **given)
+    _same(q_sample, run, place, *arguments, **keywords)
 
 
 def _check_simple_loss(options: dict[str, Any], run: Run) -> None:
     place, case = _place(options), _case(options)
     gradient = options.pop("gradient")
-    output, eps, given = test_simple_loss.arguments(case, **options)
+    arguments, given = of_simple_loss.prepare(case, **options)
     if gradient:
-        _same(test_simple_loss.losses_and_gradient, run, place, output, eps, **given)
-        _same(_mean_and_gradient, run, place, output, eps, **given)
+        _same(of_simple_loss.loss_with_gradient, run, place, *arguments, reduction="none", **given)
+        _same(of_simple_loss.loss_with_gradient, run, place, *arguments, **given)
     else:
-        _same(simple_loss, run, place, output, eps, reduction="none", **given)
-        _same(simple_loss, run, place, output, eps, **given)
-
-
-def _mean_and_gradient(output: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    output = output.detach().requires_grad_()
-    mean = simple_loss(output, *rest, **options)
-    return mean.detach(), torch.autograd.grad(mean, output)[0]
+        _same(simple_loss, run, place, *arguments, reduction="none", **given)
+        _same(simple_loss, run, place, *arguments, **given)
 
 
 def _check_loss_and_gradient(options: dict[str, Any], run: Run) -> None:
     place, case = _place(options), _case(options)
-    scale = options.pop("scale")
-    output, eps, given = test_simple_loss.arguments(case, **options)
-    _same(loss_and_gradient, run, place, output, eps, **given, scale=scale)
+    arguments, given = of_simple_loss.prepare(case, **options)
+    _same(loss_and_gradient, run, place, *arguments, **given)
 
 
 def _check_random(op: Run) -> Callable[[dict[str, Any], Run], None]:
@@ -160,31 +153,30 @@ def _check_reverse_step(options: dict[str, Any], run: Run) -> None:
     eps_dtype, joined = options.pop("eps_dtype"), options.pop("joined")
     if len(case.shape) < 2 and options["variance"] == "learned_range":
         options["variance"] = "posterior"
-    update = test_reverse_step.Update(**options)
+    update = of_reverse_step.Update(**options)
     if update.learned:
         # the exponential is a library's: bits may differ, the bound may not
-        def placed(op: Run, *arguments: Any, **rest: Any) -> Any:
-            return run(op, *place(arguments), **rest)
-
-        test_reverse_step.assert_near_the_reference(placed, case, update, case.t().expand(case.shape[:1]))
+        inputs = of_reverse_step.arguments(case, update, eps_dtype, joined=joined)
+        actual = run(reverse_step, *place(inputs), **vars(update))
+        of_reverse_step.assert_near_the_reference(actual, inputs, update)
     else:
-        arguments = test_reverse_step.arguments(case, update, eps_dtype, joined=joined)
+        arguments = of_reverse_step.arguments(case, update, eps_dtype, joined=joined)
         _same(reverse_step, run, place, *arguments, **vars(update))
 
 
 def _check_vlb_terms(options: dict[str, Any], run: Run) -> None:
     place, one_t, case = _place(options), options["one_t"], _case(options)
-    options = test_vlb_terms.fitting(case, options)
+    options = of_vlb_terms.fitting(case, options)
     # both terms: the decoder's at t = 1
     for t in (
         (torch.ones(case.shape[0], dtype=torch.int64), torch.full((case.shape[0],), 17))
         if one_t
-        else (test_vlb_terms.timesteps(case),)
+        else (of_vlb_terms.timesteps(case),)
     ):
-        inputs = test_vlb_terms.arguments(case, t, options["prediction"], options["variance"], options["levels"])
+        inputs = of_vlb_terms.arguments(case, t, options["prediction"], options["variance"], options["levels"])
         given = int(t[0]) if one_t else t
         actual = run(vlb_terms, inputs[0], *place(inputs[1:]), given, **options)
-        test_vlb_terms.assert_near_the_reference(actual, inputs, t, options)
+        of_vlb_terms.assert_near_the_reference(actual, inputs, t, options)
 
 
 CHECKS: dict[str, Callable[[dict[str, Any], Run], None]] = {

@@ -201,6 +201,7 @@ class Kernel:
         warps: int,
     ) -> None:
         """A launch by Triton, or to whoever records it; what Triton compiled is kept."""
+        grid: tuple[int, ...]
         if isinstance(layout, Layout):
             grid, constants = layout.grid, (*constants, layout.n, layout.inner, layout.tiling)
         else:
