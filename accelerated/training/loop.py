@@ -116,9 +116,11 @@ class Step:
     def _batch(self, rows: range) -> tuple[Tensor, Tensor | None]:
         """Images and labels of some rows of the next step; dropout is seeded for them."""
         step = self._state.step
+        batch = self._batches(step, rows)
+        # after the batch, as a DataLoader that starts draws from the same generator
         if self._dropout is not None:
             self._dropout(step, rows)
-        return self._batches(step, rows)
+        return batch
 
     def _update(self, step: int | Tensor, batch: Callable[[range], tuple[Tensor, Tensor | None]]) -> Tensor:
         """Make a step with the batch of each micro-batch's rows, without the EMA. Returns the loss."""
