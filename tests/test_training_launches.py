@@ -283,30 +283,30 @@ def test_a_replayed_step_is_the_step(digits: ImageSet, emulated: None, changes: 
     # a CPU's AdamW reads the learning rate in float64: one that is a number of float32 is the same in both
     changes = {"lr_schedule": "constant", "warmup": 0, "learning_rate": 2.0**-9, **changes}
     (eager_state, eager), (state, step) = (begin(digits, CPU, cuda_graph=x, **changes) for x in (False, True))
-    for _ in range(5):
+    for _ in range(3):
         assert torch.equal(step(), eager())
-    assert state.step == 5
+    assert state.step == 3
     assert outcome(state) == outcome(eager_state)
 
 
-def test_a_replay_has_the_learning_rate_and_the_batch_of_its_step(digits: ImageSet, emulated: None) -> None:
+def test_a_replay_has_the_learning_rate_of_its_step(digits: ImageSet, emulated: None) -> None:
     (_, eager), (state, step) = (begin(digits, CPU, cuda_graph=x, dropout=0.0) for x in (False, True))
-    for _ in range(5):
+    for _ in range(3):
         # the rates differ by their rounding to float32, by 2^-25 of a step; the warm-up changes them threefold
         torch.testing.assert_close(step(), eager(), rtol=1e-5, atol=0)
-    assert state.optimizer.param_groups[0]["lr"].item() == np.float32(step.learning_rate(4))
+    assert state.optimizer.param_groups[0]["lr"].item() == np.float32(step.learning_rate(2))
 
 
 def test_a_replayed_run_goes_on_from_a_checkpoint(digits: ImageSet, emulated: None) -> None:
     whole, step = begin(digits, CPU, cuda_graph=True)
-    for _ in range(3):
+    for _ in range(2):
         step()
     tensors = {name: x.clone() for name, x in whole.tensors().items()}
-    for _ in range(3):
+    for _ in range(2):
         step()
     state, step = begin(digits, CPU, cuda_graph=True)
-    state.restore(Checkpoint(3, 1.0, tiny_config(), DataRecord("", (1, 8, 8), ()), tensors))
-    for _ in range(3):
+    state.restore(Checkpoint(2, 1.0, tiny_config(), DataRecord("", (1, 8, 8), ()), tensors))
+    for _ in range(2):
         step()
     assert outcome(state) == outcome(whole)
 
