@@ -113,51 +113,25 @@ class Step:
         state.step += 1
         return total
 
-    def _batch(self, rows: range) -> tuple[Tensor, Tensor | None]:
-        """Images and labels of some rows of the next step; dropout is seeded for them."""
-        step = self._state.step
-        batch = self._batches(step, rows)
-        # after the batch, as a DataLoader that starts draws from the same generator
-        if self._dropout is not None:
-            self._dropout(step, rows)
-        return batch
-
-    def _update(self, step: int | Tensor, batch: Callable[[range], tuple[Tensor, Tensor | None]]) -> Tensor:
-        """Make a step with the batch of each micro-batch's rows, without the EMA. Returns the loss."""
-        config, state, world = self._config, self._state, self._world
-        if not isinstance(step, Tensor):
-            for group in state.optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
-        state.optimizer.zero_grad(set_to_none=True)
-        parts = []
-        for rows in self._micro_batches:
-            with world.gradient_sync(self._model, last=rows is self._micro_batches[-1]):
-                parts.append(self._add_gradient(*batch(rows), step, rows))
-        norm = world.full_tensor(nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm))
-        state.optimizer.step()
-        # 0 · inf and 0 · NaN are NaN, so the sum shows a bad gradient without waiting for the device
-        return sum(parts[1:], start=parts[0]) + 0.0 * norm
-
-    def _replay(self) -> Tensor:
-        """`_update` from its CUDA graph, which the first call captures."""
-        step, (rows,) = self._state.step, self._micro_batches
-        images, labels = self._batches(step, rows)
-        if self._graph is None:
-            self._graph = StepGraph(
-                lambda images, labels, step: self._update(step, lambda rows: (images, labels)),
-                self._state,
-                images,
-                labels,
-            )
-        if self._dropout is not None:
-            self._dropout(step, rows)
-        return self._graph(images, labels, step, self.learning_rate(step))
-
-    def _add_gradient(self, x_0: Tensor, label: Tensor | None, step: int | Tensor, rows: range) -> Tensor:
-        """Add the gradient of some rows of a step's batch to that of the weights, and return their part of the loss.
+    def add_gradient(self, x_0: Tensor, label: Tensor | None, step: int | Tensor, rows: range) -> Tensor:
+        """Add the gradient of some rows' part of the loss to that of the weights, and return this part.
 
         The random numbers of a row depend on its number in the global batch alone, not on the process or the
         micro-batch.
+
+        Parameters
+        ----------
+        x_0, label : Tensor, Tensor or None
+            Images and labels of the rows, as `Batches` gives them.
+        step : int or Tensor
+            The number of the step; a captured step has it in an int64 tensor on the device.
+        rows : range
+            Of the global batch.
+
+        Returns
+        -------
+        Tensor, shape ()
+            The parts of all rows of a batch sum to its mean loss.
         """
         config, device = self._config, self._device
         t = integers(NoiseAddress(config.seed, TIMESTEP, step, rows.start), len(rows), 1, self._tables.T, device)
@@ -185,6 +159,46 @@ class Step:
         )
         output.backward(gradient)
         return share * loss
+
+    def _batch(self, rows: range) -> tuple[Tensor, Tensor | None]:
+        """Images and labels of some rows of the next step; dropout is seeded for them."""
+        step = self._state.step
+        batch = self._batches(step, rows)
+        # after the batch, as a DataLoader that starts draws from the same generator
+        if self._dropout is not None:
+            self._dropout(step, rows)
+        return batch
+
+    def _update(self, step: int | Tensor, batch: Callable[[range], tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Make a step with the batch of each micro-batch's rows, without the EMA. Returns the loss."""
+        config, state, world = self._config, self._state, self._world
+        if not isinstance(step, Tensor):
+            for group in state.optimizer.param_groups:
+                group["lr"] = self.learning_rate(step)
+        state.optimizer.zero_grad(set_to_none=True)
+        parts = []
+        for rows in self._micro_batches:
+            with world.gradient_sync(self._model, last=rows is self._micro_batches[-1]):
+                parts.append(self.add_gradient(*batch(rows), step, rows))
+        norm = world.full_tensor(nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm))
+        state.optimizer.step()
+        # 0 · inf and 0 · NaN are NaN, so the sum shows a bad gradient without waiting for the device
+        return sum(parts[1:], start=parts[0]) + 0.0 * norm
+
+    def _replay(self) -> Tensor:
+        """`_update` from its CUDA graph, which the first call captures."""
+        step, (rows,) = self._state.step, self._micro_batches
+        images, labels = self._batches(step, rows)
+        if self._graph is None:
+            self._graph = StepGraph(
+                lambda images, labels, step: self._update(step, lambda rows: (images, labels)),
+                self._state,
+                images,
+                labels,
+            )
+        if self._dropout is not None:
+            self._dropout(step, rows)
+        return self._graph(images, labels, step, self.learning_rate(step))
 
 
 class DropoutSeeds:
