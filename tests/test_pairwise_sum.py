@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -37,6 +38,7 @@ def by_definition(row: np.ndarray) -> np.floating:
     return sums[0]
 
 
+@pytest.mark.property
 @given(sums)
 @example(Case((1, 2**20 + 1025)))
 def test_the_order_is_the_one_that_is_written_down(case):
@@ -45,6 +47,7 @@ def test_the_order_is_the_one_that_is_written_down(case):
     assert_same_bits(actual=pairwise_sum(values), expected=torch.from_numpy(expected))
 
 
+@pytest.mark.property
 @given(sums)
 def test_within_its_bound(case):
     values = case.tensor(1)

@@ -91,6 +91,7 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
         assert_within(actual=given_eps, expected=eps, error=0)
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(INPUTS))
 def test_within_its_bound_wherever_the_noise_is(case):
@@ -109,6 +110,7 @@ def test_within_its_bound_wherever_the_noise_is(case):
     )
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(INPUTS))
 def test_the_memory_layout_changes_no_bit(case):
@@ -121,6 +123,7 @@ def test_the_memory_layout_changes_no_bit(case):
         assert x_t.stride() == torch.empty_like(other).stride()
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(FLOATS), st.randoms())
 def test_a_sample_is_the_same_alone_and_in_any_batch(case, random):

@@ -45,6 +45,7 @@ updates = st.builds(
 )
 
 
+@pytest.mark.property
 @pytest.mark.kernel(op="reverse_step")
 @settings(max_examples=30)
 @given(cases(), updates.filter(lambda update: not update.learned))
@@ -106,12 +107,14 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
         assert_within_its_bound(case, update, torch.arange(1, T + 1))
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(), updates)
 def test_within_its_bound_of_the_reference(case, update):
     assert_within_its_bound(case, update.fitting(case), timesteps(case))
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(), updates)
 def test_the_memory_layout_changes_no_bit(case, update):
@@ -126,6 +129,7 @@ def test_the_memory_layout_changes_no_bit(case, update):
             assert part.stride() == torch.empty_like(other).stride()
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(), updates)
 def test_a_sample_is_the_same_alone_and_in_any_batch(case, update):

@@ -98,6 +98,7 @@ def test_v_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
     assert_near_the_reference(case.tensor(1), NoiseAddress(5, FORWARD, 3), x_0, t, schedule, "v", weight)
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(), predictions, st.sampled_from(INPUTS), st.booleans(), st.none() | st.sampled_from(FLOATS))
 @example(Case((3, 3, 8), schedule="linear", T=21), "eps", "float32", False, "float64")
@@ -111,6 +112,7 @@ def test_within_its_bound_of_the_reference(case, prediction, x_0_dtype, weighted
     assert_near_the_reference(output, eps, options.get("x_0"), t, schedule, prediction, weight)
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(), predictions)
 def test_the_memory_layout_changes_no_bit(case, prediction):
@@ -123,6 +125,7 @@ def test_the_memory_layout_changes_no_bit(case, prediction):
         assert gradient.stride() == torch.empty_like(other).stride()
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases())
 def test_a_sample_is_the_same_alone_and_in_any_batch(case):

@@ -50,6 +50,7 @@ def option(prediction="eps", variance="posterior", clip=None, levels=256) -> dic
     return dict(prediction=prediction, variance=variance, clip=clip, levels=levels)
 
 
+@pytest.mark.property
 @settings(max_examples=60)
 @given(cases(), options_of_a_term, st.sampled_from((0.0, 0.05, 3.0)))
 def test_within_its_bound_of_the_reference(case, options, wrong):
@@ -87,6 +88,7 @@ def test_the_decoder_is_exact_far_from_the_mean():
         np.testing.assert_allclose(actual.numpy(), expected, rtol=256 * EXACT, atol=0)
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(), options_of_a_term)
 def test_the_memory_layout_changes_no_bit(case, options):
@@ -98,6 +100,7 @@ def test_the_memory_layout_changes_no_bit(case, options):
         assert_same_bits(actual=vlb_terms(inputs[0], *others, t, **options), expected=expected)
 
 
+@pytest.mark.property
 @settings(max_examples=40)
 @given(cases(), options_of_a_term)
 def test_a_sample_is_the_same_alone_and_in_any_batch(case, options):
