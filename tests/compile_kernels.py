@@ -13,16 +13,9 @@ from unittest import mock
 import triton
 from descriptions import DESCRIPTIONS, Description
 from descriptions.description import split
+from emulator.driver import TARGETS
 from noisestep.accelerated.backends import Launch
 from triton.backends.compiler import GPUTarget
-
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-    "gfx1100": GPUTarget("hip", "gfx1100", 32),
-}
 
 
 class Driver:
@@ -32,7 +25,7 @@ class Driver:
         self.name = name
 
     def get_current_target(self) -> GPUTarget:
-        return TARGETS[self.name]
+        return TARGETS[self.name].triton
 
     def get_current_device(self) -> str:
         return self.name

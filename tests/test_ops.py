@@ -16,6 +16,7 @@ from descriptions.description import OF_A_CASE, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import kernels, on_device, run_kernel
+from noisestep.accelerated import ops
 from noisestep.accelerated.backends import backend
 from noisestep.accelerated.backends.triton.launch import Kernel
 from noisestep.accelerated.ops.registered import OPS
@@ -88,6 +89,10 @@ def test_registration(description, path):
             continue
         with kernels(**case.how):
             assert_registered(partial(description.call, *on_device(arguments), **on_device(keywords)))
+
+
+def test_every_public_op_is_described():
+    assert set(DESCRIPTIONS) == set(ops.__all__)
 
 
 def test_every_registered_op_is_described():

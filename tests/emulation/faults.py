@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # a shape of odd numbers, one of whole vectors, and what the calls have in common
-_ODD, _WHOLE = (3, 3, 5, 7), (2, 4, 32, 32)
+_ODD, _WHOLE = (3, 3, 5, 7), (2, 4, 16, 16)
 _Q_SAMPLE = dict(
     misaligned=False,
     dtype="float32",
@@ -103,7 +103,7 @@ for _backend, _barrier in (("cuda", r"bar\.sync\s+0;"), ("hip", r"\n\s*s_barrier
     FAULTS += [
         # only random orders can show it
         Fault("no barrier", _backend, ((_barrier, ""),), orders=10),
-        Fault("a broken promise of divisibility", _backend, options=_q((2, 3, 37, 41)), shape_of_text=_WHOLE),
+        Fault("a broken promise of divisibility", _backend, options=_q((2, 3, 19, 23)), shape_of_text=_WHOLE),
         Fault("too little shared memory", _backend, shared=0.5),
     ]
 
