@@ -117,8 +117,14 @@ class Description:
 
 def split(row: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
     """The case of a row, and its other options."""
-    of_case = {name: value for name, value in row.items() if name in OF_A_CASE}
-    return Case(**{**_FULL, **of_case}), {name: value for name, value in row.items() if name not in of_case}
+    of_case, rest = split_options(row)
+    return Case(**{**_FULL, **of_case}), rest
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that are fields of a case, and the others."""
+    of_case = {name: value for name, value in options.items() if name in OF_A_CASE}
+    return of_case, {name: value for name, value in options.items() if name not in of_case}
 
 
 def pairwise(factors: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -8,12 +8,14 @@ from .description import ADDRESS, BOTH, GIVEN_EPS, INPUTS, LAYOUTS, PLACE, Descr
 
 
 def prepare(
-    case: Case, *, eps_dtype: str | None = None, out: str | None = None, return_eps: bool = False
+    case: Case, *, eps_dtype: str | None = None, out: str | None = None, return_eps: bool = False, levels: bool = False
 ) -> tuple[tuple, dict]:
-    """The arguments of q_sample: (schedule, x_0, t, noise), and its options."""
+    """The arguments of q_sample: (schedule, x_0, t, noise), and its options; with `levels`, x_0 is of uint8."""
     eps = case.noise() if eps_dtype is None else case.tensor(2, dtype=getattr(torch, eps_dtype))
+    x_0 = case.tensor(1, dtype=torch.uint8 if levels else None)
+    out = case.dtype if levels else out
     options = dict(dtype=out and getattr(torch, out), return_eps=return_eps)
-    return (case.device_schedule, case.tensor(1), case.t(), eps), options
+    return (case.device_schedule, x_0, case.t(), eps), options
 
 
 Description(
@@ -29,5 +31,5 @@ Description(
         "out": (None, *FLOATS),
         "return_eps": BOTH,
     },
-    counted={"q_sample": {}, "q_sample, uint8 images": {"dtype": "uint8"}},
+    counted={"q_sample": {}, "q_sample, uint8 images": {"levels": True}},
 )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from laws import log_alpha_bar
+from noisestep.accelerated.address import REVERSE
 from noisestep.accelerated.ops import noise, reverse_step
 from noisestep.accelerated.ops.checks import compute_dtype
 from noisestep.reference import reverse as reference
@@ -164,7 +165,9 @@ def _near(actual: Any, case: Case, **options: Any) -> None:
         assert_near_the_reference(actual, arguments(case, update, **rest), update)
 
 
-_CLIPPED: dict[str, Any] = {"clip": (-1.0, 1.0), "in_tensors": "step"}
+# as a chain has it: the step is t, in a tensor
+_CHAIN: dict[str, Any] = {"stream": REVERSE, "in_tensors": "step"}
+_CLIPPED = {**_CHAIN, "clip": (-1.0, 1.0)}
 
 Description(
     "reverse_step",
@@ -190,7 +193,7 @@ Description(
     near=_near,
     exact=_exact,
     counted={
-        "reverse_step, β variance": {"variance": "beta", "in_tensors": "step"},
+        "reverse_step, β variance": {**_CHAIN, "variance": "beta"},
         "reverse_step, clipped, posterior variance": _CLIPPED,
         "reverse_step, clipped, guided": {**_CLIPPED, "guidance": 3.0},
         "reverse_step, clipped, learned variance": {**_CLIPPED, "variance": "learned_range"},

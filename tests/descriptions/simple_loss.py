@@ -18,16 +18,16 @@ def prepare(
     case: Case,
     *,
     prediction: str = "eps",
-    x_0_dtype: str = "float32",
+    x_0_dtype: str | None = None,
     weighted: bool = False,
     eps_dtype: str | None = None,
     **options: Any,
 ) -> tuple[tuple, dict]:
-    """The arguments of the loss: (output, noise), and its options, with those that are given."""
+    """The arguments of the loss: (output, noise), and its options; x_0 is of the case's dtype by default."""
     eps = case.noise() if eps_dtype is None else case.tensor(2, dtype=getattr(torch, eps_dtype))
     options["prediction"] = prediction
     if prediction != "eps":
-        options["x_0"] = case.tensor(3, dtype=getattr(torch, x_0_dtype))
+        options["x_0"] = case.tensor(3, dtype=x_0_dtype and getattr(torch, x_0_dtype))
     if prediction == "v":
         options |= dict(schedule=case.device_schedule, t=case.t())
     if weighted:
