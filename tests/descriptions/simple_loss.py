@@ -72,15 +72,23 @@ _FACTORS = {
     "most": (None, 2),
 }
 
+# what is asked for: a reduction, and the gradient for numbers upstream that are in memory in some way
+_ASKED = (("mean", "own"), ("mean", None), ("none", "own"), ("none", None), ("none", "expanded"), ("none", "strided"))
+
+
+def _prepare(case: Case, *, asked: tuple[str, str | None] = _ASKED[0], **options: Any) -> tuple[tuple, dict]:
+    return prepare(case, reduction=asked[0], gradient=asked[1], **options)
+
+
 Description(
     "simple_loss",
     loss_with_gradient,
-    prepare,
-    {**_FACTORS, "reduction": ("mean", "none"), "gradient": ("own", None, "expanded", "strided")},
+    _prepare,
+    {**_FACTORS, "asked": _ASKED},
     elementwise=False,
     counted={
-        "simple_loss with gradient": {"reduction": "mean"},
-        "simple_loss with gradient, v, weighted": {"reduction": "mean", "prediction": "v", "weighted": True},
+        "simple_loss with gradient": {},
+        "simple_loss with gradient, v, weighted": {"prediction": "v", "weighted": True},
     },
 )
 Description(
