@@ -26,7 +26,6 @@ ROWS = [
     pytest.param(description, row, id=f"{name}-{i}", marks=pytest.mark.kernel(op=name))
     for name, description in DESCRIPTIONS.items()
     for i, row in enumerate(description.rows)
-    if row in description.few_rows
 ]
 EACH = [pytest.param(d, id=name, marks=pytest.mark.kernel(op=name)) for name, d in DESCRIPTIONS.items()]
 
