@@ -235,7 +235,15 @@ FAULTS = [
                 "kernels.cast(scale * residual, gradient_ptr)",
                 "kernels.cast(residual, gradient_ptr)",
             ),
-            "a gradient whose mean is a sum": ("grad = kernels.divide(grad, batch)", "grad = grad"),
+            "a gradient in float64 whose mean is a sum": ("grad = kernels.divide(grad, batch)", "grad = grad"),
+            "a gradient whose mean is a sum": (
+                "(grad.to(tl.float64) * kernels.float_of_words(inverse_low, inverse_high)).to(tl.float32)",
+                "grad",
+            ),
+            "a gradient's mean by a reciprocal of float32": (
+                "(grad.to(tl.float64) * kernels.float_of_words(inverse_low, inverse_high)).to(tl.float32)",
+                "grad * kernels.float_of_words(inverse_low, inverse_high).to(tl.float32)",
+            ),
             "a gradient of half the square": ("words_of(2 / max(1, layout.n))", "words_of(1 / max(1, layout.n))"),
             "one number upstream taken for many": ("grad.stride(0) if grad.ndim else 0", "1 if grad.ndim else 0"),
             "numbers upstream taken for neighbours": (
