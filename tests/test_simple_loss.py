@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from interpreter import assert_same_bits, run_kernel
 from laws import NAMED
 from noisestep.accelerated.address import FORWARD, NoiseAddress
-from noisestep.accelerated.ops import loss_and_gradient, q_sample, simple_loss
+from noisestep.accelerated.ops import loss_and_gradient, pairwise_sum, q_sample, simple_loss
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops.checks import compute_dtype
 from noisestep.reference import loss as reference
@@ -211,6 +211,36 @@ def test_gradient_is_that_of_the_chapters_code():
     (actual,) = torch.autograd.grad(simple_loss(output, eps), output)
     # each side: the difference, 2/n, and two products
     torch.testing.assert_close(actual, expected, rtol=2 * gamma(4, 2.0**-24), atol=0)
+
+
+@pytest.mark.kernel(op="simple_loss")
+@pytest.mark.parametrize("batch", [3, 5, 7, 11])
+def test_the_kernels_gradient_of_a_mean_has_a_quotient_and_no_product_with_a_reciprocal(batch):
+    def gradient(output, upstream):
+        output = output.detach().requires_grad_()
+        return torch.autograd.grad(simple_loss(output, NoiseAddress(0, FORWARD, 0)), output, upstream)[0]
+
+    output, upstream = torch.randn(batch, 5), torch.arange(1, 20).float()
+    reciprocal = torch.tensor(1 / batch, dtype=torch.float32)
+    # those whose two results differ
+    upstream = upstream[upstream / batch != upstream * reciprocal]
+    assert len(upstream)
+    for number in upstream[:3]:
+        assert_same_bits(actual=run_kernel(gradient, output, number), expected=gradient(output, number))
+
+
+@pytest.mark.kernel(op="simple_loss")
+@pytest.mark.parametrize("batch", [3, 5, 7, 11])
+def test_the_kernels_mean_is_a_quotient_and_no_product_with_a_reciprocal(batch):
+    address, reciprocal, found = NoiseAddress(0, FORWARD, 0), torch.tensor(1 / batch, dtype=torch.float32), 0
+    for seed in range(20):
+        output = torch.randn(batch, 5, generator=torch.Generator().manual_seed(seed))
+        mean = simple_loss(output, address)
+        total = pairwise_sum(simple_loss(output, address, reduction="none")[None])[0]
+        if mean != total * reciprocal:
+            found += 1
+            assert_same_bits(actual=run_kernel(simple_loss, output, address), expected=mean)
+    assert found
 
 
 def test_a_second_derivative_is_refused():
