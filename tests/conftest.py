@@ -1,5 +1,6 @@
 """What every test shares: how hypothesis runs, and what is skipped, with the reason, where the machine lacks it."""
 
+import os
 import shutil
 import sysconfig
 from pathlib import Path
@@ -28,6 +29,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="quick",
         help="compiled kernels to run in the emulator: some of them (quick), or every case on every target (all)",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs on all cores, at most 8 of them, and tests that were named in one process, unless -n says."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and config.option.numprocesses is None and not config.option.usepdb:
+        config.option.numprocesses = min(8, len(os.sched_getaffinity(0)))
+        # tests of one xdist_group share what is made for them in one process
+        config.option.dist = "loadgroup"
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # the other cores have work already
+        torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

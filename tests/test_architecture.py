@@ -16,7 +16,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-# the package itself hands out names, and may import every room; noisestep/__main__.py is a program
+# the package itself hands out names, and may import every room; cli/noisestep is the package above it
 FILES = {module_of(path): path for path in ACCELERATED.rglob("*.py") if module_of(path)}
 
 

@@ -17,7 +17,7 @@ from descriptions import DESCRIPTIONS
 from emulation.cases import TARGETS, calls, quick
 from emulation.faults import faults_for
 
-pytestmark = pytest.mark.emulation
+pytestmark = [pytest.mark.emulation, pytest.mark.xdist_group("emulation")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,7 +47,7 @@ def results(request: pytest.FixtureRequest) -> Iterator[Callable[[str, str], dic
     """What became of a case: the cases that were collected run in a process for each target, side by side."""
     wanted: dict[str, list[str]] = defaultdict(list)
     for item in request.session.items:
-        if isinstance(item, pytest.Function) and "results" in item.fixturenames:
+        if item.parent is request.node and "results" in item.fixturenames:
             chosen = item.callspec.params
             wanted[chosen["target"]].append(chosen.get("name") or f"fault: {chosen['fault']}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:

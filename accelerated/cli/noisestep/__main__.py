@@ -1,4 +1,4 @@
-"""`python -m noisestep`: installed as `noisestep/__main__.py`, beside the packages `reference` and `accelerated`."""
+"""`python -m noisestep`."""
 
 from noisestep.accelerated.cli import main
 

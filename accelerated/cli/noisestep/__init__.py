@@ -1,0 +1,1 @@
+"""Denoising diffusion twice: `noisestep.reference` in NumPy, `noisestep.accelerated` in PyTorch and Triton."""
