@@ -31,18 +31,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """The whole suite runs on all cores, at most 8 of them, and tests that were named in one process, unless -n says."""
+    """Unless -n says, the whole suite runs on all cores (at most 8), and tests that were named in one process."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if whole and config.option.numprocesses is None and not config.option.usepdb:
+    # a worker starts here too
+    if whole and not WORKER and config.option.numprocesses is None and not config.option.usepdb:
         config.option.numprocesses = min(8, len(os.sched_getaffinity(0)))
         # tests of one xdist_group share what is made for them in one process
         config.option.dist = "loadgroup"
 
 
 def pytest_configure() -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if WORKER:
         # the other cores have work already
         torch.set_num_threads(1)
 
