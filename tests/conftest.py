@@ -27,22 +27,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--emulation",
         choices=("quick", "all"),
         default="quick",
-        help="compiled kernels to run in the emulator: some of them (quick), or every case on every target (all)",
+        help="kernels to compile and to run in the emulator: some of them (quick), or every case on every target (all)",
     )
 
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 
+def is_whole_suite(config: pytest.Config) -> bool:
+    """Whether no file was named."""
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Unless -n says, the whole suite runs on all cores (at most 8), and tests that were named in one process."""
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     # a worker starts here too
-    if whole and not WORKER and config.option.numprocesses is None and not config.option.usepdb:
+    if is_whole_suite(config) and not WORKER and config.option.numprocesses is None and not config.option.usepdb:
         config.option.numprocesses = min(8, len(os.sched_getaffinity(0)))
-        # tests of one xdist_group share what is made for them in one process
-        config.option.dist = "loadgroup"
+        # the tests of a file share what is made for them
+        config.option.dist = "loadfile"
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The whole suite leaves out what is marked slow, unless -m says what to choose."""
+    if is_whole_suite(config) and not config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 def pytest_configure() -> None:

@@ -227,15 +227,15 @@ def registered_calls(call: Callable[[], Any]) -> list[tuple[str, tuple[Any, ...]
     return seen
 
 
-def assert_registered(call: Callable[[], Any]) -> None:
-    """Every registered op that a call runs keeps PyTorch's rules (`torch.library.opcheck`)."""
+def assert_registered(call: Callable[[], Any], **options: Any) -> None:
+    """Every registered op that a call runs keeps PyTorch's rules: `torch.library.opcheck`, whose options these are."""
     calls = registered_calls(call)
     assert calls
     for name, arguments in calls:
         if name.endswith("_backward"):
             # has no derivative of its own, which the checks would ask for
             arguments = tuple(part.detach() if isinstance(part, Tensor) else part for part in arguments)
-        torch.library.opcheck(getattr(torch.ops.noisestep, name).default, arguments)
+        torch.library.opcheck(getattr(torch.ops.noisestep, name).default, arguments, **options)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,7 @@
-"""The kernels of every op compile for NVIDIA and AMD GPUs, with every option; no GPU is needed for that."""
+"""The kernels of every op compile to machine code, with every option; no GPU is needed for that.
+
+For one GPU by default, for three with ``--emulation=all``.
+"""
 
 import os
 import subprocess
@@ -8,7 +11,13 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    every = metafunc.config.getoption("emulation") == "all"
+    metafunc.parametrize("target", ["sm_90", "sm_80", "gfx942"] if every else ["sm_90"])
+
+
+@pytest.mark.slow
+@pytest.mark.emulation
 def test_every_kernel_compiles(target: str, tmp_path: Path) -> None:
     script = Path(__file__).with_name("compile_kernels.py")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -138,7 +138,7 @@ def alone() -> Outcome:
     return trained()
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process saw, by mode."""
     folder = tmp_path_factory.mktemp("together")
@@ -325,6 +325,7 @@ def test_a_killed_process_stops_the_others_and_the_run_goes_on_with_more(folder:
     assert metrics[0]["counts"] == metrics[1]["counts"]
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_what_it_lost_and_the_run_goes_on(folder: Path) -> None:
     arguments = ("1", "9", "12", "train", "--config", "tiny.json", "--out", "again", "--parallel", "fsdp")
     # drawing in between, the weights are whole for a while in every process

@@ -17,7 +17,7 @@ from descriptions import DESCRIPTIONS
 from emulation.cases import TARGETS, calls, quick
 from emulation.faults import faults_for
 
-pytestmark = [pytest.mark.emulation, pytest.mark.xdist_group("emulation")]
+pytestmark = pytest.mark.emulation
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

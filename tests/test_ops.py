@@ -87,7 +87,11 @@ def test_registration(description, path):
             assert_registered(partial(description.call, *arguments, **keywords))
             continue
         with kernels(**case.how):
-            assert_registered(partial(description.call, *on_device(arguments), **on_device(keywords)))
+            # a backend changes neither the gradient's formula nor what a graph is made of
+            checks = ("test_schema", "test_faketensor")
+            assert_registered(
+                partial(description.call, *on_device(arguments), **on_device(keywords)), test_utils=checks
+            )
 
 
 def test_every_public_op_is_described():

@@ -112,9 +112,11 @@ _layout = lru_cache(maxsize=4096)(Layout)
 
 
 def layout_of(x: Tensor, dtype: torch.dtype, *, sums: bool = False, blocks: int | None = None) -> Layout:
-    """The layout of a kernel that goes through x and writes a dtype."""
+    """The layout of a kernel that goes through x and writes a dtype; its programs have `blocks` at the most."""
     told = choice()
-    return _layout(x.shape, x.stride(), dtype.itemsize, sums, told.blocks or blocks, told.axis or AXIS)
+    if told.blocks is not None:
+        blocks = told.blocks if blocks is None else min(told.blocks, blocks)
+    return _layout(x.shape, x.stride(), dtype.itemsize, sums, blocks, told.axis or AXIS)
 
 
 class Kernel:
