@@ -20,6 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._arguments import integer, integer_row
 
+# the version of docs/noise.md: other bits of any number would be another version
+NOISE_VERSION = 1
+
 # what a random number is for; 9 to 15 are free
 FORWARD = 0
 TIMESTEP = 1
