@@ -20,6 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._arguments import integer, integer_row
 
+# the version of docs/noise.md: other bits of any number would be another version
+NOISE_VERSION = 1
+
 # what a random number is for; 9 to 15 are free
 FORWARD = 0
 TIMESTEP = 1
@@ -52,7 +55,7 @@ LOG = np.array(
     ],
     np.float32,
 )
-# cos(pi/2 x) / sqrt(2) and sin(pi/2 x) / (sqrt(2) x) in powers of x^2, for x in [-1/2, 1/2)
+# cos(pi/2 x) / sqrt(2) and sin(pi/2 x) / (sqrt(2) x) in powers of x^2, for x in (-1/2, 1/2)
 EVEN = np.array([0.7071067690849304, -0.8723557591438293, 0.17932315170764923, -0.014434946700930595], np.float32)
 ODD = np.array([1.1107207536697388, -0.45676571130752563, 0.05634622275829315, -0.003262000158429146], np.float32)
 # -2 ln 2 for each of the exponent's units, which stand in bit 23 and up
@@ -171,8 +174,9 @@ def direction(v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
         cos = even(x) - x odd(x),    sin = even(x) + x odd(x)
 
-    The low 23 bits of `v` choose an angle pi/4 + pi/2 x in the first quadrant, x in [-1/2, 1/2). Bits 31 and 30 are
-    the signs of the two: any of 2^25 directions.
+    Bits 22 to 1 of `v` choose an angle pi/4 + pi/2 x in the first quadrant, x in (-1/2, 1/2). Bit 0 is read as 1, so
+    that the values of x are symmetric about 0: the cosine and the sine take the same values, equally often. Bits 31 and
+    30 are the signs of the two. The 2^24 directions are equally spaced.
 
     Parameters
     ----------
@@ -183,7 +187,7 @@ def direction(v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     cos, sin : ndarray of float32, the shape of `v`
     """
     v = np.asarray(v, np.uint32)
-    x = ((v & np.uint32(0x7FFFFF)) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1.5)
+    x = ((v & np.uint32(0x7FFFFF)) | np.uint32(0x3F800001)).view(np.float32) - np.float32(1.5)
     square = x * x
     even, odd = _horner(square, EVEN), _horner(square, ODD)
     cos, sin = fma(-x, odd, even), fma(x, odd, even)
@@ -209,7 +213,7 @@ def normal_pair(u: ArrayLike, v: ArrayLike) -> tuple[NDArray[np.float32], NDArra
     Returns
     -------
     z_0, z_1 : ndarray of float32
-        |z| < 6.77. Within 1.2e-6 of the exact transform of the float32 w and the 25-bit angle.
+        |z| < 6.77. Within 1.2e-6 of the exact transform of the float32 w and the 24-bit angle.
     """
     r = radius(u)
     cos, sin = direction(v)

@@ -76,7 +76,7 @@ def pair(u: int, v: int) -> tuple[int, int]:
     m = w / Fraction(2) ** exponent - 1
     square = fma(polynomial(m, numbers(LOG)), m, Fraction(1, 2**40))
     r = square_root(fma(Fraction(exponent), *numbers(MINUS_2_LN_2), square))
-    x = Fraction(v % 2**23, 2**23) - Fraction(1, 2)
+    x = Fraction(v % 2**23 | 1, 2**23) - Fraction(1, 2)
     even, odd = (polynomial(rounded(x * x), numbers(text)) for text in (EVEN, ODD))
     z_0, z_1 = rounded(r * fma(-x, odd, even)), rounded(r * fma(x, odd, even))
     return bits_of(z_0) ^ (v & 1 << 31), bits_of(z_1) ^ (v << 1 & 1 << 31)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisestep.accelerated import NOISE_VERSION
 from noisestep.accelerated.errors import CheckpointError, DamagedCheckpoint
 from noisestep.accelerated.training import checkpoint as checkpoints
 from noisestep.accelerated.training.checkpoint import Checkpoint, latest, load, newest_path, save
@@ -54,7 +55,8 @@ def test_the_json_holds_the_whole_configuration(tmp_path: Path) -> None:
     record = json.loads(save(tmp_path, example(3), keep=1).with_suffix(".json").read_text())
     assert record["config"] == json.loads(json.dumps(dataclasses.asdict(tiny_config())))
     assert record["data"] == {"fingerprint": "f" * 64, "shape": [1, 8, 8], "class_names": ["zero", "one"]}
-    assert (record["format"], record["step"], record["seconds"]) == (checkpoints.FORMAT, 3, 4.5)
+    assert (record["format"], record["noise"]) == (checkpoints.FORMAT, NOISE_VERSION)
+    assert (record["step"], record["seconds"]) == (3, 4.5)
 
 
 def test_the_last_few_are_kept(tmp_path: Path) -> None:
@@ -143,6 +145,8 @@ def rewrite(path: Path, **changes: object) -> None:
     ("changes", "kind", "message"),
     [
         ({"format": 2}, CheckpointError, "format 2; this noisestep reads format 1"),
+        ({"noise": 2}, CheckpointError, "noise of version 2; this noisestep makes version 1"),
+        ({"noise": None}, CheckpointError, "noise of version None; this noisestep makes version 1"),
         ({"config": {"stepz": 3}}, CheckpointError, "unknown name 'stepz'"),
         ({"config": {"steps": -3}}, CheckpointError, "steps is -3; allowed"),
         ({"data": None}, DamagedCheckpoint, "incomplete: 'data'"),

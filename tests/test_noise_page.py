@@ -86,8 +86,9 @@ def test_the_pages_golden_vectors_are_those_of_the_tests():
     assert [row for row in rows if row not in PAGE.splitlines()] == []
 
 
-def test_the_pages_streams_are_those_of_the_code():
+def test_the_pages_version_and_streams_are_those_of_the_code():
     numbers = re.findall(r"^\| (\d) \| [^|]+ \| [^|]+ \| [^|]+ \|$", PAGE, re.MULTILINE)
     constants = {name: value for name, value in vars(noise).items() if name.isupper() and isinstance(value, int)}
+    assert constants.pop("NOISE_VERSION") == int(re.search(r"^\*\*Version (\d+)\.\*\*", PAGE, re.MULTILINE)[1])
     # the other integers are the sizes of the address's parts
     assert [int(number) for number in numbers] == sorted(x for x in constants.values() if x < noise.STREAMS)

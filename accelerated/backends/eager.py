@@ -170,7 +170,7 @@ def normal_pair(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     square = (exponent.double() * EXPONENT + square).float()
     # torch.sqrt of float32 is a unit off on some CPUs; through float64 it is correctly rounded everywhere
     r = torch.sqrt(square.double()).float()
-    x = ((v & 0x7FFFFF) | 0x3F800000).to(torch.int32).view(torch.float32) - 1.5
+    x = ((v & 0x7FFFFF) | 0x3F800001).to(torch.int32).view(torch.float32) - 1.5
     even, odd = _horner(x * x, EVEN), _horner(x * x, ODD)
     cos, sin = _fma(-x, odd, even), _fma(x, odd, even)
     # bits 31 and 30 of the word are the signs: 1 - 2 bit is +1 or -1, and the product is exact

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..address import NOISE_VERSION
 from ..errors import CheckpointError, DamagedCheckpoint
 from .atomic import remove_partial_files, replacing, write_atomically
 from .config import TrainConfig, from_dict
@@ -92,6 +93,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     # without a newline at the end, so that a file that lacks its last byte is not JSON
     record = {
         "format": FORMAT,
+        "noise": NOISE_VERSION,
         "step": checkpoint.step,
         "seconds": checkpoint.seconds,
         "sha256": _sha256(path),
@@ -123,12 +125,17 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
     DamagedCheckpoint
         A file is missing, cut short, or differs from what was written.
     CheckpointError
-        Another format, or a configuration that this version does not know.
+        Another format, another version of the noise, or a configuration that this version does not know.
     """
     tensors, described = path.with_suffix(".safetensors"), path.with_suffix(".json")
     record = _read_record(described)
     if record.get("format") != FORMAT:
         raise CheckpointError(f"{described}: format {record.get('format')!r}; this noisestep reads format {FORMAT}")
+    if record.get("noise") != NOISE_VERSION:
+        # a resumed run would go on with other numbers, and a seed would give other images
+        raise CheckpointError(
+            f"{described}: noise of version {record.get('noise')!r}; this noisestep makes version {NOISE_VERSION}"
+        )
     try:
         if _sha256(tensors) != record["sha256"]:
             raise DamagedCheckpoint(f"{tensors}: not what was written (its SHA-256 is not the one in {described.name})")

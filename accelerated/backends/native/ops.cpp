@@ -61,7 +61,7 @@ inline void normal_pair(u32 u, u32 v, float& z_0, float& z_1) {
     const float m = as_float(as_bits(w) - exponent) - 1.0f;
     const float square = std::fma(float(i32(exponent)), EXPONENT, std::fma(horner(m, LOG), m, TINY));
     const float r = std::sqrt(square);
-    const float x = as_float((v & 0x7FFFFFu) | 0x3F800000u) - 1.5f;
+    const float x = as_float((v & 0x7FFFFFu) | 0x3F800001u) - 1.5f;
     const float even = horner(x * x, EVEN), odd = horner(x * x, ODD);
     z_0 = as_float(as_bits(r * std::fma(-x, odd, even)) ^ (v & 0x80000000u));
     z_1 = as_float(as_bits(r * std::fma(x, odd, even)) ^ ((v << 1) & 0x80000000u));

@@ -62,7 +62,7 @@ def normal_pair(u, v):
     square = tl.fma(_horner(m, _LOG, 7), m, tl.full(m.shape, _TINY, tl.float32))
     square = tl.fma(exponent.to(tl.float32), tl.full(m.shape, _EXPONENT, tl.float32), square)
     r = _sqrt(square)
-    x = ((v & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True) - 1.5
+    x = ((v & 0x7FFFFF) | 0x3F800001).to(tl.float32, bitcast=True) - 1.5
     x_2 = x * x
     even, odd = _horner(x_2, _EVEN, 3), _horner(x_2, _ODD, 3)
     z_0, z_1 = r * tl.fma(-x, odd, even), r * tl.fma(x, odd, even)
