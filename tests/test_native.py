@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from descriptions import vlb_terms as bound
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits
 from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
 from noisestep.accelerated.backends import backend
 from noisestep.accelerated.backends.native import build, calls
-from noisestep.accelerated.ops import loss_and_gradient, noise, q_sample, reverse_step, simple_loss
+from noisestep.accelerated.ops import loss_and_gradient, noise, q_sample, reverse_step, simple_loss, vlb_terms
 from noisestep.reference import noise as reference
 from op_cases import PREDICTIONS, Case, cases, device_schedule
 
@@ -142,6 +143,54 @@ def test_reverse_step(case, chosen, given_z):
 
 
 @pytest.mark.kernel(op="native")
+@settings(max_examples=30)
+@given(
+    cases(),
+    st.sampled_from(bound.VARIANCES),
+    st.sampled_from(bound.CLIPS),
+    st.sampled_from(bound.LEVELS),
+    st.booleans(),
+)
+@example(Case((3, 1025), "float64"), "posterior", None, 256, False)
+@example(Case((3, 4, 70)), "learned_range", (-0.3, 0.7), 256, True)
+@example(Case((3, 4, 70), "bfloat16"), "beta", None, 65536, True)
+@example(Case((3, 2100), "float16", T=1000), "posterior", (-1, 1), 16, False)
+def test_vlb_terms(case, variance, clip, levels, wrong):
+    options = bound.fitting(case, dict(prediction="eps", variance=variance, clip=clip, levels=levels))
+    t = bound.timesteps(case)
+    given = options["prediction"], options["variance"], levels
+    inputs = bound.arguments(case, t, *given, wrong=3.0 if wrong else 0.05)
+    if inputs[1].numel():
+        bound.assert_near_the_reference(vlb_terms(*inputs, t, **options), inputs, t, options)
+
+
+@pytest.mark.kernel(op="native")
+def test_a_term_where_something_is_no_number_is_none():
+    x = torch.randn(3, 2, 4)
+    for place in range(3):
+        for variance in bound.VARIANCES:
+            inputs = [x.clone(), x.clone(), torch.cat([x, x], dim=1) if variance == "learned_range" else x.clone()]
+            inputs[place][1, 1, 2] = torch.nan
+            terms = vlb_terms(D, *inputs, torch.tensor([1, 1, 9]), variance=variance, clip=(-1, 1))
+            assert terms.isnan().tolist() == [False, True, False]
+            terms = vlb_terms(D, *inputs, torch.tensor([1, 9, 9]), variance=variance, clip=(-1, 1))
+            assert terms.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.kernel(op="native")
+def test_an_exponential_beyond_float64_is_infinite_and_a_vanishing_one_is_zero():
+    x = torch.zeros(3, 2, 1)
+    # the share of a learned variance so far out that its logarithm is near -1e6, 1e6
+    share = torch.tensor([0.0, 1e6, -1e6]).reshape(3, 1, 1).expand(3, 2, 1)
+    output = torch.cat([x + 1, share], dim=1)
+    with backend("eager"):
+        expected = vlb_terms(D, x, x, output, 9, variance="learned_range")
+    actual = vlb_terms(D, x, x, output, 9, variance="learned_range")
+    assert expected.isfinite().tolist() == [True, True, False]
+    np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-12)
+
+
+@pytest.mark.kernel(op="native")
 @pytest.mark.parametrize("clip", [None, (-1.0, 1.0), (0.0, 1.0), (-1.0, 0.0)])
 def test_what_is_no_number_and_both_zeros(clip):
     special = torch.tensor([0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1e-45, -3.0])
@@ -185,12 +234,12 @@ def test_the_loss_takes_the_noise_that_q_sample_made_for_the_same_address_and_no
     x, address = torch.randn(2, 70), NoiseAddress(1, 2, 3, 4)
     others = [NoiseAddress(*(part + (i == j) for j, part in enumerate((1, 2, 3, 4)))) for i in range(4)]
     outputs = [(x, address), (x[:1], address), (x[:, :69].contiguous(), address), *((x, other) for other in others)]
-    for output, noise in outputs:
+    for output, place in outputs:
         q_sample(D, x, 3, address)
         assert calls._kept is not None
-        assert_native_is_eager(simple_loss, output, noise)
+        assert_native_is_eager(simple_loss, output, place)
         # taken once, by the loss that it is for, and left by any other
-        assert (calls._kept is None) == (noise is address and output is x)
+        assert (calls._kept is None) == (place is address and output is x)
     q_sample(D, x, 3, address, return_eps=True)[1].zero_()
     assert_native_is_eager(simple_loss, x, address)
 
@@ -198,7 +247,7 @@ def test_the_loss_takes_the_noise_that_q_sample_made_for_the_same_address_and_no
 def test_it_runs_for_what_is_contiguous_and_of_at_most_32_bits(called):
     x, address = torch.randn(2, 70), NoiseAddress(0, FORWARD, 0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        y = x.to(dtype)
+        y = x.to(dtype, copy=True)
         q_sample(D, y, 3, address)
         q_sample(D, torch.zeros(2, 70, dtype=torch.uint8), 3, y, dtype=dtype)
         simple_loss(y.requires_grad_(), address).backward()
@@ -206,6 +255,9 @@ def test_it_runs_for_what_is_contiguous_and_of_at_most_32_bits(called):
         noise(address, (2, 70), dtype=dtype)
         assert called == ["q_sample", "q_sample", "simple_loss", "simple_loss_backward", "reverse_step", "noise"]
         del called[:]
+    vlb_terms(D, x.double(), x.T.contiguous().T, x, 3)
+    assert called == ["vlb_terms"]
+    del called[:]
     # for everything else, the noise alone
     q_sample(D, x.double(), 3, address)
     simple_loss(x.T.contiguous().T, address)

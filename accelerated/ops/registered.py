@@ -141,10 +141,7 @@ class Registered:
         self._function = Straight
 
     def _differentiates(self, arguments: tuple[Any, ...]) -> bool:
-        for i in self._tensors:
-            if arguments[i] is not None and arguments[i].requires_grad:
-                return True
-        return False
+        return any(arguments[i] is not None and arguments[i].requires_grad for i in self._tensors)
 
     def _straight(self, arguments: tuple[Any, ...]) -> bool:
         """Whether there is nothing but ordinary tensors, and nobody who wants to see the call."""

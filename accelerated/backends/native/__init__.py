@@ -1,7 +1,7 @@
 """The ops on a CPU as native code, where the machine has a C++ compiler: one pass, and the same bits."""
 
 from .build import NativeUnavailable, library
-from .calls import noise, q_sample, reverse_step, simple_loss, simple_loss_backward, takes
+from .calls import noise, q_sample, reverse_step, simple_loss, simple_loss_backward, takes, vlb_terms
 
 __all__ = [
     "NativeUnavailable",
@@ -12,4 +12,5 @@ __all__ = [
     "simple_loss",
     "simple_loss_backward",
     "takes",
+    "vlb_terms",
 ]

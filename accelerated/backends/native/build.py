@@ -51,6 +51,7 @@ _STRUCTURES = {
     "simple_loss": (_BATCH, _TENSOR, "q", *(_TENSOR,) * 2, _ADDRESS, _TIMESTEPS, "q", _TENSOR, "qd", "2q"),
     "simple_loss_backward": (_BATCH, "3q", *(_TENSOR,) * 2),
     "reverse_step": (_BATCH, *(_TENSOR,) * 4, _ADDRESS, _TIMESTEPS, "3q", *(_TENSOR,) * 2),
+    "vlb_terms": (_BATCH, *(_TENSOR,) * 3, _TIMESTEPS, "3q", "dq"),
 }
 
 # by name, a function of the library: takes the words of its structure, returns 1 where it refuses them

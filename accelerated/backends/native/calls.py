@@ -13,7 +13,9 @@ from . import build
 # elements for which one more thread is worth its start
 _GRAIN = 1 << 16
 # as `ops.cpp` counts them
-_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3, torch.float64: 4}
+# what is computed in float32
+_NARROW = frozenset(_TYPES) - {torch.float64}
 _TARGETS = {"eps": 0, "x_0": 1, "v": 2}
 # the most elements of which q_sample keeps the noise for the loss
 _KEPT = 1 << 22
@@ -27,14 +29,14 @@ _kept: tuple[Address, torch.Size, Tensor] | None = None
 def takes(*tensors: Tensor | None) -> bool:
     """Whether native code runs an op on these: contiguous, of at most 32 bits, on a CPU."""
     for x in tensors:
-        if x is not None and not (x.is_cpu and x.dtype in _TYPES and x.is_contiguous()):
+        if x is not None and not (x.is_cpu and x.dtype in _NARROW and x.is_contiguous()):
             return False
     return build.library() is not None
 
 
 def noise(address: Address, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Standard normals: `noisestep.reference.noise.normal`, rounded once."""
-    eps = torch.empty(shape, dtype=dtype if dtype in _TYPES else torch.float32, device="cpu")
+    eps = torch.empty(shape, dtype=dtype if dtype in _NARROW else torch.float32, device="cpu")
     place, _held = _place(address)
     _run("noise", eps, *place, *_tensor(eps))
     return eps.to(dtype)
@@ -135,6 +137,19 @@ def reverse_step(
     if _run("reverse_step", x_t, *inputs, noisy, clip, own_eps, *_tensor(x_s), *_tensor(x_0)):
         check_range(t, table.shape[0] - 1)
     return x_0
+
+
+def vlb_terms(
+    x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, variance: str, clip: bool, levels: int
+) -> Tensor:
+    """The terms of the bound (B,), in bits per dimension, from tensors of any layout."""
+    x_0, x_t, output = x_0.contiguous(), x_t.contiguous(), output.contiguous()
+    terms = torch.empty(x_t.shape[0], dtype=torch.float64, device="cpu")
+    inputs = (*_tensor(x_0), *_tensor(x_t), *_tensor(output), *_timesteps(t, table))
+    options = (variance == "beta", variance == "learned_range", clip, 1 / (levels - 1))
+    if _run("vlb_terms", x_t, *inputs, *options, terms.data_ptr()):
+        check_range(t, table.shape[0] - 1)
+    return terms
 
 
 def _take(address: Address, shape: torch.Size) -> Tensor | None:

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <system_error>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 using i32 = std::int32_t;
@@ -117,7 +118,7 @@ void normals(const Address& address, i64 row, i64 first, float* __restrict z) {
 }
 
 // how the elements of a tensor are stored: calls._TYPES
-enum Type : i64 { FLOAT32, BFLOAT16, FLOAT16, UINT8 };
+enum Type : i64 { FLOAT32, BFLOAT16, FLOAT16, UINT8, FLOAT64 };
 
 // images are levels 0..255, which become [-1, 1]
 float widened(u8 level) { return (2.0f * float(level) - 255.0f) * float(1.0 / 255.0); }
@@ -157,9 +158,13 @@ void round_to(Float16& stored, float x) {
     stored.bits = u16((bits >= 0x47800000u ? infinite : bits < 0x38800000u ? subnormal : normal) | sign >> 16);
 }
 
-template <typename Stored>
-const float* widen(const Stored* stored, int count, float* __restrict buffer) {
-    for (int i = 0; i < count; ++i) buffer[i] = widened(stored[i]);
+float widened(float x) { return x; }
+double widened(double x) { return x; }
+
+template <typename Number, typename Stored>
+const Number* widen(const Stored* stored, int count, Number* __restrict buffer) {
+    if constexpr (std::is_same_v<Number, Stored>) return stored;
+    for (int i = 0; i < count; ++i) buffer[i] = Number(widened(stored[i]));
     return buffer;
 }
 
@@ -170,14 +175,17 @@ struct Tensor {
 
     explicit operator bool() const { return data; }
 
-    // elements first .. first + count - 1 in float32: where they are, or in the buffer
-    const float* read(i64 first, int count, float* buffer) const {
+    // elements first .. first + count - 1 in the type that is computed in: where they are, or in the buffer
+    template <typename Number>
+    const Number* read(i64 first, int count, Number* buffer) const {
         if (type == UINT8) return widen((const u8*)data + first, count, buffer);
         if (type == BFLOAT16) return widen((const Bfloat16*)data + first, count, buffer);
         if (type == FLOAT16) return widen((const Float16*)data + first, count, buffer);
-        return (const float*)data + first;
+        if (type == FLOAT64) return widen((const double*)data + first, count, buffer);
+        return widen((const float*)data + first, count, buffer);
     }
 
+    // of float32
     void write(i64 first, int count, const float* values) const {
         if (type == BFLOAT16) {
             for (int i = 0; i < count; ++i) round_to(((Bfloat16*)data)[first + i], values[i]);
@@ -288,6 +296,72 @@ Number pairwise_sum_of(Number* values, i64 count) {
 }
 
 enum Target : i64 { EPS, X_0, V };
+
+// --- the terms of the bound, in float64 -------------------------------------------------------------------------------
+
+double as_double(u64 bits) {
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+u64 as_bits(double value) {
+    u64 bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// the series of exp up to x^13 / 13!, which leaves 5e-18 where |x| <= log(2) / 2
+constexpr double INVERSE_FACTORIALS[] = {1.0,          1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,
+                                         1.0 / 120,    1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+                                         1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+
+template <int I = 0>
+inline double exp_series(double x) {
+    if constexpr (I == 13)
+        return INVERSE_FACTORIALS[I];
+    else
+        return std::fma(exp_series<I + 1>(x), x, INVERSE_FACTORIALS[I]);
+}
+
+// exp within an ulp, of vector instructions, which the C library's is not made of
+inline double exp_of(double x) {
+    // added, it leaves the nearest integer in the low bits
+    constexpr double SHIFT = 0x1.8p52;
+    // what is beyond overflows or vanishes all the same, and a NaN stays one
+    x = x < -800.0 ? -800.0 : x;
+    x = x > 800.0 ? 800.0 : x;
+    const double n = (x * 0x1.71547652b82fep0 + SHIFT) - SHIFT;
+    const double rest = std::fma(n, -0x1.abc9e3b39803fp-56, std::fma(n, -0x1.62e42fefa39efp-1, x));
+    // 2^n as two factors, each of which is a normal number
+    const double half = (n * 0.5 + SHIFT) - SHIFT, other = n - half;
+    const double a = as_double((as_bits(half + SHIFT) << 52) + (u64(1023) << 52));
+    const double b = as_double((as_bits(other + SHIFT) << 52) + (u64(1023) << 52));
+    return exp_series(rest) * a * b;
+}
+
+// the outermost levels reach to infinity: ops.vlb_terms._INFINITY
+constexpr double INFINITE_EDGE = 1e9;
+
+// (1 - Phi(z)) / phi(z) for z >= 30 by Laplace's continued fraction
+double mills(double z) {
+    double value = z;
+    for (int k = 12; k > 0; --k) value = z + k / value;
+    return 1 / value;
+}
+
+// log of the probability of a level's interval
+double log_likelihood(double x_0, double mean, double inverse_sigma, double half_bin) {
+    const double low = x_0 < half_bin - 1 ? -INFINITE_EDGE : (x_0 - half_bin - mean) * inverse_sigma;
+    const double high = x_0 > 1 - half_bin ? INFINITE_EDGE : (x_0 + half_bin - mean) * inverse_sigma;
+    // an interval on the left is mirrored: near lies towards 0, far in the right tail
+    const bool mirrored = low + high < 0;
+    const double near = mirrored ? -high : low, far = mirrored ? -low : high;
+    if (near < 30) return std::log(0.5 * (std::erfc(near * std::sqrt(0.5)) - std::erfc(far * std::sqrt(0.5))));
+    // further out erfc vanishes
+    const double share = mills(near) - mills(far) * std::exp((near - far) * (near + far) * 0.5);
+    return std::log(share) - 0.5 * near * near - 0.9189385332046727;
+}
 
 }  // namespace
 
@@ -470,6 +544,82 @@ i64 noisestep_reverse_step(const ReverseStep* given) {
         a.x_s.write(at, count, next);
         if (a.x_0) a.x_0.write(at, count, clean);
     });
+    return 0;
+}
+
+struct VlbTerms {
+    Batch batch;
+    Tensor x_0, x_t, output;
+    Timesteps timesteps;
+    i64 beta, learned, clip;
+    double half_bin;
+    double* terms;
+};
+
+// In bits per dimension. A variance that is not learned is that of a whole row: no exponential for each element
+i64 noisestep_vlb_terms(const VlbTerms* given) {
+    const VlbTerms a = *given;
+    if (a.timesteps.outside()) return 1;
+    const i64 n = a.batch.n, chunks = (n + CHUNK - 1) / CHUNK;
+    const int size = chunk_size(n);
+    std::vector<double> chunk_sums(a.batch.rows * chunks);
+    double* sums = chunk_sums.data();
+    over_chunks(a.batch, [=](i64 row, i64 chunk) {
+        double nats[CHUNK], halves[CHUNK / 2];
+        std::fill_n(nats, size, 0.0);
+        const double* c = a.timesteps.row<double>(row, COLUMNS);
+        const double half_log_beta = c[HALF_LOG_BETA], half_log_posterior = c[HALF_LOG_POSTERIOR];
+        const double row_log_variance = 2 * (a.beta ? half_log_beta : half_log_posterior);
+        const double row_ratio = 2 * half_log_posterior - row_log_variance;
+        const double row_divergence = std::expm1(row_ratio) - row_ratio, row_precision = std::exp(-row_log_variance);
+        const bool decoded = a.timesteps.at(row) == 1;
+        over_tiles_of(row, chunk, n, [&](i64, i64 first, int count) {
+            double images[TILE], noised[TILE], outputs[TILE], fractions[TILE], predicted[TILE], log_variance[TILE];
+            const i64 at = row * n + first, out_at = at + (a.learned ? row * n : 0);
+            const double* x_0 = a.x_0.read(at, count, images);
+            const double* x = a.x_t.read(at, count, noised);
+            const double* out = a.output.read(out_at, count, outputs);
+            for (int i = 0; i < count; ++i) predicted[i] = c[X_0_FROM_X] * x[i] + c[X_0_FROM_OUT] * out[i];
+            if (a.clip)
+                for (int i = 0; i < count; ++i) {
+                    // written so that a NaN stays one
+                    predicted[i] = predicted[i] < c[LOW] ? c[LOW] : predicted[i];
+                    predicted[i] = predicted[i] > c[HIGH] ? c[HIGH] : predicted[i];
+                }
+            std::fill_n(log_variance, count, row_log_variance);
+            if (a.learned) {
+                const double* fraction = a.output.read(out_at + n, count, fractions);
+                for (int i = 0; i < count; ++i) {
+                    const double share = (fraction[i] + 1) * 0.5;
+                    log_variance[i] = 2 * (share * half_log_beta + (1 - share) * half_log_posterior);
+                }
+            }
+            double* term = nats + (first - chunk * CHUNK);
+            if (decoded) {
+                for (int i = 0; i < count; ++i) {
+                    const double mean = c[FROM_X_0] * predicted[i] + c[FROM_X] * x[i];
+                    term[i] = -log_likelihood(x_0[i], mean, std::exp(-0.5 * log_variance[i]), a.half_bin);
+                }
+                return;
+            }
+            double square[TILE];
+            for (int i = 0; i < count; ++i) {
+                const double difference = c[FROM_X_0] * (x_0[i] - predicted[i]);
+                square[i] = difference * difference;
+            }
+            if (!a.learned) {
+                for (int i = 0; i < count; ++i) term[i] = (row_divergence + square[i] * row_precision) * 0.5;
+                return;
+            }
+            for (int i = 0; i < count; ++i) {
+                const double ratio = 2 * half_log_posterior - log_variance[i];
+                term[i] = (exp_of(ratio) - 1 - ratio + square[i] * exp_of(-log_variance[i])) * 0.5;
+            }
+        });
+        sums[row * chunks + chunk] = pairwise_sum(nats, size, halves);
+    });
+    const double bits = double(std::max<i64>(1, n)) * 0.6931471805599453;
+    for (i64 row = 0; row < a.batch.rows; ++row) a.terms[row] = pairwise_sum_of(sums + row * chunks, chunks) / bits;
     return 0;
 }
 
