@@ -103,7 +103,7 @@ def _save(ctx, inputs, output):
         ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad_x_t, grad_eps):
+def _backward(ctx, grad_x_t):
     t, table = ctx.saved_tensors
     signal, noise = eager.rows_at(table, t, grad_x_t)
     x_0_dtype, eps_dtype = ctx.dtypes

@@ -106,17 +106,20 @@ class Registered:
     def backward(
         self, save: Callable[[Any, Any, Any], None], backward: Callable[..., dict[str, Tensor | None]]
     ) -> None:
-        """The gradient: `save(ctx, arguments by name, result)`, and `backward(ctx, *gradients)`, which returns by name.
+        """The gradient: `save(ctx, arguments by name, result)`, and `backward(ctx, gradient)`, which returns by name.
 
-        In `backward`, `ctx.wanted` says by name which arguments want a gradient.
+        `gradient` is that of the first result; the others have none. In `backward`, `ctx.wanted` says by name which
+        arguments want a gradient.
         """
 
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            # no zeros for a result that has no gradient
+            ctx.set_materialize_grads(False)
             save(ctx, self._named(*self._packed(inputs)), output)
 
         def run(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
             ctx.wanted = self._named(*self._packed(ctx.needs_input_grad))
-            by_name = backward(ctx, *gradients)
+            by_name = {} if gradients[0] is None else backward(ctx, gradients[0])
             flat: list[Any] = []
             for name in self.names:
                 flat += [None] * _PARTS if name == "address" else [by_name.get(name)]
@@ -130,13 +133,15 @@ class Registered:
             @staticmethod
             def forward(ctx: Any, *arguments: Any) -> Any:
                 result = owner.run(*arguments)
+                ctx.set_materialize_grads(False)
                 save(ctx, owner._named(*arguments), result)
                 return result
 
             @staticmethod
             def backward(ctx: Any, *gradients: Any) -> Any:
                 ctx.wanted = owner._named(*ctx.needs_input_grad)
-                return tuple(map(backward(ctx, *gradients).get, owner.names))
+                by_name = {} if gradients[0] is None else backward(ctx, gradients[0])
+                return tuple(map(by_name.get, owner.names))
 
         self._function = Straight
 

@@ -317,7 +317,7 @@ def _save(ctx, inputs, output):
     ctx.mean = inputs.mean
 
 
-def _backward(ctx, grad, grad_residual):
+def _backward(ctx, grad):
     return {"output": _simple_loss_backward(grad, *ctx.saved_tensors, ctx.mean)}
 
 
