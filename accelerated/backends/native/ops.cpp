@@ -21,6 +21,9 @@ using u16 = std::uint16_t;
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
+// the structures that calls.py packs have a word for an address in memory
+static_assert(sizeof(void*) == 8, "for processors of 64 bits");
+
 namespace {
 
 constexpr int BLOCKS = 16;
