@@ -192,6 +192,16 @@ def test_gradients():
     assert torch.autograd.gradgradcheck(lambda x_0, eps: q_sample(D, x_0, t, eps).square(), (x_0, eps))
 
 
+def test_where_no_gradient_arrives_none_leaves():
+    class Nothing(torch.autograd.Function):
+        forward = staticmethod(lambda ctx, x: x.clone())
+        backward = staticmethod(lambda ctx, gradient: None)
+
+    x_0 = torch.randn(2, 3, requires_grad=True)
+    x_t = Nothing.apply(q_sample(D, x_0, 3, NoiseAddress(0, FORWARD, 0)))
+    assert torch.autograd.grad(x_t.sum(), x_0, allow_unused=True) == (None,)
+
+
 @pytest.mark.kernel(op="q_sample")
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradients_are_the_coefficients(dtype):

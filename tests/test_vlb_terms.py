@@ -1,4 +1,4 @@
-"""vlb_terms: the eager backend, like the kernel (test_ops.py), is within its bound of the float64 reference."""
+"""vlb_terms: eager and native, like the kernel (test_ops.py), within its bound of the float64 reference."""
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import assert_same_bits, run_kernel
 from laws import NAMED
+from noisestep.accelerated.backends import backend
 from noisestep.accelerated.ops import vlb_terms
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
@@ -57,7 +58,9 @@ def test_within_its_bound_of_the_reference(case, options, wrong):
     options, t = fitting(case, options), timesteps(case)
     inputs = arguments(case, t, options["prediction"], options["variance"], options["levels"], wrong=wrong)
     if inputs[1].numel():
-        assert_near_the_reference(vlb_terms(*inputs, t, **options), inputs, t, options)
+        for name in ("eager", "native"):
+            with backend(name):
+                assert_near_the_reference(vlb_terms(*inputs, t, **options), inputs, t, options)
 
 
 @pytest.mark.parametrize(("name", "zero"), NAMED)
@@ -72,6 +75,7 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, variance):
         assert_near_the_reference(vlb_terms(*inputs, t, **options), inputs, t, options)
 
 
+@pytest.mark.kernel(op="native")
 @pytest.mark.kernel(op="vlb_terms")
 def test_the_decoder_is_exact_far_from_the_mean():
     # sigma is 0.0007 here: the mean is 2800 of them away from the outermost level
@@ -83,7 +87,9 @@ def test_the_decoder_is_exact_far_from_the_mean():
     inputs = schedule, x_0, x_0, -x_0
     expected = reference.vlb_terms(schedule.schedule, x, x, -x, t.numpy(), prediction="x_0")
     assert (expected > 1e5).all()
-    for actual in (vlb_terms(*inputs, t, **options), run_kernel(vlb_terms, *inputs, t, **options)):
+    with backend("eager"):
+        eager = vlb_terms(*inputs, t, **options)
+    for actual in (eager, vlb_terms(*inputs, t, **options), run_kernel(vlb_terms, *inputs, t, **options)):
         # half the square of the distance in sigmas: sigma is the exponential of a logarithm near -14, rounded often
         np.testing.assert_allclose(actual.numpy(), expected, rtol=256 * EXACT, atol=0)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -105,6 +106,11 @@ def chosen(device: torch.device) -> Backend:
     name = _choice.get().backend
     if name is not None:
         return name
+    return _default(device)
+
+
+@cache
+def _default(device: torch.device) -> Backend:
     if device.type == "cpu":
         return _ON_CPU
     return "triton" if device.type in _GPUS else "eager"

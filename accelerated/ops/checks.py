@@ -75,9 +75,9 @@ def check_schedule(schedule: object, x: Tensor, x_name: str) -> DeviceSchedule:
 
 def check_timesteps(t: object, schedule: DeviceSchedule, x: Tensor, x_name: str) -> Tensor:
     """t is int64 or int32, one for all or one for each sample, on x's device. Returned as a tensor, () or (B,)."""
-    if isinstance(t, int | torch.SymInt) and not isinstance(t, bool):
-        return schedule.at(t)
     if not isinstance(t, Tensor):
+        if isinstance(t, int | torch.SymInt) and not isinstance(t, bool):
+            return schedule.at(t)
         raise TypeError(f"t must be an int or a tensor of integers, got {type(t).__name__}")
     if t.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"t must be int64 or int32, got {_short(t.dtype)}")

@@ -46,7 +46,7 @@ def _(shape, address, dtype, device):
 def _(shape, address, dtype, device):
     if device.type != "cpu" or not native.takes():
         return NotImplemented
-    return native.noise(address, shape).to(dtype)
+    return native.noise(address, shape, dtype)
 
 
 @_noise.eager

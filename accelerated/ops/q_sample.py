@@ -72,9 +72,9 @@ def _(x_0, t, table, eps, address, dtype, return_eps):
 
 @_q_sample.native
 def _(x_0, t, table, eps, address, dtype, return_eps):
-    if dtype != table.dtype or not native.takes(x_0, eps):
+    if dtype == torch.float64 or not native.takes(x_0, eps):
         return NotImplemented
-    return native.q_sample(x_0, t, table, eps, address, return_eps)
+    return native.q_sample(x_0, t, table, eps, address, dtype, return_eps)
 
 
 @_q_sample.eager
@@ -103,13 +103,13 @@ def _save(ctx, inputs, output):
         ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad_x_t, grad_eps):
+def _backward(ctx, grad_x_t):
     t, table = ctx.saved_tensors
     signal, noise = eager.rows_at(table, t, grad_x_t)
     x_0_dtype, eps_dtype = ctx.dtypes
     return {
-        "x_0": (signal * grad_x_t).to(x_0_dtype) if ctx.wanted["x_0"] else None,
-        "eps": (noise * grad_x_t).to(eps_dtype) if ctx.wanted["eps"] else None,
+        "x_0": (signal * grad_x_t).to(x_0_dtype) if ctx.wanted.x_0 else None,
+        "eps": (noise * grad_x_t).to(eps_dtype) if ctx.wanted.eps else None,
     }
 
 

@@ -9,12 +9,13 @@ In a schema, ``Address address`` stands for the seven parts of a noise address. 
 argument, `noisestep.accelerated.address.Address`. An implementation returns None for a result that was not asked for.
 """
 
+from collections import namedtuple
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import _SingleLevelFunction
 
 from .. import backends
 
@@ -28,6 +29,7 @@ _PARTS = 7
 OPS: dict[str, "Registered"] = {}
 
 _peek_functorch = torch._C._functorch.peek_interpreter_stack
+_dispatch_keys = torch._C._dispatch_keys
 _TYPES = (Tensor, torch.nn.Parameter)
 _ordinary_keys: set[int] = set()
 
@@ -50,6 +52,8 @@ class Registered:
         inside, results = (inside, results) if results else (signature.rpartition(")")[0], "()")
         declared = [argument.split() for argument in inside.split(", ")]
         self.names = [name for _, name in declared]
+        # the arguments, or something of each, by name
+        self._named: Any = namedtuple("Arguments", self.names)
         kinds = [kind for kind, _ in declared]
         self._address = self.names.index("address") if "address" in self.names else None
         self._tensors = [i for i, kind in enumerate(kinds) if kind.startswith("Tensor")]
@@ -100,19 +104,22 @@ class Registered:
         self.op.register_fake(lambda *flat: self._filled(function(*self._packed(flat)), flat))
 
     def backward(
-        self, save: Callable[[Any, SimpleNamespace, Any], None], backward: Callable[..., dict[str, Tensor | None]]
+        self, save: Callable[[Any, Any, Any], None], backward: Callable[..., dict[str, Tensor | None]]
     ) -> None:
-        """The gradient: `save(ctx, arguments by name, result)`, and `backward(ctx, *gradients)`, which returns by name.
+        """The gradient: `save(ctx, arguments by name, result)`, and `backward(ctx, gradient)`, which returns by name.
 
-        In `backward`, `ctx.wanted` says by name which arguments want a gradient.
+        `gradient` is that of the first result; the others have none. In `backward`, `ctx.wanted` says by name which
+        arguments want a gradient.
         """
 
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            save(ctx, SimpleNamespace(**dict(zip(self.names, self._packed(inputs), strict=True))), output)
+            # no zeros for a result that has no gradient
+            ctx.set_materialize_grads(False)
+            save(ctx, self._named(*self._packed(inputs)), output)
 
         def run(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-            ctx.wanted = dict(zip(self.names, self._packed(ctx.needs_input_grad), strict=True))
-            by_name = backward(ctx, *gradients)
+            ctx.wanted = self._named(*self._packed(ctx.needs_input_grad))
+            by_name = {} if gradients[0] is None else backward(ctx, gradients[0])
             flat: list[Any] = []
             for name in self.names:
                 flat += [None] * _PARTS if name == "address" else [by_name.get(name)]
@@ -121,18 +128,20 @@ class Registered:
         self.op.register_autograd(run, setup_context=setup)
         owner = self
 
-        class Straight(torch.autograd.Function):
+        # what torch.autograd.Function adds to it is for functorch, which takes the other way
+        class Straight(_SingleLevelFunction):
             @staticmethod
             def forward(ctx: Any, *arguments: Any) -> Any:
                 result = owner.run(*arguments)
-                save(ctx, SimpleNamespace(**dict(zip(owner.names, arguments, strict=True))), result)
+                ctx.set_materialize_grads(False)
+                save(ctx, owner._named(*arguments), result)
                 return result
 
             @staticmethod
             def backward(ctx: Any, *gradients: Any) -> Any:
-                ctx.wanted = dict(zip(owner.names, ctx.needs_input_grad, strict=True))
-                by_name = backward(ctx, *gradients)
-                return tuple(by_name.get(name) for name in owner.names)
+                ctx.wanted = owner._named(*ctx.needs_input_grad)
+                by_name = {} if gradients[0] is None else backward(ctx, gradients[0])
+                return tuple(map(by_name.get, owner.names))
 
         self._function = Straight
 
@@ -151,13 +160,13 @@ class Registered:
             return False
         for i in self._tensors:
             x = arguments[i]
-            if x is not None and (type(x) not in _TYPES or not _ordinary(x)):
+            if x is not None and not _ordinary(x):
                 return False
         at = self._address
         if at is not None:
             _, seed, _, _, step, _, sample = arguments[at]
             for part in (seed, step, sample):
-                if part is not None and (type(part) not in _TYPES or not _ordinary(part)):
+                if part is not None and not _ordinary(part):
                     return False
         return True
 
@@ -170,8 +179,7 @@ class Registered:
     def run(self, *arguments: Any) -> Any:
         """The implementation of the chosen backend, for ordinary tensors: what other ops' implementations call."""
         device = arguments[self._tensors[0]].device if self._device is None else arguments[self._device]
-        name = backends.chosen(device)
-        implementation = self._implementations.get(name)
+        implementation = self._implementations.get(backends.chosen(device))
         if implementation is not None:
             result = implementation(*arguments)
             if result is not NotImplemented:
@@ -200,8 +208,10 @@ class Registered:
 
 
 def _ordinary(x: Tensor) -> bool:
-    """Whether x is a tensor of its device and nothing more: no fake, no negated or conjugate view."""
-    keys = torch._C._dispatch_keys(x).raw_repr()
+    """Whether x is a tensor of its device and nothing more: no subclass, no fake, no negated or conjugate view."""
+    if type(x) not in _TYPES:
+        return False
+    keys = _dispatch_keys(x).raw_repr()
     return keys in _ordinary_keys or _learn(keys, x.device)
 
 

@@ -289,6 +289,13 @@ def _(grad, residual, output, mean):
     return layout.finished(gradient, residual)
 
 
+@_simple_loss_backward.native
+def _(grad, residual, output, mean):
+    if grad.dtype != torch.float32 or not native.takes(residual):
+        return NotImplemented
+    return native.simple_loss_backward(grad, residual, mean)
+
+
 @_simple_loss_backward.eager
 def _(grad, residual, output, mean):
     if mean:
@@ -310,7 +317,7 @@ def _save(ctx, inputs, output):
     ctx.mean = inputs.mean
 
 
-def _backward(ctx, grad, grad_residual):
+def _backward(ctx, grad):
     return {"output": _simple_loss_backward(grad, *ctx.saved_tensors, ctx.mean)}
 
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..backends import eager
+from ..backends import eager, native
 from ..backends.triton import kernels
 from ..backends.triton.launch import kernel, layout_of, rows_of, words_of
 from ..backends.triton.tiling import offsets, program_of_row, store_sum
@@ -122,6 +122,13 @@ def _(x_0, x_t, output, t, table, variance, clip, levels):
         (table.shape[0], variance, clip, COLUMNS, t_rows),
     )
     return _bits_a_dimension(run_pairwise_sum(sums), x_t)
+
+
+@_vlb_terms.native
+def _(x_0, x_t, output, t, table, variance, clip, levels):
+    if not x_t.is_cpu or not native.takes():
+        return NotImplemented
+    return native.vlb_terms(x_0, x_t, output, t, table, variance, clip, levels)
 
 
 @_vlb_terms.eager

@@ -1,6 +1,16 @@
-"""The ops in float32 on a CPU as native code, where the machine has a C++ compiler: one pass, and the same bits."""
+"""The ops on a CPU as native code, where the machine has a C++ compiler: one pass, and the same bits."""
 
 from .build import NativeUnavailable, library
-from .calls import noise, q_sample, reverse_step, simple_loss, takes
+from .calls import noise, q_sample, reverse_step, simple_loss, simple_loss_backward, takes, vlb_terms
 
-__all__ = ["NativeUnavailable", "library", "noise", "q_sample", "reverse_step", "simple_loss", "takes"]
+__all__ = [
+    "NativeUnavailable",
+    "library",
+    "noise",
+    "q_sample",
+    "reverse_step",
+    "simple_loss",
+    "simple_loss_backward",
+    "takes",
+    "vlb_terms",
+]

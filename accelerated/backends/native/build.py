@@ -12,9 +12,11 @@ import hashlib
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,48 +36,36 @@ _FLAGS = (
 ).split()
 
 
-class Address(ctypes.Structure):
-    """The place of a batch's noise, as `ops.cpp` declares it."""
-
-    _fields_ = (
-        ("seed", ctypes.c_uint64),
-        ("stream", ctypes.c_int64),
-        ("step", ctypes.c_int64),
-        ("steps", ctypes.c_void_p),
-        ("sample", ctypes.c_int64),
-        ("samples", ctypes.c_void_p),
-    )
-
-
-_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-_ADDRESS = ctypes.POINTER(Address)
-_SIGNATURES = {
-    "noise": (_ADDRESS, _POINTER, _LONG, _LONG, _INT),
-    "q_sample": (_POINTER, _INT, _POINTER, _ADDRESS, *(_POINTER,) * 2, _LONG, *(_POINTER,) * 2, _LONG, _LONG, _INT),
-    "simple_loss": (
-        *(_POINTER, _INT) * 2,
-        *(_POINTER, _ADDRESS, _POINTER, _POINTER, _LONG),
-        *(_POINTER, _POINTER, _INT, ctypes.c_double, _POINTER, _INT, _POINTER),
-        *(_LONG, _LONG, _INT),
-    ),
-    "reverse_step": (
-        *(_POINTER,) * 4,
-        *(_ADDRESS, _POINTER, _POINTER, _LONG),
-        *(_INT,) * 3,
-        *(_POINTER,) * 2,
-        *(_LONG, _LONG, _INT),
-    ),
+# The arguments of a function are a structure of words of 64 bits, `q` an integer or an address, `d` a float64.
+# rows, elements of a row, threads
+_BATCH = "3q"
+# where it lies in memory, and its type
+_TENSOR = "2q"
+# seed, stream, step, steps, sample, samples
+_ADDRESS = "6q"
+# t, whether it is int64, how many, their stride; the table and its rows
+_TIMESTEPS = "6q"
+_STRUCTURES = {
+    "noise": (_BATCH, _ADDRESS, _TENSOR),
+    "q_sample": (_BATCH, *(_TENSOR,) * 2, _ADDRESS, _TIMESTEPS, *(_TENSOR,) * 3),
+    "simple_loss": (_BATCH, _TENSOR, "q", *(_TENSOR,) * 2, _ADDRESS, _TIMESTEPS, "q", _TENSOR, "qd", "2q"),
+    "simple_loss_backward": (_BATCH, "3q", *(_TENSOR,) * 2),
+    "reverse_step": (_BATCH, *(_TENSOR,) * 4, _ADDRESS, _TIMESTEPS, "3q", *(_TENSOR,) * 2),
+    "vlb_terms": (_BATCH, *(_TENSOR,) * 3, _TIMESTEPS, "3q", "dq"),
 }
 
+# by name, a function of the library: takes the words of its structure, returns 1 where it refuses them
+Functions = dict[str, Callable[..., int]]
 
-def library() -> ctypes.CDLL | None:
-    """The compiled library, compiled now if it never was; None where it cannot be had or is not wanted."""
+
+def library() -> Functions | None:
+    """The functions of the library, compiled now if it never was; None where it cannot be had or is not wanted."""
     return _library() if WANTED else None
 
 
-def code() -> ctypes.CDLL:
-    """The compiled library, where `library` has said that there is one."""
-    found = library()
+def functions() -> Functions:
+    """The functions, where `library` has said that there are any."""
+    found = _library()
     assert found is not None
     return found
 
@@ -85,10 +75,10 @@ class NativeUnavailable(RuntimeWarning):
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def _library() -> Functions | None:
     try:
-        code = _load(_compiled())
-        _check(code)
+        functions = _load(_compiled())
+        _check(functions)
     except (OSError, RuntimeError) as problem:
         warnings.warn(
             f"the ops on a CPU run eagerly, with the same bits and many times slower: {problem}. A C++ compiler (g++, "
@@ -97,7 +87,7 @@ def _library() -> ctypes.CDLL | None:
             stacklevel=2,
         )
         return None
-    return code
+    return functions
 
 
 def _compiled() -> Path:
@@ -166,22 +156,24 @@ def _constants() -> list[str]:
     ]
 
 
-def _load(path: Path) -> ctypes.CDLL:
+def _load(path: Path) -> Functions:
     code = ctypes.CDLL(str(path))
-    for name, types in _SIGNATURES.items():
-        function = getattr(code, f"noisestep_{name}")
-        function.argtypes, function.restype = types, None
-    code.noisestep_first_outside.argtypes = (_POINTER, _LONG, _LONG)
-    code.noisestep_first_outside.restype = _LONG
-    return code
+    return {name: _function(code[f"noisestep_{name}"], "".join(parts)) for name, parts in _STRUCTURES.items()}
 
 
-def _check(code: ctypes.CDLL) -> None:
+def _function(function: Any, words: str) -> Callable[..., int]:
+    function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int64
+    # one argument: ctypes takes a third of a microsecond for each
+    pack = struct.Struct(f"={words}").pack
+    return lambda *given: function(pack(*given))
+
+
+def _check(functions: Functions) -> None:
     """The first thing that is computed is compared with the reference: a compiler may be wrong."""
     rows, n = 2, 5 * 64 + 3
     eps = np.full((rows, n), np.nan, np.float32)
-    place = Address(2**64 - 59, reference.FORWARD, 7, None, 2**32 - 1, None)
-    code.noisestep_noise(place, eps.ctypes.data, rows, n, 1)
+    # as a signed number, 2^64 - 59 is -59
+    functions["noise"](rows, n, 1, -59, reference.FORWARD, 7, 0, 2**32 - 1, 0, eps.ctypes.data, 0)
     expected = reference.normal(2**64 - 59, reference.FORWARD, 7, [2**32 - 1, 2**32], (n,))
     if not np.array_equal(eps.view(np.uint32), expected.view(np.uint32)):
         raise RuntimeError("what the C++ compiler made gives wrong bits")
