@@ -22,7 +22,6 @@ from .baselines import BASELINES, T
 from .described import DESCRIPTIONS, UNIT, Case, assert_same_bits, device_schedule, split_options
 
 OURS, EAGER, COMPILED, DIFFUSERS = "noisestep", "eager", "torch.compile", "diffusers"
-PROVIDERS = (OURS, COMPILED, EAGER, DIFFUSERS)
 # one pass over memory: by the driver's copy, and by a kernel
 PASSES: dict[str, Callable[[Tensor], Tensor]] = {"copy": torch.clone, "multiply": lambda x: x * 2.0}
 DTYPES = ("bfloat16", "float16", "float32")

@@ -38,8 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds", "iterations"]
     if "--benchmark-storage" not in given:
         config.option.benchmark_storage = f"file://{config.rootpath}/.benchmarks/{slug(timing.card())}"
-    if not any(option in given for option in ("save", "--benchmark-json")):
-        config.option.benchmark_autosave = "commit"
+    if not (config.option.benchmark_save or config.option.benchmark_json):
+        from pytest_benchmark.utils import get_tag
+
+        # named by the commit and the time
+        config.option.benchmark_autosave = get_tag()
     config.option.benchmark_save_data = True
 
 

@@ -86,6 +86,8 @@ def worker(checkout: Path) -> Iterator[Worker]:
         # the package as it is installed: its two folders under one name
         package = Path(folder, "noisestep")
         package.mkdir()
+        # a regular package comes before one that is installed
+        (package / "__init__.py").touch()
         for name in ("reference", "accelerated"):
             (package / name).symlink_to(checkout.resolve() / name)
         with subprocess.Popen(
