@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from timing import measure_pairs, surroundings
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.timing import measure_pairs, surroundings
 
 diffusers = pytest.importorskip("diffusers", reason="the peer: pip install 'noisestep[bench]'")
 

@@ -1,6 +1,5 @@
-"""How a call is timed: on the device's own clock where there is one, and in pairs where a ratio is wanted."""
+"""How a call is timed: on the host's clock, on the device's own where there is one, and in pairs for a ratio."""
 
-import functools
 import os
 import platform
 import statistics
@@ -12,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from . import gpu
 
 THREADS = 2
+# calls in a CUDA graph, and calls in turn on the host's clock beside a GPU, whose queue they do not fill
+IN_A_GRAPH, IN_A_QUEUE = 32, 100
+_DEVICE_ROUNDS, _HOST_ROUNDS = 100, 50
 # of one measurement on a CPU: how long it should take, and how many rounds it may have
-_SECONDS, _FEWEST, _MOST = 0.2, 3, 200
-_DEVICE_ROUNDS = 100
+_SECONDS, _FEWEST, _MOST = 0.2, 8, 200
 
 
 class DeviceTimer:
-    """A clock for pytest-benchmark, which asks it before and after a round: seconds between two events on a GPU.
+    """A clock for pytest-benchmark, which asks it before and after a round: seconds a call, between two events.
 
-    The host's clock would time the launch, which returns at once, or with it a synchronisation. Before the first
-    event a write of 256 MB is queued: it leaves nothing of the op's in the cache, and the host has the time to queue
-    the op behind it, so that gaps between launches count only where an op has many of them (as Triton's do_bench).
+    A round is a replay of a CUDA graph of `IN_A_GRAPH` calls. Before the first event an idle kernel is queued, behind
+    which the host has the time to queue the graph.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class DeviceTimer:
     def __call__(self) -> float:
         event = torch.cuda.Event(enable_timing=True)
         if self._start is None:
-            _flush().zero_()
+            gpu.head_start()
             event.record()
             self._start = event
             return 0.0
@@ -42,23 +43,53 @@ class DeviceTimer:
         event.synchronize()
         milliseconds = self._start.elapsed_time(event)
         self._start = None
-        return milliseconds / 1e3
+        return float(milliseconds) / 1e3 / IN_A_GRAPH
 
 
-@functools.cache
-def _flush() -> Tensor:
-    return torch.empty(1 << 28, dtype=torch.int8, device="cuda")
+class HostTimer:
+    """The same on the host's clock; the device's queue is empty when a round begins."""
+
+    def __init__(self) -> None:
+        self._runs = False
+
+    def __call__(self) -> float:
+        if not self._runs:
+            gpu.synchronize()
+        self._runs = not self._runs
+        return time.perf_counter()
 
 
-def measure(benchmark: Any, call: Callable[[], object], *, on_device: bool) -> float | None:
-    """Time a call that has run before; the median in seconds, or None where timing is switched off."""
-    rounds, iterations = _DEVICE_ROUNDS, 1
-    if not on_device:
+# which clock times what: the calls of a CPU, and on a GPU what a call takes of the host and of the device
+CLOCKS: dict[str, Callable[[], Any]] = {"cpu": lambda: time.perf_counter, "host": HostTimer, "device": DeviceTimer}
+
+
+def measure(benchmark: Any, call: Callable[[], object], clock: str, *, waits: bool = False) -> float | None:
+    """Time a call that has run before; the median in seconds, or None where timing is switched off.
+
+    Parameters
+    ----------
+    benchmark : fixture of pytest-benchmark
+        Whose timer is the clock's.
+    call : function
+    clock : str
+        One of `CLOCKS`.
+    waits : bool
+        Whether the call waits for the device, so that no graph can hold it.
+    """
+    if clock == "device":
+        if waits:
+            graph_or_loop: Callable[[], object] = lambda: [call() for _ in range(IN_A_GRAPH)]  # noqa: E731
+        else:
+            graph_or_loop = gpu.capture(call, times=IN_A_GRAPH)[0].replay
+        benchmark.pedantic(graph_or_loop, rounds=_DEVICE_ROUNDS, warmup_rounds=1)
+    elif clock == "host":
+        benchmark.pedantic(call, rounds=_HOST_ROUNDS, iterations=IN_A_QUEUE, warmup_rounds=1)
+    else:
         once = _seconds(call)
         # a round of a millisecond or more, which the clock's own cost does not change
         iterations = max(1, int(1e-3 / once))
         rounds = min(max(int(_SECONDS / (once * iterations)), _FEWEST), _MOST)
-    benchmark.pedantic(call, rounds=rounds, iterations=iterations, warmup_rounds=max(1, rounds // 5))
+        benchmark.pedantic(call, rounds=rounds, iterations=iterations, warmup_rounds=max(1, rounds // 5))
     return benchmark.stats.stats.median if benchmark.stats else None
 
 
@@ -91,9 +122,20 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def surroundings(device: str) -> dict[str, str | int]:
+def card(clock: str = "device") -> str:
+    """The GPU, or the processor where there is none or where the clock is a CPU's."""
+    if gpu.PRESENT and clock != "cpu":
+        return torch.cuda.get_device_name(gpu.DEVICE)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def surroundings(clock: str) -> dict[str, str | int]:
     """What a time depends on besides the code: for `extra_info`."""
-    facts: dict[str, str | int] = {"device": torch.cuda.get_device_name() if device == "cuda" else _processor()}
+    facts: dict[str, str | int] = {"device": card(clock)}
     for package in ("noisestep", "torch", "triton", "numpy", "diffusers"):
         try:
             facts[package] = version(package)
@@ -103,11 +145,3 @@ def surroundings(device: str) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set"),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

@@ -56,6 +56,8 @@ class Case:
     programs: int | None = None
     wide: bool = False
     misaligned: bool = False
+    # where its tensors are; their values are another device's own
+    device: str = "cpu"
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -63,7 +65,7 @@ class Case:
 
     @property
     def device_schedule(self) -> DeviceSchedule:
-        return device_schedule(self.schedule, self.T, self.zero_terminal_snr)
+        return device_schedule(self.schedule, self.T, self.zero_terminal_snr, self.device)
 
     @property
     def sees_signal(self) -> bool:
@@ -73,11 +75,11 @@ class Case:
     def tensor(self, number: int, *, shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Tensor `number` of the case, standard normal, or any of the levels of uint8."""
         shape, dtype = self.shape if shape is None else shape, dtype or self.torch_dtype
-        generator = torch.Generator().manual_seed(number)
+        how = dict(generator=torch.Generator(self.device).manual_seed(number), device=self.device)
         if dtype == torch.uint8:
-            x = torch.randint(0, 256, shape, generator=generator, dtype=dtype)
+            x = torch.randint(0, 256, shape, dtype=dtype, **how)
         else:
-            x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+            x = torch.randn(shape, dtype=torch.float64, **how).to(dtype)
         return self.arranged(x)
 
     def arranged(self, x: Tensor) -> Tensor:
@@ -94,19 +96,20 @@ class Case:
     def t(self) -> Tensor:
         """Timesteps in 0..T, one for each sample or one for all."""
         generator = torch.Generator().manual_seed(99)
-        return torch.randint(0, self.T + 1, () if self.one_t else self.shape[:1], generator=generator)
+        return torch.randint(0, self.T + 1, () if self.one_t else self.shape[:1], generator=generator).to(self.device)
 
     def noise(self) -> NoiseAddress:
         """The address, of integers or of tensors."""
         if not self.in_tensors:
             return NoiseAddress(self.seed, self.stream, self.step, self.sample)
         batch = self.shape[0]
-        step = torch.tensor(self.step) if self.one_t else (self.step + torch.arange(batch)) % 2**28
+        rows = torch.arange(batch, device=self.device)
+        step = torch.tensor(self.step, device=self.device) if self.one_t else (self.step + rows) % 2**28
         if self.in_tensors == "step":
             return NoiseAddress(self.seed, self.stream, step, self.sample)
-        seed = torch.tensor(self.seed - (self.seed >> 63 << 64))
+        seed = torch.tensor(self.seed - (self.seed >> 63 << 64), device=self.device)
         # as many rows as samples, in no order
-        sample = self.sample + torch.arange(batch, dtype=torch.int64).flip(0) * 3
+        sample = self.sample + rows.flip(0) * 3
         return NoiseAddress(seed, self.stream, step, sample)
 
     def reference_address(self) -> tuple[int, int, np.ndarray, np.ndarray]:
@@ -139,7 +142,7 @@ def misaligned(x: Tensor) -> Tensor:
     if x.numel() == 0 or 0 in x.stride():
         return x
     span = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)) + 1
-    place = torch.empty(span + 1, dtype=x.dtype)[1:]
+    place = torch.empty(span + 1, dtype=x.dtype, device=x.device)[1:]
     return place.as_strided(x.shape, x.stride(), 1).copy_(x)
 
 
@@ -149,8 +152,8 @@ def gamma(roundings: float, unit: float) -> float:
 
 
 @cache
-def device_schedule(name: str, T: int, zero_terminal_snr: bool = False) -> DeviceSchedule:
-    return DeviceSchedule(Schedule.from_name(name, T, zero_terminal_snr=zero_terminal_snr))
+def device_schedule(name: str, T: int, zero_terminal_snr: bool = False, device: str = "cpu") -> DeviceSchedule:
+    return DeviceSchedule(Schedule.from_name(name, T, zero_terminal_snr=zero_terminal_snr), device)
 
 
 @st.composite

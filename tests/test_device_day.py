@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,26 +14,15 @@ import torch
 from click.testing import CliRunner
 from fake_cuda import FakeCuda
 
+from benchmarks import baselines, bench_ops, calls, gpu, timing
+from benchmarks.described import DESCRIPTIONS
+from benchmarks.device_day import day, device, host, kernel_tests, machine, page, right, tools
+from benchmarks.device_day import train as training
+from benchmarks.device_day.__main__ import RESULTS, main
+from benchmarks.device_day.day import Budget, Part
+from benchmarks.device_day.parts import PARTS
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.device_day import (  # noqa: E402
-    calls,
-    day,
-    device,
-    gpu,
-    host,
-    kernel_tests,
-    machine,
-    page,
-    right,
-    tools,
-)
-from benchmarks.device_day import train as training  # noqa: E402
-from benchmarks.device_day.__main__ import RESULTS, main  # noqa: E402
-from benchmarks.device_day.day import Budget, Part  # noqa: E402
-from benchmarks.device_day.parts import PARTS  # noqa: E402
-
 without_gpu = pytest.mark.skipif(gpu.PRESENT, reason="a fake GPU stands in for one that is there")
 
 
@@ -189,6 +179,7 @@ def test_the_lines_for_a_gpu_run_on_a_fake_one(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, file: Path, clock: Clock
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    calls._compiled.cache_clear()
     monkeypatch.setattr(machine, "MEBIBYTES", (1,))
     monkeypatch.setattr(machine, "_nvidia_smi", lambda *fields: ["1980 MHz", "3201 MHz", "84.90 W", "580.1"])
     for batch in ("BATCH", "LARGE_BATCH"):
@@ -211,6 +202,7 @@ def test_the_lines_for_a_gpu_run_on_a_fake_one(
     assert all(isinstance(us, float) for us in found["host"]["rows"].values())
     timed = found["device"]["rows"]
     assert {value["us"] for value in timed.values() if value["how"] == "graph"} == {50.0}
+    assert all(len(value["rounds"]) == 5 for value in timed.values())
     assert found["machine"]["rows"]["driver"] == "580.1"
     assert set(found["train"]["rows"]["as it is"]) >= {"ms a step", "ms the device works", "launches a step", "waits"}
 
@@ -219,14 +211,16 @@ def test_a_call_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> None:
         raise ArithmeticError("on purpose")
 
-    one = [calls.Call("noise", "broken", fails), calls.Call("noise", "sound", lambda: None)]
+    case = calls.case_of((2, 3, 8, 8), "bfloat16")
+    one = [calls.Call("noise", name, case, run, False, 1) for name, run in (("broken", fails), ("sound", list))]
     for part in (host, device):
         monkeypatch.setattr(part, "calls", lambda *a, **k: one)
+        monkeypatch.setattr(part, "OPS", ("noise",))
     budget = Budget(True, 1e9, lambda: 0.0)
     assert next(host.rows(budget)) == ("noise | broken", "ArithmeticError: on purpose")
     rows = dict(device.rows(budget))
     assert rows.pop("noise | broken | 2x3x8x8 | bfloat16") == "ArithmeticError: on purpose"
-    assert set(rows["noise | sound | 2x3x8x8 | bfloat16"]) == {"us", "tbs", "how"}
+    assert set(rows["noise | sound | 2x3x8x8 | bfloat16"]) == {"us", "tbs", "how", "rounds"}
 
 
 @pytest.mark.parametrize(
@@ -288,9 +282,9 @@ def test_a_tool_that_is_not_there_says_so() -> None:
 def test_the_page_says_what_the_newest_results_say(tmp_path: Path) -> None:
     copy = tmp_path / "gpu.md"
     copy.write_text(page.PAGE.read_text())
-    page.write(page.newest(RESULTS), copy, tmp_path / "gpu.png")
+    page.write(page.newest(RESULTS), copy, tmp_path)
     assert copy.read_text() == page.PAGE.read_text()
-    assert (tmp_path / "gpu.png").stat().st_size > 10_000
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("gpu.png", "roofline.png"))
 
 
 @pytest.mark.parametrize("results", sorted(RESULTS.glob("*/*.json")), ids=lambda path: path.stem)
@@ -312,5 +306,80 @@ def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "gpu.md"
     copy.write_text("# Nothing\n")
     with pytest.raises(ValueError, match=r"gpu\.md marks nothing; known: run, right"):
-        page.write(page.newest(RESULTS), copy, tmp_path / "gpu.png")
+        page.write(page.newest(RESULTS), copy, tmp_path)
     assert not (tmp_path / "gpu.png").exists()
+
+
+class Benchmark:
+    """What the fixture of pytest-benchmark does, with two rounds."""
+
+    def __init__(self, timer: Any) -> None:
+        self.timer, self.extra_info, self.seconds, self.group = timer, {}, [], ""
+        self.stats = SimpleNamespace(stats=SimpleNamespace(median=1e-6))
+
+    def pedantic(self, call: Any, *, rounds: int, iterations: int = 1, warmup_rounds: int) -> None:
+        """Time a call."""
+        assert rounds >= 8, "too few for an interval"
+        for _ in range(2):
+            begin = self.timer()
+            for _ in range(min(iterations, 2)):
+                call()
+            self.seconds.append((self.timer() - begin) / iterations)
+
+
+@without_gpu
+def test_the_benchmarks_of_a_gpu_run_on_a_fake_one(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    calls._compiled.cache_clear()
+    monkeypatch.setattr(bench_ops, "DTYPES", calls.DTYPES)
+    monkeypatch.setattr(bench_ops, "LATENTS", (2, 3, 8, 8))
+    monkeypatch.setattr(bench_ops, "COMPILED", (2, 3, 8, 8))
+    rows = list(bench_ops.plan(((2, 3, 8, 8),)))
+    assert {row[0] for row in rows} == {*DESCRIPTIONS, *calls.PASSES}
+    assert {row[2] for row in rows} >= {"noisestep", "eager", "torch.compile", "torch"}
+    assert {row[3] for row in rows} == {"device", "host"}
+    names = {calls.name_of(*row[:2]) for row in rows if row[0] == "q_sample"}
+    assert names == {f"2x3x8x8-{dtype}" for dtype in (*calls.DTYPES, "float32-channels_last")}
+    for op, case, provider, clock in rows:
+        benchmark = Benchmark(timing.CLOCKS[clock]())
+        bench_ops.test_op(benchmark, op, case, provider, clock)
+        assert (
+            benchmark.extra_info.items() >= {"op": op, "provider": provider, "clock": clock, "device": "fake"}.items()
+        )
+        # a millisecond between two events, for all the calls of a graph
+        assert clock == "host" or benchmark.seconds == [1e-3 / timing.IN_A_GRAPH] * 2
+
+
+def test_every_op_has_a_baseline() -> None:
+    assert baselines.BASELINES.keys() == DESCRIPTIONS.keys()
+
+
+def test_sets_of_inputs_take_turns() -> None:
+    # so many that no cache holds them all, and no more
+    assert [calls.sets_of(calls.case_of(shape, "bfloat16")) for shape in ((1, 8), (64, 4, 256, 256), (2**31, 1))] == [
+        32,
+        8,
+        2,
+    ]
+    call = calls.make("noise", "noisestep", calls.case_of((2, 8)), sets=3)
+    first, second, third, again = (call.run() for _ in range(4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+@pytest.mark.parametrize(("op", "provider"), [("q_sample", "noisestep"), ("q_sample", "eager"), ("vlb_terms", "eager")])
+def test_what_is_wrong_is_not_timed(op: str, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = calls.case_of((2, 3, 8, 8))
+    calls.check(op, provider, case)
+    bind = calls._bind
+
+    def off(*arguments: Any) -> Any:
+        run = bind(*arguments)
+        return lambda *noise: 1.02 * run(*noise)
+
+    monkeypatch.setattr(calls, "_bind", off)
+    with pytest.raises(
+        AssertionError, match="differ" if provider == "noisestep" else f"{provider} of {op} is not timed"
+    ):
+        calls.check(op, provider, case)

@@ -12,12 +12,10 @@ from click.testing import CliRunner
 from noisestep.accelerated.backends import Launch, recording
 from noisestep.accelerated.ops import noise, pairwise_sum
 
+from benchmarks import calls, host_time
+from benchmarks.sweep import SIZES, launch_of, resized, times
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import host_time  # noqa: E402
-from benchmarks.variants import SIZES, resized, times  # noqa: E402
-
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="the stub of libcuda is for machines without a GPU")
 
 
@@ -46,7 +44,7 @@ def test_host_time_of_two_checkouts_in_one_run() -> None:
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(host_time.main, ["--against", str(tmp_path)])
     assert done.exit_code == 1
-    assert "is no checkout of the project: it has no folder accelerated" in done.output
+    assert "is no checkout of the project that can be timed: it has no accelerated" in done.output
 
 
 def test_a_table_has_a_dash_where_nothing_was_timed() -> None:
@@ -61,13 +59,13 @@ def test_a_table_has_a_dash_where_nothing_was_timed() -> None:
 def test_programs_of_every_size_compile_and_launch() -> None:
     program = """
 import torch
-from benchmarks import stub_driver
-from benchmarks.variants import SIZES, times
-from benchmarks.device_day.program_sizes import ops
+from benchmarks import calls, stub_driver
+from benchmarks.sweep import SIZES, launch_of, times
 with stub_driver.installed():
-    for op, call in ops((2, 3, 8, 8), torch.bfloat16).items():
+    for op in ("q_sample", "reverse_step"):
         before = stub_driver.launches()
-        sizes = [size for size, found in times(call, lambda launch: 1e-6)]
+        one = launch_of(op, calls.case_of((2, 3, 8, 8), "bfloat16"))
+        sizes = [size for size, found in times(*one, lambda launch: [1e-6])]
         assert len(set(sizes)) == len(SIZES), sizes
         print(op, stub_driver.launches() - before - 1 - len(SIZES))
 """
@@ -99,9 +97,9 @@ def test_a_kernel_without_a_program_size_is_refused() -> None:
         resized(launches[0], 1, 64)
 
 
-def test_times_wants_one_launch() -> None:
-    with pytest.raises(RuntimeError, match="0 launches were recorded, and one is wanted"):
-        next(times(lambda: torch.zeros(2), lambda launch: 0.0))
+def test_an_op_of_several_launches_is_refused() -> None:
+    with pytest.raises(ValueError, match="loss_and_gradient makes 2 launches, and one is wanted"):
+        launch_of("loss_and_gradient", calls.case_of((2, 3, 8, 8)))
 
 
 def test_other_bits_are_told() -> None:
@@ -113,11 +111,6 @@ def test_other_bits_are_told() -> None:
         def __getitem__(self, grid):
             return lambda **arguments: result.fill_(next(written))
 
-    def call() -> torch.Tensor:
-        from noisestep.accelerated.backends import choice
-
-        choice().hook(Launch(Kernel(), (1, 1, 1), {"TILING": tiling, "n": 4096}, {}))
-        return result
-
-    same = [found["same"] for _, found in times(call, lambda launch: 0.0)]
+    launch = Launch(Kernel(), (1, 1, 1), {"TILING": tiling, "n": 4096}, {})
+    same = [found["same"] for _, found in times(launch, result, lambda run: [0.0])]
     assert same == [True] * (len(SIZES) - 1) + [False]

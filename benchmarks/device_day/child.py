@@ -15,9 +15,9 @@ from noisestep.accelerated.ops import (
     vlb_terms,
 )
 
-from . import gpu
-from .calls import calls, schedule
-from .device import DTYPES, is_compiled, shapes
+from .. import gpu
+from ..calls import schedule
+from .device import timed
 from .program_sizes import compile_sizes
 
 # the launches of `large`, in turn: the last op has several
@@ -26,12 +26,10 @@ IN_TURN = ("noise", "q_sample", "reverse_step", "loss_and_gradient")
 
 def warm(quick: bool) -> None:
     """Call all that will be timed, so that the caches of Triton and Inductor on disk have it."""
-    for shape in shapes(quick):
-        for dtype in DTYPES:
-            for call in calls(shape, dtype, compiled=is_compiled(shape)):
-                # a call that fails does so again where it is timed, and is reported there
-                with torch.set_grad_enabled(call.grad), contextlib.suppress(Exception):
-                    call.run()
+    for call in timed(quick):
+        # a call that fails does so again where it is timed, and is reported there
+        with torch.set_grad_enabled(call.grad), contextlib.suppress(Exception):
+            call.run()
     if gpu.PRESENT:
         compile_sizes(quick)
 

@@ -9,36 +9,22 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from . import gpu
+from .. import gpu
 from .day import Budget
 
 ROOT = Path(__file__).resolve().parents[2]
-_FILES = (
-    "q_sample",
-    "simple_loss",
-    "reverse_step",
-    "pairwise_sum",
-    "advance",
-    "vlb_terms",
-    "noise",
-    "interpreter",
-    "sampling",
-)
-# of these files, the tests that behave differently on a GPU
-_ON_A_GPU = (
-    "kernel or gpu or graph or more_elements or in_place or counts or nearest or far_from or coefficients or number "
-    "or gradient"
-)
+# what behaves differently on a GPU; and, without one, a few
+_ON_A_GPU = ["tests", "-m", "gpu or (kernel and not kernel(op='native') and not property)"]
+_FEW = ["tests/test_ops.py", "-m", "kernel(op='advance') and not property"]
 _PROCESSES = 12
 _OUTPUT = 4000
 
 
 def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
-    """How many tests passed and which did not; without a GPU, or quickly, the tests of one small file."""
+    """How many tests passed and which did not; without a GPU, or quickly, those of one small kernel."""
     full = gpu.PRESENT and not budget.quick
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [f"tests/test_{name}.py" for name in (_FILES if full else ("advance",))]
-    command += ["-k", _ON_A_GPU if full else "counts"]
+    command += _ON_A_GPU if full else _FEW
     if full and importlib.util.find_spec("xdist"):
         command += ["-n", str(_PROCESSES), "--dist", "worksteal"]
     with _compiling(budget) if gpu.PRESENT else nullcontext() as compilation:

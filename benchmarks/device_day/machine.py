@@ -1,6 +1,7 @@
 """The machine: card, versions, and what its memory allows by a copy."""
 
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 import triton
 
-from . import gpu
+from .. import gpu
 from .day import Budget
 
 # one tensor of a copy: within the cache, and far beyond it
@@ -36,7 +37,7 @@ def rows(budget: Budget) -> Iterator[tuple[str, Any]]:
         a = torch.randn(mebibytes << 18, device=gpu.DEVICE)
         b = torch.empty_like(a)
         for name, call in (("copy", partial(b.copy_, a)), ("multiply", partial(torch.mul, a, 2.0, out=b))):
-            seconds = gpu.queued_seconds(call, times=10, rounds=5 if budget.quick else 15)
+            seconds = statistics.median(gpu.queued_rounds(call, times=10, rounds=5 if budget.quick else 15))
             yield f"{name} {mebibytes} MiB, TB/s", round(2 * a.numel() * 4 / seconds / 1e12, 3)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE, PICTURE = ROOT / "docs" / "gpu.md", ROOT / "docs" / "images" / "gpu.png"
+PAGE, PICTURES = ROOT / "docs" / "gpu.md", ROOT / "docs" / "images"
+COUNTS = ROOT / "benchmarks" / "results" / "kernel_cost.json"
 _MARKED = re.compile(r"<!-- measured: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
-_OPS = ("noise", "q_sample", "reverse_step", "loss and gradient")
 _PROVIDERS = ("noisestep", "noisestep, without autograd", "torch.compile", "eager", "diffusers")
 _SHAPES = ("4x4x64x64", "64x4x64x64", "64x4x1024x1024")
 _DTYPES = ("bfloat16", "float32")
@@ -30,15 +30,15 @@ def newest(folder: Path) -> Path:
     return files[-1]
 
 
-def write(results: Path, page: Path = PAGE, picture: Path = PICTURE) -> tuple[Path, Path]:
-    """Replace the marked parts of the page and draw its picture; returns both paths.
+def write(results: Path, page: Path = PAGE, pictures: Path = PICTURES) -> tuple[Path, ...]:
+    """Replace the marked parts of the page and draw its pictures into a folder; returns the paths.
 
     Raises
     ------
     ValueError
         If the page has no marks, or unknown ones.
     """
-    from .picture import draw
+    from .picture import draw_roofline, draw_throughput
 
     found = json.loads(results.read_text())
     text = page.read_text()
@@ -51,13 +51,22 @@ def write(results: Path, page: Path = PAGE, picture: Path = PICTURE) -> tuple[Pa
         return f"<!-- measured: {name} -->\n{SECTIONS[name](found)}\n<!-- end -->"
 
     page.write_text(_MARKED.sub(part, text))
-    draw(rows(found, "device"), found["card"], picture)
-    return page, picture
+    pictures.mkdir(parents=True, exist_ok=True)
+    throughput, roofline = pictures / "gpu.png", pictures / "roofline.png"
+    draw_throughput(rows(found, "device"), found["card"], throughput)
+    draw_roofline(found, json.loads(COUNTS.read_text()), roofline)
+    return page, throughput, roofline
 
 
 def rows(found: Results, part: str) -> dict[str, Any]:
     """The rows of a part; none if it did not run."""
     return found["parts"].get(part, {"rows": {}})["rows"]
+
+
+def timed_ops(timed: Iterable[str]) -> list[str]:
+    """The ops of rows that are named "op | provider...", in their order, without the passes over memory."""
+    named = (name.split(" | ") for name in timed)
+    return list(dict.fromkeys(op for op, provider, *_ in named if provider != "torch"))
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
@@ -113,7 +122,7 @@ def _device(found: Results) -> str:
     for shape in _SHAPES:
         cells = {
             (f"{op}, {dtype}", name): _cell(timed.get(f"{op} | {name} | {shape} | {dtype}"))
-            for op in _OPS
+            for op in timed_ops(timed)
             for dtype in _DTYPES
             for name in _PROVIDERS
         }
@@ -140,7 +149,7 @@ def _cell(value: Any) -> str:
 def _host(found: Results) -> str:
     timed = rows(found, "host")
     cells = {}
-    for op in _OPS:
+    for op in timed_ops(timed):
         for name in _PROVIDERS:
             value = timed.get(f"{op} | {name}")
             cells[op, name] = "–" if value is None else "failed" if isinstance(value, str) else _number(value)

@@ -5,7 +5,7 @@ from .day import Part
 
 PARTS = {
     "machine": Part(machine.rows, 15),
-    "tests": Part(kernel_tests.rows, 100),
+    "tests": Part(kernel_tests.rows, 120),
     "right": Part(right.rows, 90),
     "host": Part(host.rows, 30),
     "device": Part(device.rows, 60),

@@ -12,8 +12,8 @@ from noisestep.accelerated.ops import advance, loss_and_gradient, noise, q_sampl
 from noisestep.reference import noise as reference_noise
 from torch import Tensor
 
-from . import gpu
-from .calls import schedule
+from .. import gpu
+from ..calls import schedule
 from .day import Budget
 
 Check = tuple[str, Callable[[], bool]]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import gpu
+from .. import gpu
 from .child import IN_TURN
 from .day import Budget
 from .kernel_tests import ROOT

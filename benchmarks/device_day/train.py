@@ -15,7 +15,7 @@ from noisestep.accelerated.training.log import LogPaths
 from noisestep.accelerated.training.loop import train
 from noisestep.accelerated.training.model_config import with_model
 
-from . import gpu
+from .. import gpu
 from .day import Budget
 
 # changes of the default settings without a GPU

@@ -3,17 +3,11 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ..described import DESCRIPTIONS
 from .cost import KernelCost
 
-# static instructions an element on sm_90, contiguous, at 16 or more elements a thread: bfloat16, float32
-INSTRUCTIONS = {
-    "q_sample": {"bfloat16": 38, "float32": 42},
-    "reverse_step, β variance": {"bfloat16": 42, "float32": 45},
-    "reverse_step, clipped, posterior variance": {"bfloat16": 46, "float32": 48},
-    "simple_loss with gradient": {"bfloat16": 42, "float32": 45},
-    "loss_and_gradient": {"bfloat16": 42, "float32": 45},
-    "noise": {"bfloat16": 36, "float32": 38},
-}
+# static instructions an element on sm_90, contiguous, at 16 or more elements a thread, by case and dtype
+INSTRUCTIONS = {case: allowed for op in DESCRIPTIONS.values() for case, allowed in op.budgets.items()}
 # channels_last over contiguous, instructions an element
 CHANNELS_LAST = 1.5
 AN_ELEMENT, OVER_CONTIGUOUS = "instructions an element", "instructions over contiguous"

@@ -1,24 +1,15 @@
 """The calls whose kernels are counted: every op, with the options that change its code, as tests/descriptions says."""
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from .. import described
+from ..described import DESCRIPTIONS, Description, split_options
 from .specialise import layouts
-
-# what the tests know of every op
-_TESTS = str(Path(__file__).parents[2] / "tests")
-if _TESTS not in sys.path:
-    sys.path.append(_TESTS)
-
-import op_cases  # noqa: E402
-from descriptions import DESCRIPTIONS, Description  # noqa: E402
-from descriptions.description import split_options  # noqa: E402
 
 # a training batch of CIFAR-10 images, and latents of 512 x 512 images, so many that a GPU is full: a small batch takes
 # smaller programs, whose start counts for more
@@ -58,7 +49,7 @@ def _prepare(description: Description, options: Mapping[str, Any]) -> Callable[[
 
     def prepare(x: Tensor) -> Call:
         layout = "contiguous" if x.is_contiguous() else "channels_last"
-        case = op_cases.Case(tuple(x.shape), str(x.dtype).removeprefix("torch."), layout, T=1000, step=17, **of_case)
+        case = described.Case(tuple(x.shape), str(x.dtype).removeprefix("torch."), layout, T=1000, step=17, **of_case)
         arguments, keywords = description.prepare(case, **rest)
         return lambda: description.call(*arguments, **keywords)
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 from noisestep.accelerated.backends import Launch
+from torch import Tensor
 
 from . import budgets
 from .cache import Cache, key_of
@@ -23,32 +23,44 @@ def costs(cache: Cache, capabilities: tuple[int, ...], cases: tuple[Case, ...] =
             targets = tuple(c for c in capabilities if shape == budgets.SHAPE or c == budgets.CAPABILITY)
             for dtype in case.dtypes:
                 for layout in case.layouts:
-                    yield from _of_a_batch(cache, case, shape, dtype, layout, targets)
+                    yield from of_a_batch(cache, case, shape, dtype, layout, targets)
 
 
-def _of_a_batch(
+def of_a_batch(
     cache: Cache, case: Case, shape: str, dtype: str, layout: str, capabilities: tuple[int, ...]
 ) -> Iterator[KernelCost]:
+    """The cost of each kernel of a case that walks a whole batch."""
     x = batch(SHAPES[shape], dtype, layout)
     launches = [launch for launch in capture(case.prepare(x)) if is_batch_sized(launch, x)]
     if not launches:
         raise RuntimeError(f"{case.name}: no launch of a kernel was seen")
     for launch in launches:
         for capability in capabilities:
-            code = Code(**cache.get(key_of(launch, capability), lambda: _read(launch, capability)))  # noqa: B023
-            yield KernelCost(
-                case=case.name,
-                provider="noisestep",
-                kernel=name_of(launch),
-                shape=shape,
-                dtype=dtype,
-                layout=layout,
-                capability=capability,
-                code=code,
-                elements_a_thread=x.numel() / threads(launch, code.warps),
-                bytes_an_element=batch_bytes(launch, x) / x.numel(),
-            )
+            yield cost_of(cache, launch, x, capability, case=case.name, shape=shape, dtype=dtype, layout=layout)
 
 
-def _read(launch: Launch, capability: int) -> dict[str, Any]:
-    return asdict(read(compile_launch(launch, capability)))
+def cost_of(
+    cache: Cache,
+    launch: Launch,
+    x: Tensor,
+    capability: int,
+    *,
+    case: str = "",
+    shape: str = "",
+    dtype: str = "",
+    layout: str = "",
+) -> KernelCost:
+    """The cost of one launch on a batch like x; the words say what it is called."""
+    code = Code(**cache.get(key_of(launch, capability), lambda: asdict(read(compile_launch(launch, capability)))))
+    return KernelCost(
+        case=case,
+        provider="noisestep",
+        kernel=name_of(launch),
+        shape=shape,
+        dtype=dtype,
+        layout=layout,
+        capability=capability,
+        code=code,
+        elements_a_thread=x.numel() / threads(launch, code.warps),
+        bytes_an_element=batch_bytes(launch, x) / x.numel(),
+    )

@@ -1,7 +1,7 @@
 """What is checked of every op, one description each: `DESCRIPTIONS`, by the op's name.
 
-Here stands how the kernels are interpreted, emulated, compiled, spoilt by planted faults and counted. A new op needs a
-description, in a module of this package, and no other list.
+Here stands how the kernels are interpreted, emulated, compiled, spoilt by planted faults, counted and timed. A new op
+needs a description, in a module of this package, and what it is timed beside, in `benchmarks/baselines.py`.
 """
 
 from importlib import import_module

@@ -9,7 +9,7 @@ from .description import Description
 
 
 def _prepare(case: Case, *, start: int, by: int, axes: int) -> tuple[tuple, dict]:
-    return (torch.full((1,) * axes, start), by), {}
+    return (torch.full((1,) * axes, start, device=case.device), by), {}
 
 
 def _near(actual: Tensor, case: Case, *, start: int, by: int, axes: int) -> None:
@@ -23,4 +23,5 @@ Description(
     _prepare,
     {"start": (0, 5, 2**40, -(2**40)), "by": (1, -1, 0, 2**31 - 1, -(2**31)), "axes": (0, 1, 2)},
     near=_near,
+    timed={"start": 5, "by": 1, "axes": 0},
 )

@@ -55,6 +55,10 @@ class Description:
         The calls on a batch whose cost is counted, by their name in the tables: the options of each.
     count_dtypes, count_layouts : sequence of str
         Those that make a kernel of their own.
+    budgets : mapping
+        By the name of a counted call and the dtype, the most instructions an element (`benchmarks.kernel_cost`).
+    timed : mapping
+        The options of the call that is timed; `benchmarks.baselines` has what it is compared with.
     """
 
     name: str
@@ -67,6 +71,8 @@ class Description:
     counted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     count_dtypes: Sequence[str] = ("bfloat16", "float32")
     count_layouts: Sequence[str] = ("contiguous", "channels_last")
+    budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    timed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         DESCRIPTIONS[self.name] = self

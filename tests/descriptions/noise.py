@@ -11,7 +11,7 @@ from .description import ADDRESS, PLACE, Description
 
 
 def _prepare(case: Case) -> tuple[tuple, dict]:
-    return (case.noise(), case.shape), dict(dtype=case.torch_dtype, device=torch.device("cpu"))
+    return (case.noise(), case.shape), dict(dtype=case.torch_dtype, device=torch.device(case.device))
 
 
 def _near(actual: Tensor, case: Case) -> None:
@@ -27,4 +27,5 @@ Description(
     near=_near,
     counted={"noise": {}},
     count_layouts=("contiguous",),
+    budgets={"noise": {"bfloat16": 36, "float32": 38}},
 )

@@ -32,4 +32,5 @@ Description(
         "return_eps": BOTH,
     },
     counted={"q_sample": {}, "q_sample, uint8 images": {"levels": True}},
+    budgets={"q_sample": {"bfloat16": 38, "float32": 42}},
 )

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from .description import ADDRESS, Description
 
-_CPU = torch.device("cpu")
 # a program has 128 words: less than one, several, and one that a row begins in the middle of
 _BATCHES = ((5,), (1,), (300,), (128,))
 
 
 def _words(case: Case) -> tuple[tuple, dict]:
-    return (case.noise(), case.shape[0], prod(case.shape[1:])), dict(device=_CPU)
+    return (case.noise(), case.shape[0], prod(case.shape[1:])), dict(device=torch.device(case.device))
 
 
 def _words_near(actual: Tensor, case: Case) -> None:
@@ -27,7 +26,7 @@ def _words_near(actual: Tensor, case: Case) -> None:
 
 
 def _uniform(case: Case) -> tuple[tuple, dict]:
-    return (case.noise(), case.shape[0]), dict(device=_CPU)
+    return (case.noise(), case.shape[0]), dict(device=torch.device(case.device))
 
 
 def _uniform_near(actual: Tensor, case: Case) -> None:
@@ -36,7 +35,7 @@ def _uniform_near(actual: Tensor, case: Case) -> None:
 
 
 def _integers(case: Case, *, ends: tuple[int, int]) -> tuple[tuple, dict]:
-    return (case.noise(), case.shape[0], *ends), dict(device=_CPU)
+    return (case.noise(), case.shape[0], *ends), dict(device=torch.device(case.device))
 
 
 def _integers_near(actual: Tensor, case: Case, *, ends: tuple[int, int]) -> None:
@@ -59,4 +58,5 @@ Description(
     # the widest spans, and a single number
     {"shape": _BATCHES, **ADDRESS, "ends": ((0, 9), (-(2**31), -1), (0, 2**31 - 1), (2**31 - 1,) * 2, (-5, 2**30))},
     near=_integers_near,
+    timed={"ends": (1, 1000)},
 )

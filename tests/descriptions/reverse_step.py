@@ -46,7 +46,7 @@ class Update:
 
 def timesteps(case: Case) -> Tensor:
     """In 1..T, one for each sample."""
-    return torch.randint(1, case.T + 1, case.shape[:1], generator=torch.Generator().manual_seed(1))
+    return torch.randint(1, case.T + 1, case.shape[:1], generator=torch.Generator().manual_seed(1)).to(case.device)
 
 
 def arguments(case: Case, update: Update, eps_dtype: str | None = None, *, joined: bool = False) -> tuple:
@@ -198,4 +198,9 @@ Description(
         "reverse_step, clipped, guided": {**_CLIPPED, "guidance": 3.0},
         "reverse_step, clipped, learned variance": {**_CLIPPED, "variance": "learned_range"},
     },
+    budgets={
+        "reverse_step, β variance": {"bfloat16": 42, "float32": 45},
+        "reverse_step, clipped, posterior variance": {"bfloat16": 46, "float32": 48},
+    },
+    timed={**_CLIPPED, "one_t": True},
 )

@@ -1,5 +1,6 @@
 """simple_loss and loss_and_gradient: bits as on the eager backend (test_simple_loss.py has that one's bounds)."""
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
 from unittest import mock
@@ -31,8 +32,13 @@ def prepare(
     if prediction == "v":
         options |= dict(schedule=case.device_schedule, t=case.t())
     if weighted:
-        options["weight"] = torch.rand(case.shape[0], generator=torch.Generator().manual_seed(4))
+        options["weight"] = torch.rand(case.shape[0], generator=torch.Generator().manual_seed(4)).to(case.device)
     return (case.tensor(1), eps), options
+
+
+def _adding(most: int | None) -> AbstractContextManager[Any]:
+    # what is timed does without the patch
+    return nullcontext() if most is None else mock.patch.object(_module, "_MOST", most)
 
 
 def loss_with_gradient(
@@ -42,11 +48,13 @@ def loss_with_gradient(
 
     `most` is how many sums one program adds up: with few, more launches are needed, as for large batches.
     """
-    with mock.patch.object(_module, "_MOST", _module._MOST if most is None else most):
+    with _adding(most):
         if gradient is None:
             return simple_loss(output, noise, **options)
         output = output.detach().requires_grad_()
         loss = simple_loss(output, noise, **options)
+        if gradient == "implicit":
+            return loss.detach(), torch.autograd.grad(loss, output)[0]
         upstream = torch.arange(2, 2 + loss.numel(), device=loss.device, dtype=loss.dtype).reshape(loss.shape)
         if gradient == "expanded":
             upstream = upstream.new_full((), 3).expand(loss.shape)
@@ -56,7 +64,7 @@ def loss_with_gradient(
 
 
 def _both(output: Tensor, noise: Any, *, most: int | None = None, **options: Any) -> tuple[Tensor, Tensor]:
-    with mock.patch.object(_module, "_MOST", _module._MOST if most is None else most):
+    with _adding(most):
         return loss_and_gradient(output, noise, **options)
 
 
@@ -90,6 +98,8 @@ Description(
         "simple_loss with gradient": {},
         "simple_loss with gradient, v, weighted": {"prediction": "v", "weighted": True},
     },
+    budgets={"simple_loss with gradient": {"bfloat16": 42, "float32": 45}},
+    timed={"asked": ("mean", "implicit")},
 )
 Description(
     "loss_and_gradient",
@@ -98,4 +108,5 @@ Description(
     {**_FACTORS, "scale": (1.0, 0.3, -1024.0)},
     elementwise=False,
     counted={"loss_and_gradient": {}},
+    budgets={"loss_and_gradient": {"bfloat16": 42, "float32": 45}},
 )

@@ -26,8 +26,8 @@ LEVELS = (256, 2, 16, 65536)
 def arguments(case: Case, t: Tensor, predicted: str, variance: str, levels: int, *, wrong: float = 0.05) -> tuple:
     """(schedule, x_0, x_t, output): an image of so many levels, and a prediction that is nearly right."""
     schedule = case.device_schedule
-    generator = torch.Generator().manual_seed(5)
-    level = torch.randint(0, levels, case.shape, generator=generator)
+    generator = torch.Generator(case.device).manual_seed(5)
+    level = torch.randint(0, levels, case.shape, generator=generator, device=case.device)
     x_0 = case.arranged((2 * level / (levels - 1) - 1).to(case.torch_dtype))
     eps = case.tensor(2, dtype=torch.float64)
     x_t = q_sample(schedule, x_0, t, eps, dtype=torch.float64)
@@ -88,7 +88,7 @@ def timesteps(case: Case) -> Tensor:
     """In 1..T, the first of them 1."""
     t = torch.randint(1, case.T + 1, case.shape[:1], generator=torch.Generator().manual_seed(1))
     t[:1] = 1
-    return t
+    return t.to(case.device)
 
 
 def fitting(case: Case, options: dict) -> dict:
@@ -116,7 +116,7 @@ def _inputs(case: Case, options: dict[str, Any]) -> tuple[tuple, Tensor, dict[st
     """(schedule, x_0, x_t, output), t of each sample, and the options of the op."""
     options = fitting(case, options)
     wrong, t = options.pop("wrong"), options.pop("t")
-    t = timesteps(case) if t is None else torch.full(case.shape[:1], t)
+    t = timesteps(case) if t is None else torch.full(case.shape[:1], t, device=case.device)
     return (
         arguments(case, t, *(options[name] for name in ("prediction", "variance", "levels")), wrong=wrong),
         t,

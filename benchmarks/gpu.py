@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +14,11 @@ PRESENT = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if PRESENT else torch.device("cpu")
 # clock cycles of an idle kernel, about a millisecond, behind which the host queues what is timed
 _HEAD_START = 2_000_000
+
+
+def head_start() -> None:
+    """Queue an idle kernel, behind which the host queues what is timed."""
+    torch.cuda._sleep(_HEAD_START)
 
 
 def synchronize() -> None:
@@ -81,42 +85,42 @@ def _end_failed_capture(graph: Any) -> None:
     generator.graphsafe_set_state(generator.clone_state())
 
 
-def device_seconds(call: Callable[[], Any], *, times: int, rounds: int) -> float:
-    """Seconds that a call takes on the device: the median over replays of a CUDA graph of `times` calls."""
+def device_rounds(call: Callable[[], Any], *, times: int, rounds: int) -> list[float]:
+    """Seconds that a call takes on the device, in each of the replays of a CUDA graph of `times` calls."""
     if not PRESENT:
-        return wall_seconds(call, times=1, rounds=1)
+        return wall_rounds(call, times=1, rounds=1)
     graph, _ = capture(call, times=times)
-    return _events(graph.replay, rounds) / times
+    return _events(graph.replay, times, rounds)
 
 
-def queued_seconds(call: Callable[[], Any], *, times: int, rounds: int) -> float:
-    """Seconds of a call on the device without a graph: for calls that take longer than the host needs to queue them."""
+def queued_rounds(call: Callable[[], Any], *, times: int, rounds: int) -> list[float]:
+    """The same without a graph: for calls that take longer than the host needs to queue them."""
     if not PRESENT:
-        return wall_seconds(call, times=1, rounds=1)
+        return wall_rounds(call, times=1, rounds=1)
 
     def queue() -> None:
         for _ in range(times):
             call()
 
-    return _events(queue, rounds) / times
+    return _events(queue, times, rounds)
 
 
-def _events(go: Callable[[], Any], rounds: int) -> float:
+def _events(go: Callable[[], Any], times: int, rounds: int) -> list[float]:
     go()
     seconds = []
     for _ in range(rounds):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(_HEAD_START)
+        head_start()
         begin.record()
         go()
         end.record()
         end.synchronize()
-        seconds.append(begin.elapsed_time(end) * 1e-3)
-    return statistics.median(seconds)
+        seconds.append(begin.elapsed_time(end) * 1e-3 / times)
+    return seconds
 
 
-def wall_seconds(call: Callable[[], Any], *, times: int, rounds: int) -> float:
-    """Seconds until a call's result is there: the median, for calls that wait for the device themselves."""
+def wall_rounds(call: Callable[[], Any], *, times: int, rounds: int) -> list[float]:
+    """Seconds until a call's result is there, in each round: for calls that wait for the device themselves."""
     call()
     seconds = []
     for _ in range(rounds):
@@ -126,11 +130,11 @@ def wall_seconds(call: Callable[[], Any], *, times: int, rounds: int) -> float:
             call()
         synchronize()
         seconds.append((time.perf_counter() - begin) / times)
-    return statistics.median(seconds)
+    return seconds
 
 
-def host_seconds(call: Callable[[], Any], *, times: int, rounds: int) -> float:
-    """Seconds until a call returns, the least over rounds. The queue is emptied between them, so it never fills."""
+def host_rounds(call: Callable[[], Any], *, times: int, rounds: int) -> list[float]:
+    """Seconds until a call returns, in each round. The queue is emptied between them, so it never fills."""
     for _ in range(min(times, 30)):
         call()
     seconds = []
@@ -141,7 +145,7 @@ def host_seconds(call: Callable[[], Any], *, times: int, rounds: int) -> float:
             call()
         seconds.append((time.perf_counter() - begin) / times)
     synchronize()
-    return min(seconds)
+    return seconds
 
 
 @contextmanager
