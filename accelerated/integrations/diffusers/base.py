@@ -4,12 +4,13 @@ import functools
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import diffusers
 import numpy as np
 import torch
+from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import DummyObject
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -18,18 +19,19 @@ from ...address import REVERSE, NoiseAddress
 from ...backends.eager import cast, reverse_row, reverse_update, sigma_in_range
 from ...ops import noise as noise_op
 from ...ops.checks import check_batch, check_like
-from ...schedule import constant
+from ...schedule import constant, outside_of_modes
 from .chain import PREDICTIONS, Chain
 from .spacing import SPACINGS, checked_steps, custom_timesteps, spaced_timesteps
 
 # what the tables are made from; `register_to_config` sets the last
 _MADE_FROM = frozenset({"alphas_cumprod", "betas", "final_alpha_cumprod", "timesteps", "_internal_dict"})
-# keys of configs whose noise levels are not those of betas, and what they say
-_OTHER_PROCESSES: dict[str, Callable[[Any], bool]] = {
-    "shift": lambda value: True,
+# what a config says whose noise levels are not those of its betas
+_OTHER_LEVELS: dict[str, Callable[[Any], bool]] = {
+    "shift": lambda value: value is not None,
     "use_flow_sigmas": bool,
-    "sigma_data": lambda value: True,
+    "sigma_data": lambda value: value is not None,
     "timestep_type": lambda value: value == "continuous",
+    "snr_shift_scale": lambda value: value not in (None, 1),
 }
 
 
@@ -76,7 +78,8 @@ class FusedScheduler:
         chain = self._chain
         # a compiled function keeps the tables that it was compiled with
         if chain is None or not (torch.compiler.is_compiling() or not chain.changed()):
-            chain = self._chain = Chain(self, self._final())
+            with outside_of_modes():
+                chain = self._chain = Chain(self, self._final())
         return chain
 
     def _final(self) -> Literal[0, 1]:
@@ -90,17 +93,22 @@ class FusedScheduler:
         Raises
         ------
         ValueError
-            For the config of a scheduler without betas, such as flow matching's or EDM's.
+            For the config of a scheduler whose noise levels no betas give, such as flow matching's or EDM's.
         """
-        name, known = config_dict.get("_class_name"), {**config_dict, **kwargs}
-        other = getattr(diffusers, name, None) if isinstance(name, str) else None
-        without_betas = other is not None and not isinstance(other, DummyObject) and not _has_betas(other)
-        keys = [f"{key}={known[key]!r}" for key, says in _OTHER_PROCESSES.items() if key in known and says(known[key])]
-        if without_betas or keys:
-            source = name if without_betas else f"a scheduler with {keys[0]}"
+        known = {**config_dict, **kwargs}
+        source = next((f"{key}={known[key]!r}" for key, says in _OTHER_LEVELS.items() if says(known.get(key))), None)
+        other = getattr(diffusers, str(known.get("_class_name")), None)
+        if other is not None and not isinstance(other, DummyObject):
+            complete: Collection[str] | None = inspect.signature(other).parameters
+        else:
+            # a scheduler's own config has every argument, one from a file or by hand may not
+            complete = known if isinstance(config_dict, FrozenDict) else None
+        if source is None and complete is not None and "beta_schedule" not in complete:
+            source = f"keys {', '.join(key for key in known if key[0] != '_')}"
+        if source is not None:
             raise ValueError(
-                f"{cls.__qualname__} takes the config of a scheduler with a beta_schedule, got that of {source}, whose "
-                f"network was trained on noise levels that no betas give"
+                f"{cls.__qualname__} takes the config of a scheduler whose noise levels are those of a beta_schedule, "
+                f"got one with {source}"
             )
         return super().extract_init_dict(config_dict, **kwargs)  # type: ignore[misc]
 
@@ -373,7 +381,3 @@ def thresholded(x_0: Tensor, quantile: float, largest: float) -> Tensor:
 def wants_gradient(*tensors: Tensor) -> bool:
     """Whether a derivative of a step could be asked for."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def _has_betas(scheduler: type) -> bool:
-    return "beta_schedule" in inspect.signature(scheduler).parameters

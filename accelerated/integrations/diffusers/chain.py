@@ -72,9 +72,9 @@ class Chain:
         self.clip = None
         if config.clip_sample and not config.thresholding:
             self.clip = (-float(config.clip_sample_range), float(config.clip_sample_range))
+        log_alpha_bar, beta, alpha_bar = _schedule_of(scheduler)
         sources = [scheduler.alphas_cumprod, scheduler.timesteps, getattr(scheduler, "final_alpha_cumprod", None)]
         self._watched = [Watched(source) for source in sources if source is not None]
-        log_alpha_bar, beta, alpha_bar = _schedule_of(scheduler)
         self.T = len(beta)
         # diffusers refuses none of them: the steps that a table can be made for
         self.noised = _leading((alpha_bar >= 0) & (alpha_bar <= 1) & (log_alpha_bar <= 0))

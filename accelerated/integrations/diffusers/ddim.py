@@ -81,7 +81,7 @@ timestep_spacing, rescale_betas_zero_snr
                 timestep_spacing=timestep_spacing,
                 rescale_betas_zero_snr=rescale_betas_zero_snr,
             )
-        self._final_at_first = float(self.final_alpha_cumprod)
+            self._final_at_first = float(self.final_alpha_cumprod)
         self._begin()
 
     def _final(self) -> Literal[0, 1]:
