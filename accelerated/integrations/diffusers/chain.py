@@ -283,9 +283,7 @@ def _schedule_of(scheduler: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if len(kept) >= _ROUNDED and not kept.all():
         for dtype in (torch.float16, torch.bfloat16):
             if torch.equal(given.to(dtype).to(given.dtype), given):
-                raise ValueError(
-                    f"alphas_cumprod is rounded to {str(dtype).removeprefix('torch.')}: keep it in float32"
-                )
+                raise ValueError("alphas_cumprod is rounded to half precision: keep it in float32")
     beta = betas.double().numpy() if product.shape == alpha_bar.shape else np.zeros(len(alpha_bar))
     with np.errstate(divide="ignore", invalid="ignore"):
         log_alpha_bar = np.where(kept, np.cumsum(np.log1p(-beta)), np.log(alpha_bar))
