@@ -63,6 +63,9 @@ class FusedScheduler:
         if type(self).__module__ == __package__:
             # a pipeline saves the module of its scheduler beside the name of its class, and loads it from there
             self.__dict__["__module__"] = "diffusers"
+        if self.config.get("_use_default_values") == ["compatible"]:
+            # loaded from what `to_json_string` wrote: nothing of it was left out
+            self._internal_dict = FrozenDict({k: v for k, v in self.config.items() if k != "_use_default_values"})
         config = self.config
         for name, allowed in (("prediction_type", tuple(PREDICTIONS)), ("timestep_spacing", SPACINGS)):
             if config[name] not in allowed:
