@@ -1,6 +1,8 @@
 """The tables of a `Schedule` on a device, rounded once."""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -10,6 +12,8 @@ from noisestep.reference.reverse import reverse_coefficients
 from noisestep.reference.schedule import LOG_VARIANCE_FLOOR, Schedule
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import _disable_current_modes
 
 Prediction = Literal["eps", "x_0", "v"]
 Variance = Literal["beta", "posterior", "zero", "learned_range"]
@@ -22,6 +26,24 @@ def with_index(device: torch.device) -> torch.device:
     if device.index is not None or device.type not in ("cuda", "xpu"):
         return device
     return torch.device(device.type, getattr(torch, device.type).current_device())
+
+
+@contextmanager
+def outside_of_modes() -> Iterator[None]:
+    """Tensors that are made within are ordinary ones on the CPU: no fakes, functorch wrappers or inference tensors."""
+    with (
+        torch.inference_mode(False),
+        _disable_current_modes(),  # type: ignore[no-untyped-call]
+        temporarily_clear_interpreter_stack(),
+        torch.device("cpu"),
+    ):
+        yield
+
+
+def constant(values: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An array as a tensor that every later call can use, whatever mode it is made in."""
+    with outside_of_modes():
+        return torch.from_numpy(values).to(dtype).to(device)
 
 
 class ReverseRow(NamedTuple, Generic[_T]):
@@ -51,12 +73,16 @@ COLUMNS: ReverseRow[int] = ReverseRow(*range(len(ReverseRow._fields)))
 
 _numbers = itertools.count()
 
+# the most tables of updates that a schedule keeps: one has 52 bytes a step in float32
+KEPT_TABLES = 64
+
 
 class DeviceSchedule:
     """A schedule's tables as tensors on one device, each computed in float64 and rounded once.
 
     Rows are picked on the device by a tensor of timesteps, so that no step of a loop reads a value
-    back to the host. Tables of an update are made when they are first asked for, and kept.
+    back to the host. Tables of an update are made when they are first asked for, and the last 64 are kept. They are
+    ordinary tensors, whether they are made in `torch.inference_mode`, under `torch.export` or in a functorch transform.
 
     Parameters
     ----------
@@ -71,6 +97,7 @@ class DeviceSchedule:
     Attributes
     ----------
     schedule : Schedule
+        Cannot be set, nor can `previous`.
     device : torch.device
     T : int
         Steps; t counts 1..T, and row 0 of a table is clean data.
@@ -88,20 +115,31 @@ class DeviceSchedule:
     ) -> None:
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule must be a noisestep.reference Schedule, got {type(schedule).__name__}")
-        self.schedule = schedule
+        self._schedule = schedule
         # what a compiled graph knows a schedule by: its tables are constants there
         self._number = str(next(_numbers))
         self.device = with_index(torch.device(device))
-        self.previous = None if previous is None else Jumps(schedule, previous).previous
+        self._previous = None if previous is None else Jumps(schedule, previous).previous
+        if self._previous is not None:
+            self._previous.flags.writeable = False
         self.T = schedule.T
-        self.timesteps = torch.from_numpy(schedule.timesteps.copy()).to(self.device)
-        marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
-        self._tables: dict[object, Tensor] = {}
+        self.timesteps = constant(schedule.timesteps.copy(), torch.int64, self.device)
         # t itself in row t: an integer t is a view of one of them, which costs no copy to the device
-        self._t = torch.arange(self.T + 1, device=self.device)
+        self._t = constant(np.arange(self.T + 1), torch.int64, self.device)
         # the forward table is always wanted, and made here so that a compiled graph finds it
-        for dtype in (torch.float32, torch.float64):
-            self._tables["forward", dtype] = self._on_device(marginal, dtype)
+        marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
+        self._forward = {dtype: self._on_device(marginal, dtype) for dtype in (torch.float32, torch.float64)}
+        self._reverse: dict[object, Tensor] = {}
+
+    @property
+    def schedule(self) -> Schedule:
+        """What the tables were made from; for another, make another `DeviceSchedule`."""
+        return self._schedule
+
+    @property
+    def previous(self) -> np.ndarray | None:
+        """The steps that updates lead to, where they were given."""
+        return self._previous
 
     @classmethod
     def from_name(cls, name: str, T: int, *, device: torch.device | str = "cpu", **parameters: Any) -> Self:
@@ -130,7 +168,7 @@ class DeviceSchedule:
         -------
         Tensor, shape (T + 1, 2)
         """
-        return self._tables["forward", dtype]
+        return self._forward[dtype]
 
     def reverse_table(
         self,
@@ -222,7 +260,7 @@ class DeviceSchedule:
         return type(self)(self.schedule, device, previous=self.previous)
 
     def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(table).to(dtype).to(self.device)
+        return constant(table, dtype, self.device)
 
     def _kept_table(
         self,
@@ -236,9 +274,9 @@ class DeviceSchedule:
         temperature: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        tables = self._tables
-        key = ("reverse", prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
-        if key not in tables:
+        key = (prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
+        table = self._reverse.get(key)
+        if table is None:
             row = _reverse_columns(self.schedule, self.previous, prediction, variance, eta, rederive_eps)
             low, high = (0.0, 0.0) if clip is None else clip
             whole = np.ones(self.T + 1)
@@ -248,8 +286,10 @@ class DeviceSchedule:
                 low=whole * low,
                 high=whole * high,
             )
-            tables[key] = self._on_device(np.stack(row, axis=-1), dtype)
-        return tables[key]
+            table = self._reverse[key] = self._on_device(np.stack(row, axis=-1), dtype)
+            while len(self._reverse) > KEPT_TABLES:
+                self._reverse.pop(next(iter(self._reverse)), None)
+        return table
 
     # a compiled function runs it once and keeps what it returned
     _kept_table._dynamo_marked_constant = True  # type: ignore[attr-defined]

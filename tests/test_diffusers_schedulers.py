@@ -285,16 +285,13 @@ def test_nothing_is_read_back_in_a_loop_over_timesteps(fused, config):
 
 @pytest.mark.parametrize("fused", FUSED)
 def test_nothing_is_read_back_from_a_gpu(fused):
-    # tensors of a GPU that is not there: to read a value is an error
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
+    # tensors without values: to read one is an error
     scheduler = fused()
     scheduler.set_timesteps(10)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        x = torch.empty(2, 3, 8, 8, device="cuda")
-        for t in (torch.tensor([1, 2], device="cuda"), torch.tensor(5, device="cuda")):
-            assert scheduler.step(x, t, x).prev_sample.device.type == "cuda"
-            assert scheduler.add_noise(x, x, t).device.type == "cuda"
+    x = torch.empty(2, 3, 8, 8, device="meta")
+    for t in (torch.tensor([1, 2], device="meta"), torch.tensor(5, device="meta")):
+        assert scheduler.step(x, t, x).prev_sample.device.type == "meta"
+        assert scheduler.add_noise(x, x, t).device.type == "meta"
 
 
 @pytest.mark.parametrize(

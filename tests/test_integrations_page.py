@@ -82,6 +82,12 @@ def test_plain_pytorch_learns_and_its_compiled_step_has_the_same_gradient(induct
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_saved_pipeline_gets_our_scheduler_back(pipe, tmp_path):
+    names = run("loading", pipe=pipe, folder=tmp_path)
+    assert type(names["pipe"].scheduler) is names["FusedDDPMScheduler"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_pipeline_of_diffusers(pipe):
     names = run("scheduler", pipe=pipe)
     assert len(names["images"]) == 2

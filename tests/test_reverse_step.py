@@ -68,6 +68,50 @@ def test_in_place_gives_the_same_and_writes_to_x_t_alone(case, update):
                 assert not x_t._base[..., 0::2].any()
 
 
+# x_t, output and noise in one memory of 48 numbers, and whether a step may write over x_t
+MEMORY = {
+    "itself": (lambda m: (m[:24].view(2, 3, 4),) * 3, True),
+    "one behind the other": (lambda m: (m[:16].view(4, 4), m[16:32].view(4, 4), m[32:].view(4, 4)), True),
+    "channels of one tensor": (lambda m: m.view(2, 6, 4).split(2, dim=1), True),
+    "every third": (lambda m: m.view(16, 3).unbind(1), True),
+    "a row later": (lambda m: (m[4:12].view(2, 4), m[:8].view(2, 4), m[40:].view(2, 4)), False),
+    "a row earlier": (lambda m: (m[:8].view(2, 4), m[4:12].view(2, 4), m[40:].view(2, 4)), False),
+    "noise an element later": (lambda m: (m[:8].view(2, 4), m[8:16].view(2, 4), m[1:9].view(2, 4)), False),
+    "transposed": (lambda m: (m[:9].view(3, 3), m[:9].view(3, 3).T, m[9:18].view(3, 3)), False),
+    "another stride": (lambda m: (m[:4].view(2, 2), m[:8].view(2, 4)[:, ::2], m[8:12].view(2, 2)), False),
+    "half precision": (
+        lambda m: (m[:8].view(2, 4), m[:8].view(torch.bfloat16)[:8].view(2, 4), m[8:16].view(2, 4)),
+        False,
+    ),
+    "one array of NumPy": (
+        lambda m: (torch.from_numpy(m.numpy()[4:12]), torch.from_numpy(m.numpy()[:8]), m[40:]),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MEMORY)
+def test_in_place_where_memory_is_shared(case):
+    share, fits = MEMORY[case]
+    memory = torch.randn(48, generator=torch.Generator().manual_seed(0))
+    x_t, output, eps = share(memory)
+    before = memory.clone()
+    expected = reverse_step(D, x_t, output, 5, eps)
+    if fits:
+        assert_same_bits(actual=reverse_step(D, x_t, output, 5, eps, in_place=True), expected=expected, strides=False)
+        return
+    name = "noise" if "noise" in case else "output"
+    with pytest.raises(ValueError, match=f"would write over elements of {name} that are still to be read"):
+        reverse_step(D, x_t, output, 5, eps, in_place=True)
+    assert torch.equal(memory, before)
+
+
+def test_in_place_with_elements_that_overlap_is_refused():
+    x_t = torch.zeros(8).as_strided((3, 4), (2, 1))
+    with pytest.raises(ValueError, match="got one whose elements overlap"):
+        reverse_step(D, x_t, torch.zeros(3, 4), 5, NoiseAddress(0, REVERSE, 5), in_place=True)
+
+
 def test_one_graph_in_place():
     def function(x_t, output, t):
         y = x_t * 1

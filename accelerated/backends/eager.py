@@ -4,7 +4,7 @@ Random words travel in int64, since PyTorch has little arithmetic on uint32. The
 int64, which leaves both of their halves intact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -38,6 +38,39 @@ def rows_at(table: Tensor, t: Tensor, x: Tensor) -> list[Tensor]:
 def reverse_row(table: Tensor, t: Tensor, x: Tensor) -> ReverseRow[Tensor]:
     """Row t of a reverse table, by name."""
     return ReverseRow(*rows_at(table, t, x))
+
+
+def reverse_update(
+    c: ReverseRow[Tensor],
+    x: Tensor,
+    out: Tensor,
+    noise: Tensor | None,
+    *,
+    bound: Callable[[Tensor], Tensor] | None,
+    own_eps: bool,
+) -> tuple[Tensor, Tensor]:
+    """x_{t-1} and the predicted x_0, from what `reverse_row` gave: the arithmetic of a reverse step.
+
+    Parameters
+    ----------
+    x, out : Tensor, shape (B, ...)
+        x_t and the network's prediction, in the dtype of the table.
+    noise : Tensor, shape (B, ...), optional
+        sigma z.
+    bound : callable, optional
+        What clips x_0.
+    own_eps : bool
+        Whether eps stays as predicted where x_0 is clipped.
+    """
+    x_0 = c.x_0_from_x * x + c.x_0_from_out * out
+    if bound is not None:
+        x_0 = bound(x_0)
+        x_s = c.from_x_0 * x_0 + c.from_x * x
+        if own_eps:
+            x_s = x_s + c.from_out * out
+    else:
+        x_s = c.unclipped_from_x * x + c.unclipped_from_out * out
+    return (x_s if noise is None else x_s + noise), x_0
 
 
 def sigma_in_range(c: ReverseRow[Tensor], fraction: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """What every op refuses before it launches anything, with both sides of the disagreement."""
 
+import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -117,6 +119,65 @@ def check_address(address: object, batch: int, device: torch.device) -> None:
             raise ValueError(
                 f"noise.{name} must have {allowed} elements for a batch of {batch}, got shape {tuple(part.shape)}"
             )
+
+
+def check_memory(x_t: Tensor, **read: Tensor | None) -> None:
+    """x_t can be written to while the others are read: each element has its own memory, or that of its like in x_t.
+
+    For an implementation, whose tensors have memory: no fakes, and none that functorch wraps.
+    """
+    reach = 0
+    for stride, n in sorted(zip(x_t.stride(), x_t.shape, strict=True)):
+        if n > 1 and x_t.numel():
+            if stride <= reach:
+                raise ValueError(
+                    f"in_place=True needs an x_t with memory of its own for each element, got one whose elements "
+                    f"overlap (shape {tuple(x_t.shape)}, strides {x_t.stride()})"
+                )
+            reach += stride * (n - 1)
+    for name, other in read.items():
+        if other is None or not _storages_meet(other, x_t) or not x_t.numel():
+            continue
+        distance, one, written = other.data_ptr() - x_t.data_ptr(), _layout(other), _layout(x_t)
+        if (distance or one != written) and _overlap(distance, one, written):
+            raise ValueError(
+                f"in_place=True would write over elements of {name} that are still to be read, since it shares a part "
+                f"of x_t's memory; pass a copy of it"
+            )
+
+
+def _storages_meet(one: Tensor, other: Tensor) -> bool:
+    # by their addresses: two arrays of NumPy that share memory become two storages
+    one_memory, other_memory = one.untyped_storage(), other.untyped_storage()
+    begin, other_begin = one_memory.data_ptr(), other_memory.data_ptr()
+    return begin < other_begin + other_memory.nbytes() and other_begin < begin + one_memory.nbytes()
+
+
+# shape, strides, bytes of an element
+_Layout = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def _layout(x: Tensor) -> _Layout:
+    return tuple(x.shape), x.stride(), x.element_size()
+
+
+@functools.lru_cache(maxsize=64)
+def _overlap(distance: int, one: _Layout, other: _Layout) -> bool:
+    """Whether two tensors have a byte in common; the first begins so many bytes behind the second."""
+    bytes_of_one, bytes_of_other = _bytes(max(distance, 0), *one), _bytes(max(-distance, 0), *other)
+    common = min(len(bytes_of_one), len(bytes_of_other))
+    return bool((bytes_of_one[:common] & bytes_of_other[:common]).any())
+
+
+def _bytes(start: int, shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> np.ndarray:
+    """Which bytes are a tensor's, up to its last; bool."""
+    last = start + size * sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    taken = np.zeros(last + size, bool)
+    of_elements = np.lib.stride_tricks.as_strided(
+        taken[start:], (*shape, size), (*(size * stride for stride in strides), 1)
+    )
+    of_elements[...] = True
+    return taken
 
 
 def check_weight(weight: object, x: Tensor, x_name: str) -> Tensor:

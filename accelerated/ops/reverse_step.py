@@ -1,5 +1,6 @@
 """x_{t-1} from x_t: `noisestep.reference.reverse`. Reads x_t and the output, writes x_{t-1} (and x_0 when asked)."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal, overload
@@ -18,6 +19,7 @@ from .checks import (
     check_batch,
     check_clip,
     check_like,
+    check_memory,
     check_noise,
     check_number,
     check_option,
@@ -138,18 +140,13 @@ def _eager(
     if learned:
         out, fraction = out.chunk(2, dim=1)
         sigma = eager.sigma_in_range(c, fraction)
-    x_0 = c.x_0_from_x * x + c.x_0_from_out * out
-    if clip:
-        x_0 = torch.clamp(x_0, c.low, c.high)
-        x_s = c.from_x_0 * x_0 + c.from_x * x
-        if own_eps:
-            x_s = x_s + c.from_out * out
-    else:
-        x_s = c.unclipped_from_x * x + c.unclipped_from_out * out
+    noise = None
     if noisy:
         if eps is None:
             eps = normal(address, x_t.shape, x_t.device)
-        x_s = x_s + sigma * eps.to(table.dtype)
+        noise = sigma * eps.to(table.dtype)
+    bound = functools.partial(torch.clamp, min=c.low, max=c.high) if clip else None
+    x_s, x_0 = eager.reverse_update(c, x, out, noise, bound=bound, own_eps=own_eps)
     # x_0 first: in place, x_s may be written over what it is made of
     predicted = eager.cast(x_0, x_t, x_t.dtype) if return_x_0 else None
     return x_t.copy_(x_s) if in_place else eager.cast(x_s, x_t, x_t.dtype), predicted
@@ -175,7 +172,9 @@ _reverse_step_in_place = Registered(f"reverse_step_(Tensor(a!) x_t, {_ARGUMENTS}
 
 
 def _in_place(implementation):
-    def run(*arguments):
+    def run(x_t, output, unconditional, t, table, eps, address, *options):
+        check_memory(x_t, output=output, unconditional=unconditional, noise=eps)
+        arguments = (x_t, output, unconditional, t, table, eps, address, *options)
         result = implementation(*arguments, in_place=True)
         return result if result is NotImplemented else result[1]
 
@@ -283,7 +282,8 @@ def reverse_step(
     temperature : float
         What z is multiplied by, at least 0: above 1 for more variety, below for less.
     in_place : bool
-        Write x_{t-1} over x_t, and return x_t.
+        Write x_{t-1} over x_t, and return x_t. The output and the noise may be x_t itself, but not share some of its
+        memory in another way.
     return_x_0 : bool
         Also return the predicted x_0, clipped where asked.
 
@@ -331,22 +331,12 @@ def reverse_step(
     own_eps = eta is not None and not rederive_eps
     options = (noisy, clip is not None, own_eps, learned, return_x_0)
     if in_place:
-        _check_in_place(x_t)
+        if x_t.requires_grad and torch.is_grad_enabled():
+            raise ValueError("in_place=True would overwrite an x_t that requires a gradient; pass x_t.detach()")
         x_s, x_0 = x_t, _reverse_step_in_place(x_t, output, unconditional, t, table, eps, address, *options)
     else:
         x_s, x_0 = _reverse_step(x_t, output, unconditional, t, table, eps, address, *options)
     return (x_s, x_0) if return_x_0 else x_s
-
-
-def _check_in_place(x_t: Tensor) -> None:
-    """x_t can be written to: it is nobody's leaf, and each of its elements has a place of its own."""
-    if x_t.requires_grad and torch.is_grad_enabled():
-        raise ValueError("in_place=True would overwrite an x_t that requires a gradient; pass x_t.detach()")
-    if x_t.numel() and any(stride == 0 and n > 1 for stride, n in zip(x_t.stride(), x_t.shape, strict=True)):
-        raise ValueError(
-            f"in_place=True needs an x_t with memory of its own for each element, got an expanded one "
-            f"(shape {tuple(x_t.shape)}, strides {x_t.stride()})"
-        )
 
 
 def _check_outputs(output: object, x_t: Tensor, guidance: float | None, learned: bool) -> tuple[Tensor, Tensor | None]:

@@ -1,11 +1,11 @@
 """Schedulers for diffusers: subclasses of its own whose noising and reverse step are the ops."""
 
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
-
 from .ddim import FusedDDIMScheduler
 from .ddpm import FusedDDPMScheduler
 
-__all__ = ["FusedDDIMScheduler", "FusedDDPMScheduler", "SchedulerMixin"]
+__all__ = ["FusedDDIMScheduler", "FusedDDPMScheduler"]
 
-# a saved pipeline names a scheduler's module, and diffusers looks there for the mixin that says how to load it
-FusedDDIMScheduler.__module__ = FusedDDPMScheduler.__module__ = __name__
+for _class in (FusedDDPMScheduler, FusedDDIMScheduler):
+    # configs and pipelines save the name of a scheduler's class: diffusers' own, which loads everywhere
+    _class.__name__ = _class.__qualname__.removeprefix("Fused")
+    _class.__module__ = __name__

@@ -1,40 +1,71 @@
 """What the two schedulers share: the chain, the noising, and where the noise of a step comes from."""
 
+import functools
+import inspect
+import json
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal
 
+import diffusers
+import numpy as np
 import torch
+from diffusers.configuration_utils import FrozenDict
+from diffusers.utils import DummyObject
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...address import REVERSE, NoiseAddress
-from ...backends.eager import cast, reverse_row, sigma_in_range
+from ...backends.eager import cast, reverse_row, reverse_update, sigma_in_range
 from ...ops import noise as noise_op
-from ...ops import q_sample
-from ...ops.checks import check_like
+from ...ops.checks import check_batch, check_like
+from ...schedule import constant, outside_of_modes
 from .chain import PREDICTIONS, Chain
 from .spacing import SPACINGS, checked_steps, custom_timesteps, spaced_timesteps
 
 # what the tables are made from; `register_to_config` sets the last
-_MADE_FROM = frozenset({"alphas_cumprod", "betas", "timesteps", "_internal_dict"})
+_MADE_FROM = frozenset({"alphas_cumprod", "betas", "final_alpha_cumprod", "timesteps", "_internal_dict"})
+# what a config says whose noise levels are not those of its betas
+_OTHER_LEVELS: dict[str, Callable[[Any], bool]] = {
+    "shift": lambda value: value is not None,
+    "use_flow_sigmas": bool,
+    "sigma_data": lambda value: value is not None,
+    "timestep_type": lambda value: value == "continuous",
+    "snr_shift_scale": lambda value: value not in (None, 1),
+}
 
 
 class FusedScheduler:
-    """Mixed in before a scheduler of diffusers, whose constructor, config and attributes it leaves as they are."""
+    """Mixed in before a scheduler of diffusers, whose constructor, config and attributes it leaves as they are.
+
+    A class has the ``__name__`` of diffusers' own, by which it is saved.
+    """
 
     config: Any
     _chain: Chain | None = None
+    _compatible = False
     _seed: int | Tensor | None = None
     _sample_ids: int | Tensor = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _MADE_FROM:
             self._chain = None
+            if name == "_internal_dict":
+                self._compatible = bool(value.get("compatible"))
         super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy watches attributes of its own
+        return {**self.__dict__, "_chain": None}
 
     def _begin(self) -> None:
         """The end of construction: refuse what no step could be made with, and make the tables for the CPU."""
+        if type(self).__module__ == __package__:
+            # a pipeline saves the module of its scheduler beside the name of its class, and loads it from there
+            self.__dict__["__module__"] = "diffusers"
+        if self.config.get("_use_default_values") == ["compatible"]:
+            # loaded from what `to_json_string` wrote: nothing of it was left out
+            self._internal_dict = FrozenDict({k: v for k, v in self.config.items() if k != "_use_default_values"})
         config = self.config
         for name, allowed in (("prediction_type", tuple(PREDICTIONS)), ("timestep_spacing", SPACINGS)):
             if config[name] not in allowed:
@@ -42,22 +73,58 @@ class FusedScheduler:
         if config.compatible:
             return
         chain = self._tables()
-        if chain.noised < chain.T:
-            warnings.warn(chain.refusal(chain.noised), UserWarning, stacklevel=4)
+        if chain.solved < chain.T:
+            warnings.warn(chain.refusal(chain.solved), UserWarning, stacklevel=4)
         self.to("cpu")
 
     def _tables(self) -> Chain:
-        if self._chain is None:
-            self._chain = Chain(self, self._final())
-        return self._chain
+        chain = self._chain
+        # a compiled function keeps the tables that it was compiled with
+        if chain is None or not (torch.compiler.is_compiling() or not chain.changed()):
+            with outside_of_modes():
+                chain = self._chain = Chain(self, self._final())
+        return chain
 
-    def _final(self) -> int:
+    def _final(self) -> Literal[0, 1]:
         """The step that the last update leads to, as we count."""
         return 0
 
     @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """diffusers' reading of a config, which ignores what it does not know; refused is one of another process.
+
+        Raises
+        ------
+        ValueError
+            For the config of a scheduler whose noise levels no betas give, such as flow matching's or EDM's.
+        """
+        known = {**config_dict, **kwargs}
+        source = next((f"{key}={known[key]!r}" for key, says in _OTHER_LEVELS.items() if says(known.get(key))), None)
+        other = getattr(diffusers, str(known.get("_class_name")), None)
+        if other is not None and not isinstance(other, DummyObject):
+            complete: Collection[str] | None = inspect.signature(other).parameters
+        else:
+            # a scheduler's own config has every argument, one from a file or by hand may not
+            complete = known if isinstance(config_dict, FrozenDict) else None
+        if source is None and complete is not None and "beta_schedule" not in complete:
+            source = f"keys {', '.join(key for key in known if key[0] != '_')}"
+        if source is not None:
+            raise ValueError(
+                f"{cls.__qualname__} takes the config of a scheduler whose noise levels are those of a beta_schedule, "
+                f"got one with {source}"
+            )
+        return super().extract_init_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+    @classmethod
     def _get_compatibles(cls) -> list[type]:
         return [*super()._get_compatibles(), cls]  # type: ignore[misc]
+
+    def to_json_string(self) -> str:
+        """The config as JSON, as diffusers reads it too: ``compatible`` is left out unless it is set."""
+        config = json.loads(super().to_json_string())  # type: ignore[misc]
+        if not config.get("compatible"):
+            config.pop("compatible", None)
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     def to(self, device: torch.device | str) -> "FusedScheduler":
         """Make the tables on a device now: for `torch.compile`, and lest the first step wait for them.
@@ -73,7 +140,7 @@ class FusedScheduler:
         """
         chain, device = self._tables(), torch.empty(0, device=device).device
         if chain.noised:
-            chain.forward(device), chain.velocity(device)
+            chain.forward("x_t", device, torch.float32), chain.forward("v", device, torch.float32)
         if chain.reversed:
             self._prepare(chain, device)
         return self
@@ -84,6 +151,8 @@ class FusedScheduler:
 
     def use_address(self, seed: int | Tensor | None, sample_ids: int | Tensor = 0) -> None:
         """From now on the noise of every step comes from an address, in a pipeline too; see `noisestep` docs/noise.md.
+
+        A generator that a pipeline is given draws the first latents, and nothing in the steps.
 
         Parameters
         ----------
@@ -135,7 +204,7 @@ class FusedScheduler:
             numbers = spaced_timesteps(config.timestep_spacing, T, num_inference_steps, config.steps_offset)
         self.num_inference_steps = len(numbers)
         self.custom_timesteps = timesteps is not None
-        self.timesteps = torch.tensor(numbers, dtype=torch.int64).to(device)
+        self.timesteps = constant(np.array(numbers), torch.int64, torch.device(device or "cpu"))
         self.to(self.timesteps.device)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor | NoiseAddress, timesteps: Tensor | int) -> Tensor:
@@ -144,7 +213,7 @@ class FusedScheduler:
         Parameters
         ----------
         original_samples : Tensor, shape (B, ...)
-            Floating.
+            float32, float16, bfloat16 or float64.
         noise : Tensor, shape (B, ...), or NoiseAddress
             The noise, or the address that it is made from on the way.
         timesteps : Tensor of int64 or int32, shape (), (1,) or (B,), or int
@@ -153,19 +222,17 @@ class FusedScheduler:
         Returns
         -------
         Tensor, shape (B, ...)
-            Of the wider dtype of the two.
+            Of the wider dtype of the two. Shapes broadcast: one image with several noises or timesteps, one noise for
+            all images.
 
         Raises
         ------
         TypeError, ValueError
-            For images of integers, noise of another shape, or a timestep that is out of range.
+            For images of integers, shapes that do not broadcast, or a timestep that is out of range.
         """
-        chain = self._tables()
-        if chain.compatible:
+        if self._compatible:
             return super().add_noise(original_samples, noise, timesteps)  # type: ignore[misc,no-any-return]
-        x_0 = _floating("original_samples", original_samples)
-        t, _ = chain.timestep(timesteps, x_0, chain.noised)
-        return q_sample(chain.forward(x_0.device), x_0, t, noise, dtype=_wider(x_0, noise))
+        return self._tables().noise("x_t", "original_samples", original_samples, noise, timesteps)
 
     def get_velocity(self, sample: Tensor, noise: Tensor | NoiseAddress, timesteps: Tensor | int) -> Tensor:
         """v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) x_0, rounded once.
@@ -173,7 +240,7 @@ class FusedScheduler:
         Parameters
         ----------
         sample : Tensor, shape (B, ...)
-            x_0, floating.
+            x_0.
         noise, timesteps
             As for `add_noise`.
 
@@ -186,12 +253,9 @@ class FusedScheduler:
         TypeError, ValueError
             As for `add_noise`.
         """
-        chain = self._tables()
-        if chain.compatible:
+        if self._compatible:
             return super().get_velocity(sample, noise, timesteps)  # type: ignore[misc,no-any-return]
-        x_0 = _floating("sample", sample)
-        t, _ = chain.timestep(timesteps, x_0, chain.noised)
-        return q_sample(chain.velocity(x_0.device), x_0, t, noise, dtype=_wider(x_0, noise))
+        return self._tables().noise("v", "sample", sample, noise, timesteps)
 
     def _noise(
         self,
@@ -203,6 +267,8 @@ class FusedScheduler:
         sample_ids: int | Tensor | None,
     ) -> Tensor | NoiseAddress:
         """The noise of a step: its address where one was asked for, or else drawn as diffusers draws it."""
+        if seed is not None and generator is not None:
+            raise ValueError("the noise of a step comes from generator or from seed, got both")
         if seed is None:
             if sample_ids is not None:
                 raise ValueError(f"sample_ids needs seed, got sample_ids={sample_ids!r} alone")
@@ -212,8 +278,6 @@ class FusedScheduler:
                 x_t.shape, generator=generator, device=model_output.device, dtype=model_output.dtype
             )
             return noise
-        if generator is not None:
-            raise ValueError("the noise of a step comes from generator or from seed, got both")
         step = t.long() + 1 if isinstance(t, Tensor) else t + 1
         return NoiseAddress(seed, REVERSE, step, 0 if sample_ids is None else sample_ids)
 
@@ -225,8 +289,10 @@ class FusedScheduler:
 
 def operands(sample: Tensor, model_output: Tensor) -> Tensor:
     """x_t in the wider dtype of the two, which is that of the result in diffusers."""
-    x_t = _floating("sample", sample)
-    return x_t if x_t.dtype == model_output.dtype else x_t.to(_wider(x_t, model_output))
+    x_t = check_batch("sample", sample)
+    if x_t.dtype is model_output.dtype:
+        return x_t
+    return x_t.to(torch.promote_types(x_t.dtype, check_batch("model_output", model_output).dtype))
 
 
 def composed_step(
@@ -238,6 +304,7 @@ def composed_step(
     *,
     clip: tuple[float, float] | None,
     threshold: tuple[float, float] | None,
+    own_eps: bool,
     variance: Tensor | None = None,
     learned_range: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -258,6 +325,8 @@ def composed_step(
         The range of the predicted x_0.
     threshold : (float, float), optional
         Quantile and largest scale of dynamic thresholding, in place of a clip.
+    own_eps : bool
+        DDIM: eps stays as predicted.
     variance : Tensor, optional
         sigma^2, of the network.
     learned_range : Tensor, optional
@@ -270,13 +339,12 @@ def composed_step(
     """
     check_like("model_output", output, x_t, "sample")
     c = reverse_row(table, torch.as_tensor(t, device=x_t.device), x_t)
-    x, out = x_t.to(table.dtype), output.to(table.dtype)
-    x_0 = c.x_0_from_x * x + c.x_0_from_out * out
+    bound: Callable[[Tensor], Tensor] | None = None
     if threshold is not None:
-        x_0 = thresholded(x_0, *threshold)
+        bound = functools.partial(thresholded, quantile=threshold[0], largest=threshold[1])
     elif clip is not None:
-        x_0 = torch.clamp(x_0, *clip)
-    x_s = (c.from_x_0 * x_0 + c.from_x * x) + c.from_out * out
+        bound = functools.partial(torch.clamp, min=clip[0], max=clip[1])
+    added = None
     if noise is not None:
         z = noise_op(noise, x_t.shape, device=x_t.device) if isinstance(noise, NoiseAddress) else noise
         check_like("noise", z, x_t, "sample")
@@ -286,7 +354,9 @@ def composed_step(
         if learned_range is not None:
             sigma = sigma_in_range(c, learned_range.to(table.dtype))
         # where no noise is added, not even that of a variance that is not finite
-        x_s = x_s + torch.where(c.sigma > 0, sigma * z.to(table.dtype), 0)
+        added = torch.where(c.sigma > 0, sigma * z.to(table.dtype), 0)
+    x, out = x_t.to(table.dtype), output.to(table.dtype)
+    x_s, x_0 = reverse_update(c, x, out, added, bound=bound, own_eps=own_eps)
     return cast(x_s, x_t, x_t.dtype), cast(x_0, x_t, x_t.dtype)
 
 
@@ -314,14 +384,3 @@ def thresholded(x_0: Tensor, quantile: float, largest: float) -> Tensor:
 def wants_gradient(*tensors: Tensor) -> bool:
     """Whether a derivative of a step could be asked for."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def _floating(name: str, x: Tensor) -> Tensor:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = str(x.dtype).removeprefix("torch.") if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} must be a floating tensor, got {got}; scale images to [-1, 1] first")
-    return x
-
-
-def _wider(x: Tensor, other: Tensor | NoiseAddress) -> torch.dtype:
-    return torch.promote_types(x.dtype, other.dtype) if isinstance(other, Tensor) else x.dtype

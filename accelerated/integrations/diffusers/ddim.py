@@ -1,6 +1,6 @@
 """diffusers' DDIMScheduler on the ops."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...address import NoiseAddress
 from ...ops import reverse_step
 from ...ops.checks import compute_dtype
+from ...schedule import outside_of_modes
 from .base import FusedScheduler, composed_step, operands, wants_gradient
 from .chain import Chain
 
@@ -39,6 +40,9 @@ timestep_spacing, rescale_betas_zero_snr
         For an unknown ``prediction_type`` or ``timestep_spacing``.
     """
 
+    alphas_cumprod: Tensor
+    final_alpha_cumprod: Tensor
+
     @register_to_config
     def __init__(
         self,
@@ -59,27 +63,35 @@ timestep_spacing, rescale_betas_zero_snr
         rescale_betas_zero_snr: bool = False,
         compatible: bool = False,
     ) -> None:
-        super().__init__(
-            num_train_timesteps=num_train_timesteps,
-            beta_start=beta_start,
-            beta_end=beta_end,
-            beta_schedule=beta_schedule,
-            trained_betas=trained_betas,
-            clip_sample=clip_sample,
-            set_alpha_to_one=set_alpha_to_one,
-            steps_offset=steps_offset,
-            prediction_type=prediction_type,
-            thresholding=thresholding,
-            dynamic_thresholding_ratio=dynamic_thresholding_ratio,
-            clip_sample_range=clip_sample_range,
-            sample_max_value=sample_max_value,
-            timestep_spacing=timestep_spacing,
-            rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )
+        with outside_of_modes():
+            super().__init__(
+                num_train_timesteps=num_train_timesteps,
+                beta_start=beta_start,
+                beta_end=beta_end,
+                beta_schedule=beta_schedule,
+                trained_betas=trained_betas,
+                clip_sample=clip_sample,
+                set_alpha_to_one=set_alpha_to_one,
+                steps_offset=steps_offset,
+                prediction_type=prediction_type,
+                thresholding=thresholding,
+                dynamic_thresholding_ratio=dynamic_thresholding_ratio,
+                clip_sample_range=clip_sample_range,
+                sample_max_value=sample_max_value,
+                timestep_spacing=timestep_spacing,
+                rescale_betas_zero_snr=rescale_betas_zero_snr,
+            )
+            self._final_at_first = float(self.final_alpha_cumprod)
         self._begin()
 
-    def _final(self) -> int:
-        return 0 if self.config.set_alpha_to_one else 1
+    def _final(self) -> Literal[0, 1]:
+        final, first = float(self.final_alpha_cumprod), float(self.alphas_cumprod[0])
+        # a script may put another schedule in place, and leave it
+        if final == self._final_at_first:
+            return 0 if self.config.set_alpha_to_one else 1
+        if final not in (1, first):
+            raise ValueError(f"final_alpha_cumprod must be 1 or alphas_cumprod[0], {first}, got {final}")
+        return 0 if final == 1 else 1
 
     def _prepare(self, chain: Chain, device: torch.device) -> None:
         chain.reverse(device).reverse_table(prediction=chain.prediction, clip=chain.clip, eta=0.0, rederive_eps=False)
@@ -134,8 +146,7 @@ timestep_spacing, rescale_betas_zero_snr
             Before `set_timesteps`, for arguments that do not fit together, a timestep or eta out of range, or
             noise from two places.
         """
-        chain = self._tables()
-        if chain.compatible:
+        if self._compatible:
             self._refuse_address(seed, sample_ids)
             return DDIMScheduler.step(
                 self,
@@ -150,8 +161,8 @@ timestep_spacing, rescale_betas_zero_snr
             )
         if self.num_inference_steps is None:
             raise ValueError("the chain has no steps yet: call set_timesteps before step")
-        x_t = operands(sample, model_output)
-        t, _ = chain.timestep(timestep, x_t, chain.reversed)
+        chain, x_t = self._tables(), operands(sample, model_output)
+        t, _ = chain.timestep(timestep, x_t)
         eta = float(eta)
         noise: Tensor | NoiseAddress | None = variance_noise if eta > 0 else None
         if eta > 0:
@@ -166,7 +177,16 @@ timestep_spacing, rescale_betas_zero_snr
         )
         if chain.threshold is not None or wants_gradient(x_t, model_output):
             table = schedule.reverse_table(**options, dtype=compute_dtype(x_t))
-            x_s, x_0 = composed_step(table, x_t, model_output, t, noise, clip=chain.clip, threshold=chain.threshold)
+            x_s, x_0 = composed_step(
+                table,
+                x_t,
+                model_output,
+                t,
+                noise,
+                clip=chain.clip,
+                threshold=chain.threshold,
+                own_eps=not use_clipped_model_output,
+            )
         else:
             x_s, x_0 = reverse_step(schedule, x_t, model_output, t, noise, **options, return_x_0=True)
         return DDIMSchedulerOutput(prev_sample=x_s, pred_original_sample=x_0) if return_dict else (x_s, x_0)

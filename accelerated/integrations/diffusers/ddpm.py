@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ops import reverse_step
 from ...ops.checks import compute_dtype
-from ...schedule import Variance
+from ...schedule import Variance, outside_of_modes
 from .base import FusedScheduler, composed_step, operands, wants_gradient
 from .chain import Chain
 
@@ -71,23 +71,24 @@ steps_offset, rescale_betas_zero_snr
         rescale_betas_zero_snr: bool = False,
         compatible: bool = False,
     ) -> None:
-        super().__init__(
-            num_train_timesteps=num_train_timesteps,
-            beta_start=beta_start,
-            beta_end=beta_end,
-            beta_schedule=beta_schedule,
-            trained_betas=trained_betas,
-            variance_type=variance_type,
-            clip_sample=clip_sample,
-            prediction_type=prediction_type,
-            thresholding=thresholding,
-            dynamic_thresholding_ratio=dynamic_thresholding_ratio,
-            clip_sample_range=clip_sample_range,
-            sample_max_value=sample_max_value,
-            timestep_spacing=timestep_spacing,
-            steps_offset=steps_offset,
-            rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )
+        with outside_of_modes():
+            super().__init__(
+                num_train_timesteps=num_train_timesteps,
+                beta_start=beta_start,
+                beta_end=beta_end,
+                beta_schedule=beta_schedule,
+                trained_betas=trained_betas,
+                variance_type=variance_type,
+                clip_sample=clip_sample,
+                prediction_type=prediction_type,
+                thresholding=thresholding,
+                dynamic_thresholding_ratio=dynamic_thresholding_ratio,
+                clip_sample_range=clip_sample_range,
+                sample_max_value=sample_max_value,
+                timestep_spacing=timestep_spacing,
+                steps_offset=steps_offset,
+                rescale_betas_zero_snr=rescale_betas_zero_snr,
+            )
         self._begin()
 
     def _prepare(self, chain: Chain, device: torch.device) -> None:
@@ -107,10 +108,9 @@ steps_offset, rescale_betas_zero_snr
         -------
         int or Tensor
         """
-        chain = self._tables()
-        if chain.compatible or not (self.custom_timesteps or self.num_inference_steps):
+        if self._compatible or not (self.custom_timesteps or self.num_inference_steps):
             return DDPMScheduler.previous_timestep(self, timestep)
-        return chain.previous(torch.as_tensor(timestep))
+        return self._tables().previous(torch.as_tensor(timestep))
 
     def step(
         self,
@@ -154,12 +154,11 @@ steps_offset, rescale_betas_zero_snr
             For arguments that do not fit together, a timestep out of range, an unknown ``variance_type``, or
             both a generator and a seed.
         """
-        chain = self._tables()
-        if chain.compatible:
+        if self._compatible:
             self._refuse_address(seed, sample_ids)
             return DDPMScheduler.step(self, model_output, timestep, sample, generator, return_dict)
-        x_t = operands(sample, model_output)
-        t, known = chain.timestep(timestep, x_t, chain.reversed)
+        chain, x_t = self._tables(), operands(sample, model_output)
+        t, known = chain.timestep(timestep, x_t)
         kind, variance = self.config.variance_type, VARIANCES.get(self.config.variance_type)
         learned, extra = variance == "learned_range", None
         if known == 0:
@@ -178,7 +177,7 @@ steps_offset, rescale_betas_zero_snr
             table = schedule.reverse_table(**options, dtype=compute_dtype(x_t))
             how = {"variance" if kind == "learned" else "learned_range": extra} if noise is not None else {}
             x_s, x_0 = composed_step(
-                table, x_t, model_output, t, noise, clip=chain.clip, threshold=chain.threshold, **how
+                table, x_t, model_output, t, noise, clip=chain.clip, threshold=chain.threshold, own_eps=False, **how
             )
         else:
             x_s, x_0 = reverse_step(schedule, x_t, model_output, t, noise, **options, return_x_0=True)

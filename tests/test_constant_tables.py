@@ -1,0 +1,118 @@
+"""Tables are ordinary tensors whatever mode they are made in, seen to change when their source does, and few."""
+
+import contextlib
+
+import pytest
+import torch
+from noisestep.accelerated import schedule as module
+from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
+from noisestep.accelerated.ops import q_sample, reverse_step
+from noisestep.accelerated.schedule import DeviceSchedule
+from noisestep.reference import Schedule
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+LINEAR = Schedule.from_name("linear", 20)
+X = torch.linspace(-1, 1, 12).reshape(2, 6)
+T = torch.tensor([3, 4])
+
+
+def within_context(context):
+    def run(make):
+        with context():
+            return make()
+
+    return run
+
+
+def within_function(transform):
+    def run(make):
+        made = []
+
+        def function(x):
+            made.append(make())
+            return (x * 2).sum()
+
+        transform(function)
+        return made[-1]
+
+    return run
+
+
+class Module(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+MODES = {
+    "none": within_context(contextlib.nullcontext),
+    "no_grad": within_context(torch.no_grad),
+    "inference_mode": within_context(torch.inference_mode),
+    "FakeTensorMode": within_context(FakeTensorMode),
+    "torch.device": within_context(lambda: torch.device("meta")),
+    "grad": within_function(lambda f: torch.func.grad(f)(X)),
+    "vmap": within_function(lambda f: torch.vmap(f)(X)),
+    "jvp": within_function(lambda f: torch.func.jvp(f, (X,), (X,))),
+    "functionalize": within_function(lambda f: torch.func.functionalize(f)(X)),
+    "make_fx": within_function(lambda f: make_fx(f, tracing_mode="fake")(X)),
+    "export": within_function(lambda f: torch.export.export(Module(f), (X,))),
+}
+
+
+def noised_with_gradient(schedule):
+    x_0 = X.clone().requires_grad_()
+    x_t = q_sample(schedule, x_0, T, NoiseAddress(0, FORWARD, 0))
+    (gradient,) = torch.autograd.grad(x_t.sum(), x_0)
+    return x_t.detach(), gradient
+
+
+def stepped(schedule):
+    return reverse_step(schedule, X, X / 2, T, NoiseAddress(0, REVERSE, 5), clip=(-1, 1))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_tables_that_were_made_in_a_mode_are_those_made_without(mode):
+    fresh = DeviceSchedule(LINEAR)
+    expected = *noised_with_gradient(fresh), stepped(fresh)
+    made_within = MODES[mode](lambda: DeviceSchedule(LINEAR))
+    asked_within = DeviceSchedule(LINEAR)
+    table = MODES[mode](lambda: asked_within.reverse_table(clip=(-1, 1)))
+    assert asked_within.reverse_table(clip=(-1, 1)) is table
+    for schedule in (made_within, asked_within):
+        for tensor in (schedule.forward_table(), schedule.timesteps, schedule.reverse_table(), table):
+            assert type(tensor) is torch.Tensor
+            assert not tensor.is_inference()
+            assert tensor.is_cpu
+        assert all(map(torch.equal, (*noised_with_gradient(schedule), stepped(schedule)), expected))
+
+
+def test_a_step_is_the_same_after_it_was_exported():
+    schedule = DeviceSchedule(LINEAR)
+    program = torch.export.export(Module(lambda x: reverse_step(schedule, x, x, 5, NoiseAddress(0, REVERSE, 5))), (X,))
+    expected = reverse_step(DeviceSchedule(LINEAR), X, X, 5, NoiseAddress(0, REVERSE, 5))
+    assert torch.equal(reverse_step(schedule, X, X, 5, NoiseAddress(0, REVERSE, 5)), expected)
+    assert torch.equal(program.module()(X), expected)
+
+
+def test_the_tables_of_updates_are_bounded_in_number():
+    schedule = DeviceSchedule(LINEAR)
+    first = schedule.reverse_table(guidance=0.0)
+    assert schedule.reverse_table(guidance=0.0) is first
+    for k in range(1, 3 * module.KEPT_TABLES):
+        schedule.reverse_table(guidance=float(k))
+    assert len(schedule._reverse) == module.KEPT_TABLES
+    assert schedule.reverse_table(guidance=0.0) is not first
+    assert torch.equal(schedule.reverse_table(guidance=0.0), first)
+
+
+def test_the_source_of_the_tables_cannot_change():
+    schedule = DeviceSchedule(LINEAR, previous=[0, *range(19)])
+    for name in ("schedule", "previous"):
+        with pytest.raises(AttributeError):
+            setattr(schedule, name, getattr(schedule, name))
+    with pytest.raises(ValueError, match="read-only"):
+        schedule.previous[3] = 0
