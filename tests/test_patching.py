@@ -1,17 +1,24 @@
-"""`patched`: the same losses and samples for the same noise, during training too, and nothing left behind."""
+"""`patched`: the same results for the same noise; nothing that was changed is bypassed, and nothing is left behind."""
 
 import copy
+import importlib
+import logging
+import pickle
 import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from noisestep.accelerated.integrations import patched
-from noisestep.accelerated.integrations.improved_diffusion import ModelMeanType, ModelVarType
+from noisestep.accelerated.integrations import denoising_diffusion, patched
+from noisestep.accelerated.integrations.improved_diffusion import patch as improved_patch
+from noisestep.accelerated.integrations.sources import digest
 from torch import Tensor, nn
 
 # tables of float32 from betas of float32, and products and sums in another order
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+ALL = ("q_sample", "p_losses", "p_sample")
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +32,22 @@ def ddp():
 class Network(nn.Module):
     """What denoising-diffusion-pytorch and improved-diffusion ask of a network, and no more."""
 
-    channels = out_dim = 3
+    channels = 3
     self_condition = False
     random_or_learned_sinusoidal_cond = False
 
-    def __init__(self, outputs: int = 3) -> None:
+    def __init__(self, outputs: int = 3, kind: type[nn.Module] = nn.Conv2d) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.convolution, self.time = nn.Conv2d(3, outputs, 3, padding=1), nn.Linear(1, outputs)
+        self.out_dim = outputs
+        self.convolution, self.time = kind(3, outputs, 3, padding=1), nn.Linear(1, outputs)
 
-    def forward(self, x: Tensor, t: Tensor, x_self_cond: Tensor | None = None) -> Tensor:
-        return self.convolution(x) + self.time(t[:, None].float() / 1000)[..., None, None]
+    def forward(self, x: Tensor, t: Tensor, *conditions: Any, **options: Any) -> Tensor:
+        told = self.time(t[:, None].to(x.dtype) / 1000)
+        return self.convolution(x) + told.reshape(*told.shape, *[1] * (x.ndim - 2))
+
+    def forward_with_cond_scale(self, x: Tensor, t: Tensor, classes: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        return self(x, t) * (1 + classes[:, None, None, None]), self(x, t)
 
 
 def diffusion_of(ddp, **options):
@@ -108,11 +120,17 @@ def test_everything_is_as_it_was_after_the_with(ddp):
     with pytest.raises(RuntimeError, match="to have 3 channels"), patched(diffusion):
         diffusion.p_losses(torch.zeros(1, 5, 8, 8), torch.tensor([1]))
     assert vars(diffusion) == before
-    # what a script had put there itself comes back
-    diffusion.q_sample = mine = lambda x_start, t, noise=None: x_start
-    with patched(diffusion), patched(diffusion):
-        assert diffusion.q_sample is not mine
+    with patched(diffusion):
+        stored = pickle.loads(pickle.dumps(diffusion))
+        # nothing is replaced twice
+        with patched(diffusion):
+            assert diffusion.q_sample.__func__ is not ddp.GaussianDiffusion.q_sample
+        # what a script puts there meanwhile stays
+        diffusion.q_sample = mine = lambda x_start, t, noise=None: x_start
+        stolen = diffusion.p_losses(2 * images() - 1, torch.arange(6), torch.zeros(6, 3, 8, 8))
     assert diffusion.q_sample is mine
+    assert diffusion.p_losses(2 * images() - 1, torch.arange(6), torch.zeros(6, 3, 8, 8)) == stolen
+    assert stored.p_losses.__func__ is ddp.GaussianDiffusion.p_losses
 
 
 def test_a_copy_made_meanwhile_uses_its_own_network(ddp):
@@ -127,11 +145,202 @@ def test_a_copy_made_meanwhile_uses_its_own_network(ddp):
         assert diffusion.p_losses(x, t, noise) == expected
 
 
-@pytest.mark.parametrize("target", [nn.Linear(1, 1), object(), types.SimpleNamespace(betas=1)])
-def test_what_is_not_known_is_refused(target):
-    message = f"or a diffusers pipeline with a DDPM or DDIM scheduler, got {type(target).__name__}"
-    with pytest.raises(TypeError, match=message), patched(target):
-        pass
+# what each of denoising-diffusion-pytorch's classes is made with, what of it may be replaced (None: it is refused), and
+# what its calls take besides
+CLASSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...] | None, dict[str, Any]]] = {
+    "denoising_diffusion_pytorch.GaussianDiffusion": ("2d", {}, ALL, {}),
+    "learned_gaussian_diffusion.LearnedGaussianDiffusion": ("2d", {"outputs": 6}, ("q_sample",), {}),
+    "weighted_objective_gaussian_diffusion.WeightedObjectiveGaussianDiffusion": (
+        "2d",
+        {"outputs": 8},
+        ("q_sample",),
+        {},
+    ),
+    "denoising_diffusion_pytorch_1d.GaussianDiffusion1D": ("1d", {}, (), {}),
+    "classifier_free_guidance.GaussianDiffusion": ("2d", {}, (), {"classes": torch.tensor([0, 1])}),
+    "guided_diffusion.GaussianDiffusion": ("2d", {}, (), {}),
+    "repaint.GaussianDiffusion": ("2d", {}, (), {}),
+    "simple_diffusion.GaussianDiffusion": ("2d", {}, None, {}),
+    "continuous_time_gaussian_diffusion.ContinuousTimeGaussianDiffusion": ("2d", {}, None, {}),
+    "v_param_continuous_time_gaussian_diffusion.VParamContinuousTimeGaussianDiffusion": ("2d", {}, None, {}),
+    "elucidated_diffusion.ElucidatedDiffusion": ("2d", {}, None, {}),
+}
+
+
+def shift(method: str) -> Callable[..., Any]:
+    """A subclass's method that changes what the library's own returns."""
+
+    def changed(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = getattr(super(type(self), self), method)(*arguments, **options)
+        if isinstance(result, Tensor):
+            return result * 1.5
+        moved = [result[0] * 1.5, *result[1:]]
+        return type(result)(*moved) if hasattr(result, "_fields") else tuple(moved)
+
+    return changed
+
+
+OVERRIDES = ("q_sample", "p_losses", "p_sample", "p_mean_variance", "model_predictions", "predict_v")
+
+
+def results(diffusion: nn.Module, what: str, given: dict[str, Any]) -> list[Any]:
+    """What a class does, trained, sampled, or called with positional arguments; an exception's type where it fails."""
+    one_axis = hasattr(diffusion, "seq_length")
+    x = torch.rand((2, 3, 8, 8)[: 3 if one_axis else 4], generator=torch.Generator().manual_seed(1))
+    noise, t = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)), torch.tensor([1, 3])
+    torch.manual_seed(3)
+    try:
+        if what == "train":
+            diffusion(x, **given).backward()
+            return [parameter.grad for parameter in diffusion.parameters()]
+        if what == "sample":
+            return [diffusion.sample(**given or {"batch_size": 2})]
+        if what == "gradient":
+            x.requires_grad_()
+            losses = diffusion.p_losses(x, t, **given, noise=noise, loss_reduction="none")
+            return list(torch.autograd.grad(losses.sum() + diffusion.q_sample(x, t, noise).square().sum(), [x]))
+        if what == "compile":
+            compiled = torch.compile(diffusion, backend="eager")
+            return [compiled(x, **given), *compiled.p_sample(noise, 3, *given.values())]
+        if what == "bfloat16":
+            diffusion, x, noise = diffusion.bfloat16(), x.bfloat16(), noise.bfloat16()
+        return [
+            diffusion.q_sample(x, t, noise),
+            diffusion.p_losses(x, t, noise, **given) if not given else 0,
+            *diffusion.p_sample(noise, 2, *given.values()),
+        ]
+    except TypeError as error:
+        # WeightedObjectiveGaussianDiffusion cannot be sampled
+        if "got an unexpected keyword argument 'x_self_cond'" not in str(error):
+            raise
+        return [str(error)]
+
+
+@pytest.mark.parametrize("where", CLASSES)
+def test_every_class_of_denoising_diffusion_pytorch(ddp, where):
+    module, name = where.split(".")
+    axes, network, replaced, given = CLASSES[where]
+    kind = getattr(importlib.import_module(f"denoising_diffusion_pytorch.{module}"), name)
+
+    def made(cls=kind):
+        model = Network(kind=nn.Conv1d if axes == "1d" else nn.Conv2d, **network)
+        model.random_or_learned_sinusoidal_cond = "Continuous" in name or "Elucidated" in name
+        size = {"seq_length": 8} if axes == "1d" else {"image_size": 8}
+        if replaced is not None:
+            size["timesteps"] = 4
+        return cls(model, **size)
+
+    if replaced is None:
+        with pytest.raises(TypeError, match=f"got {name}"):
+            patched(made())
+        return
+
+    def compared(what, make, expected_replaced):
+        plain, ours = make(), make()
+        expected = results(plain, what, given)
+        patch = patched(ours)
+        with patch as same:
+            assert same is ours
+            actual = results(ours, what, given)
+        assert patch.replaced == expected_replaced
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            if isinstance(other, Tensor):
+                torch.testing.assert_close(one, other, **CLOSE)
+            else:
+                assert one == other
+
+    for what in ("train", "sample", "positional", "gradient", "bfloat16"):
+        compared(what, made, replaced)
+    for method in OVERRIDES:
+        if not hasattr(kind, method):
+            continue
+        library = {name: of for name, of in denoising_diffusion.METHODS.items() if name in replaced}
+        left = tuple(name for name in library if method != name and method not in library[name].calls)
+        mine = type("Mine", (kind,), {method: shift(method)})
+
+        def set_on_the_object(method=method, mine=mine):
+            diffusion = made()
+            diffusion.__dict__[method] = types.MethodType(vars(mine)[method], made(mine))
+            return diffusion
+
+        compared("sample" if method == "p_mean_variance" else "positional", lambda mine=mine: made(mine), left)
+        compared("positional", set_on_the_object, left)
+
+
+def test_a_patched_object_is_compiled_as_the_library_s_own(ddp):
+    compared = []
+    for fused in (False, True):
+        diffusion = diffusion_of(ddp)
+        if fused:
+            with patched(diffusion):
+                compared.append(results(diffusion, "compile", {}))
+        else:
+            compared.append(results(diffusion, "compile", {}))
+    assert all(isinstance(result, Tensor) for result in compared[0])
+    torch.testing.assert_close(*compared, **CLOSE)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "meanwhile, all in half precision"])
+def test_tables_that_were_changed_count(ddp, when):
+    diffusion, x, t, noise = diffusion_of(ddp), images(), torch.arange(6), torch.randn(6, 3, 8, 8)
+
+    def change():
+        diffusion.sqrt_alphas_cumprod.mul_(0.5)
+
+    if when == "before":
+        change()
+        patch = patched(diffusion)
+        assert patch.replaced == ()
+        assert patch.left_alone["q_sample"] == "its sqrt_alphas_cumprod does not follow from its betas"
+    with patched(diffusion):
+        if when == "meanwhile":
+            change()
+        elif "half" in when:
+            diffusion.q_sample(x, t, noise)
+            diffusion.half()
+        actual = diffusion.q_sample(x, t, noise)
+    assert torch.equal(actual, diffusion.q_sample(x, t, noise))
+
+
+def test_a_method_changed_meanwhile_counts(ddp, monkeypatch):
+    diffusion, x, t, noise = diffusion_of(ddp), images(), torch.arange(6), torch.randn(6, 3, 8, 8)
+    with patched(diffusion):
+        monkeypatch.setattr(ddp.GaussianDiffusion, "predict_v", lambda self, x_start, t, noise: 3 * noise)
+        actual = diffusion.p_losses(x, t, noise)
+        diffusion.model_predictions = lambda *arguments, **options: ddp.ModelPrediction(noise, 0 * noise)
+        _, x_0 = diffusion.p_sample(noise, 3)
+    assert torch.equal(actual, diffusion.p_losses(x, t, noise))
+    assert (x_0 == 0).all()
+
+
+def test_what_is_replaced_is_said(ddp, caplog):
+    class Mine(ddp.GaussianDiffusion):
+        def p_losses(self, x_start, t, noise=None):
+            return x_start.mean()
+
+    with caplog.at_level(logging.INFO, logger="noisestep"):
+        with patched(diffusion_of(ddp)):
+            pass
+        with patched(Mine(Network(), image_size=8)):
+            pass
+    everything, some = caplog.records
+    assert everything.levelno == logging.INFO
+    assert everything.getMessage() == "patched: q_sample, p_losses, p_sample of GaussianDiffusion replaced"
+    assert some.levelno == logging.WARNING
+    assert some.getMessage() == (
+        "patched: q_sample, p_sample of Mine replaced; p_losses left alone: Mine.p_losses is not the library's own"
+    )
+
+
+@pytest.mark.parametrize(("version", "refused"), [("2.2.6", True), ("2.3.0", False), ("10.0", False)])
+def test_a_version_that_is_too_old_is_refused(ddp, monkeypatch, version, refused):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    if refused:
+        with pytest.raises(ImportError, match=r"needs denoising-diffusion-pytorch 2.3 or later, got 2.2.6"):
+            patched(diffusion_of(ddp))
+    else:
+        assert patched(diffusion_of(ddp)).replaced == ALL
 
 
 class Improved:
@@ -142,6 +351,14 @@ class Improved:
         self.model_mean_type, self.model_var_type = (types.SimpleNamespace(name=name) for name in (mean, variance))
         self.alpha_bar = np.cumprod(1 - self.betas)
         self.before = np.append(1.0, self.alpha_bar[:-1])
+        self.alphas_cumprod, self.alphas_cumprod_prev = self.alpha_bar, self.before
+        self.sqrt_alphas_cumprod, self.sqrt_one_minus_alphas_cumprod = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
+        self.sqrt_recip_alphas_cumprod = self.alpha_bar**-0.5
+        self.sqrt_recipm1_alphas_cumprod = (1 / self.alpha_bar - 1) ** 0.5
+        rest, small = 1 - self.alpha_bar, self.betas * (1 - self.before) / (1 - self.alpha_bar)
+        self.posterior_mean_coef1 = self.betas * self.before**0.5 / rest
+        self.posterior_mean_coef2 = (1 - self.before) * (1 - self.betas) ** 0.5 / rest
+        self.posterior_log_variance_clipped = np.log(np.append(small[1], small[1:]))
 
     def rows(self, array, t):
         return torch.from_numpy(array)[t].reshape(-1, 1, 1, 1)
@@ -166,7 +383,7 @@ class Improved:
         x_0 = x_0 if denoised_fn is None else denoised_fn(x_0)
         return x_0.clamp(-1, 1) if clip_denoised else x_0, place.double()
 
-    def p_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, cond_fn=None):
+    def p_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, cond_fn=None, model_kwargs=None):
         x_0, place = self.x_0(model, x, t, clip_denoised, denoised_fn)
         rest = 1 - self.alpha_bar
         small = self.betas * (1 - self.before) / rest
@@ -182,7 +399,7 @@ class Improved:
         noise = torch.randn_like(x) * (t > 0).reshape(-1, 1, 1, 1)
         return {"sample": (mean + (chosen / 2).exp() * noise).float(), "pred_xstart": x_0.float()}
 
-    def ddim_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, cond_fn=None, eta=0.0):
+    def ddim_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, model_kwargs=None, eta=0.0, cond_fn=None):
         x_0, _ = self.x_0(model, x, t, clip_denoised, denoised_fn)
         now, before = self.rows(self.alpha_bar, t), self.rows(self.before, t)
         eps = (x - now.sqrt() * x_0) / (1 - now).sqrt()
@@ -192,48 +409,143 @@ class Improved:
         return {"sample": sample.float(), "pred_xstart": x_0.float()}
 
 
-@pytest.mark.parametrize("mean", [kind.name for kind in ModelMeanType])
-@pytest.mark.parametrize("variance", [kind.name for kind in ModelVarType])
-@pytest.mark.parametrize("options", [{}, {"clip_denoised": False, "cond_fn": None}, {"denoised_fn": lambda x: x / 2}])
-def test_improved_diffusion_steps_as_it_would(mean, variance, options):
-    diffusion = Improved(mean, variance)
-    model = Network(6 if variance == "LEARNED_RANGE" else 3)
+REAL = {
+    "improved_diffusion": "pip install git+https://github.com/openai/improved-diffusion",
+    "guided_diffusion": "pip install git+https://github.com/openai/guided-diffusion",
+    "diffusion": "DiT's folder diffusion on the path",
+}
+
+
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in's methods count as the library's own."""
+    own = {name: frozenset([str(digest(method))]) for name, method in vars(Improved).items() if callable(method)}
+    monkeypatch.setattr(improved_patch, "KNOWN", dict.fromkeys(improved_patch.KNOWN, frozenset()) | own)
+
+
+def steps(diffusion: Any, model: Any, x: Tensor, t: Tensor, **options: Any) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [
+        diffusion.q_sample(x, t),
+        diffusion.training_losses(model, x, t)["loss"],
+        *(diffusion.p_sample(model, x, t, **options)[name] for name in ("sample", "pred_xstart")),
+        *(diffusion.ddim_sample(model, x, t, **options)[name] for name in ("sample", "pred_xstart")),
+        *(diffusion.ddim_sample(model, x, t, eta=0.7, **options)[name] for name in ("sample", "pred_xstart")),
+    ]
+
+
+KINDS = [(mean, variance) for mean in improved_patch.PREDICTIONS for variance in improved_patch.VARIANCES]
+
+
+@pytest.mark.parametrize(("mean", "variance"), KINDS)
+def test_improved_diffusion_steps_as_it_would(monkeypatch, mean, variance):
+    known(monkeypatch)
+    diffusion, model = Improved(mean, variance), Network(6 if variance == "LEARNED_RANGE" else 3)
     x, t = 2 * images() - 1, torch.tensor([0, 1, 2, 10, 18, 19])
-
-    @torch.no_grad()
-    def results():
-        torch.manual_seed(0)
-        return [
-            diffusion.q_sample(x, t),
-            diffusion.training_losses(model, x, t)["loss"],
-            *diffusion.p_sample(model, x, t, **options).values(),
-            *diffusion.ddim_sample(model, x, t, **options).values(),
-            *diffusion.ddim_sample(model, x, t, eta=0.7, **options).values(),
-        ]
-
-    expected = results()
-    with patched(diffusion):
-        actual = results()
-    for one, other in zip(actual, expected, strict=True):
-        # unclipped, x_0 is up to three times x
-        torch.testing.assert_close(one, other, **CLOSE)
+    for options in ({}, {"clip_denoised": False, "cond_fn": None}, {"denoised_fn": lambda x: x / 2}):
+        with torch.no_grad():
+            expected = steps(diffusion, model, x, t, **options)
+            with patched(diffusion):
+                actual = steps(diffusion, model, x, t, **options)
+        for one, other in zip(actual, expected, strict=True):
+            # unclipped, x_0 is up to three times x
+            torch.testing.assert_close(one, other, **CLOSE)
     assert vars(diffusion).keys().isdisjoint({"q_sample", "p_sample", "ddim_sample"})
 
 
-def test_kinds_that_the_ops_have_not_are_left_to_the_library():
-    class Other(Improved):
-        def p_sample(self, model, x, t, clip_denoised=True):
-            return "its own", clip_denoised
+def test_calls_of_improved_diffusion(monkeypatch):
+    known(monkeypatch)
+    diffusion, model = Improved("EPSILON", "FIXED_LARGE"), Network()
+    x, t = (2 * images() - 1).requires_grad_(), torch.tensor([0, 1, 2, 10, 18, 19])
+    calls: list[Callable[[], Tensor]] = [
+        lambda: diffusion.p_sample(model, x, t, False)["sample"],
+        lambda: diffusion.p_sample(model, x, t, False, torch.tanh)["sample"],
+        lambda: diffusion.ddim_sample(model, x, t, True, None, None, 0.5)["sample"],
+        lambda: diffusion.ddim_sample(model, x=x, t=t, eta=0.5)["sample"],
+        lambda: diffusion.p_sample(model, x.bfloat16().float(), t)["sample"],
+    ]
+    patch = patched(diffusion)
+    assert patch.replaced == ("q_sample", "p_sample", "ddim_sample")
+    for call in calls:
 
-    with patched(Other("PREVIOUS_X", "LEARNED")) as diffusion:
-        assert diffusion.p_sample(Network(), images(), torch.zeros(6), clip_denoised=False) == ("its own", False)
+        def outcome(call=call):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                sample = call()
+            torch.manual_seed(0)
+            return [sample, torch.autograd.grad(call().square().sum(), [x, *model.parameters()])[0]]
+
+        expected = outcome()
+        with patch:
+            actual = outcome()
+        for one, other in zip(actual, expected, strict=True):
+            torch.testing.assert_close(one, other, **CLOSE)
+    with patch, pytest.raises(TypeError, match="unexpected keyword argument 'wrong'"):
+        diffusion.p_sample(model, x, t, wrong=1)
 
 
-def test_a_pipeline_has_its_scheduler_back():
+class Inpainting(Improved):
+    """What a subclass of RePaint's kind does: the known half of x_0 is put in."""
+
+    def x_0(self, model, x, t, clip_denoised, denoised_fn):
+        x_0, place = super().x_0(model, x, t, clip_denoised, denoised_fn)
+        return torch.where(torch.arange(8) < 4, 0.5, x_0), place
+
+
+@pytest.mark.parametrize("on_the_object", [False, True])
+def test_what_a_subclass_of_improved_diffusion_changes_is_kept(monkeypatch, on_the_object):
+    known(monkeypatch)
+    # the stand-in's name for what its steps call
+    for name in ("p_sample", "ddim_sample"):
+        method = improved_patch.METHODS[name]
+        monkeypatch.setitem(improved_patch.METHODS, name, method._replace(calls=("x_0",)))
+    own = {"x_0": frozenset([str(digest(Improved.x_0))])}
+    monkeypatch.setattr(improved_patch, "KNOWN", improved_patch.KNOWN | own)
+    diffusion = (Improved if on_the_object else Inpainting)("EPSILON", "FIXED_SMALL")
+    if on_the_object:
+        diffusion.x_0 = Inpainting("EPSILON", "FIXED_SMALL").x_0
+    patch = patched(diffusion)
+    assert patch.replaced == ("q_sample",)
+    with patch, torch.no_grad():
+        result = diffusion.p_sample(Network(), images(), torch.arange(6))
+    assert (result["pred_xstart"][..., :4] == 0.5).all()
+
+
+@pytest.mark.parametrize("package", REAL)
+def test_the_real_ones_are_replaced_and_step_as_they_would(package):
+    pytest.importorskip(package, reason=f"needs {package}: {REAL[package]}")
+    theirs, respace = (importlib.import_module(f"{package}.{name}") for name in ("gaussian_diffusion", "respace"))
+    x, t = 2 * images() - 1, torch.tensor([0, 1, 2, 5, 8, 9])
+    for (mean, variance), steps_kept in zip(KINDS, [range(10), range(0, 20, 2)] * 3, strict=True):
+        diffusion = respace.SpacedDiffusion(
+            use_timesteps=steps_kept,
+            betas=np.linspace(1e-3, 0.2, 20),
+            model_mean_type=theirs.ModelMeanType[mean],
+            model_var_type=theirs.ModelVarType[variance],
+            loss_type=theirs.LossType.MSE,
+        )
+        model = Network(6 if variance == "LEARNED_RANGE" else 3)
+        patch = patched(diffusion)
+        assert patch.replaced == ("q_sample", "p_sample", "ddim_sample")
+        with torch.no_grad():
+            for options in ({}, {"clip_denoised": False}, {"denoised_fn": lambda x: x / 2}):
+                expected = steps(diffusion, model, x, t, **options)
+                with patch:
+                    actual = steps(diffusion, model, x, t, **options)
+                for one, other in zip(actual, expected, strict=True):
+                    torch.testing.assert_close(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("target", [nn.Linear(1, 1), object(), types.SimpleNamespace(betas=1)])
+def test_what_is_not_known_is_refused(target):
+    message = f"or a diffusers pipeline with a DDPM or DDIM scheduler, got {type(target).__name__}"
+    with pytest.raises(TypeError, match=message):
+        patched(target)
+
+
+@pytest.fixture(scope="module")
+def unet():
     diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'noisestep[test]'")
-    from noisestep.accelerated.integrations.diffusers import FusedDDIMScheduler, FusedDDPMScheduler
-
-    unet = diffusers.UNet2DModel(
+    return diffusers.UNet2DModel(
         sample_size=8,
         block_out_channels=(8,),
         norm_num_groups=4,
@@ -241,17 +553,56 @@ def test_a_pipeline_has_its_scheduler_back():
         down_block_types=("DownBlock2D",),
         up_block_types=("UpBlock2D",),
     )
-    for theirs, ours in (
-        (diffusers.DDPMScheduler(), FusedDDPMScheduler),
-        (diffusers.DDIMScheduler(beta_schedule="scaled_linear"), FusedDDIMScheduler),
-    ):
-        pipe = (diffusers.DDPMPipeline if ours is FusedDDPMScheduler else diffusers.DDIMPipeline)(unet, theirs)
-        before = pipe.scheduler
-        with patched(pipe):
-            assert type(pipe.scheduler) is ours
-            assert pipe.scheduler.config.beta_schedule == theirs.config.beta_schedule
-        assert pipe.scheduler is before
-    pipe = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler())
-    pipe.scheduler = diffusers.EulerDiscreteScheduler()
-    with pytest.raises(TypeError, match="must be a DDPM or DDIM scheduler, got EulerDiscreteScheduler"), patched(pipe):
-        pass
+
+
+def pipeline_of(unet, kind, **options):
+    import diffusers
+
+    pipe = getattr(diffusers, f"{kind}Pipeline")(unet, getattr(diffusers, f"{kind}Scheduler")(**options))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize(("kind", "options"), [("DDPM", {}), ("DDIM", {"beta_schedule": "scaled_linear"})])
+def test_a_pipeline_has_its_scheduler_back(unet, kind, options):
+    from noisestep.accelerated.integrations import diffusers as ours
+
+    pipe = pipeline_of(unet, kind, **options)
+    before = pipe.scheduler
+    # what a script has set counts as well as the config
+    before.set_timesteps(7)
+    before.alphas_cumprod = before.alphas_cumprod**2
+    with patched(pipe):
+        assert type(pipe.scheduler) is getattr(ours, f"Fused{kind}Scheduler")
+        assert pipe.scheduler.config.beta_schedule == before.config.beta_schedule
+        assert torch.equal(pipe.scheduler.timesteps, before.timesteps)
+        assert torch.equal(pipe.scheduler.alphas_cumprod, before.alphas_cumprod)
+    assert pipe.scheduler is before
+
+
+def test_a_scheduler_that_was_changed_is_left_alone(unet, monkeypatch):
+    import diffusers
+
+    def step(self, *arguments, **options):
+        result = diffusers.DDPMScheduler.step(self, *arguments, **options)
+        result.prev_sample = result.prev_sample * 0
+        return result
+
+    def images_of(pipe):
+        generator = torch.Generator().manual_seed(0)
+        return pipe(generator=generator, num_inference_steps=3, output_type="np").images
+
+    subclassed, on_the_object = pipeline_of(unet, "DDPM"), pipeline_of(unet, "DDPM")
+    subclassed.scheduler = type("Mine", (diffusers.DDPMScheduler,), {"step": step})()
+    on_the_object.scheduler.step = types.MethodType(step, on_the_object.scheduler)
+    for pipe, why in ((subclassed, "Mine is a subclass"), (on_the_object, "step is set on the object")):
+        patch = patched(pipe)
+        assert patch.left_alone == {"scheduler": why}
+        with patch:
+            assert (images_of(pipe) == 0.5).all()
+    monkeypatch.setattr(diffusers.DDIMScheduler, "step", step)
+    why = "DDIMScheduler.step is not the library's own"
+    assert patched(pipeline_of(unet, "DDIM")).left_alone == {"scheduler": why}
+    subclassed.scheduler = diffusers.EulerDiscreteScheduler()
+    with pytest.raises(TypeError, match="must be a DDPM or DDIM scheduler, got EulerDiscreteScheduler"):
+        patched(subclassed)

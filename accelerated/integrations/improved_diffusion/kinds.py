@@ -5,10 +5,24 @@ from typing import Any, TypeVar
 
 from ...schedule import Prediction, Variance
 
-ModelMeanType = Enum("ModelMeanType", ["START_X", "EPSILON"])
-ModelVarType = Enum("ModelVarType", ["FIXED_SMALL", "FIXED_LARGE", "LEARNED_RANGE"])
-LossType = Enum("LossType", ["MSE", "RESCALED_MSE", "KL", "RESCALED_KL"])
-# what they are called here
+ModelMeanType = Enum("ModelMeanType", ["PREVIOUS_X", "START_X", "EPSILON"])
+ModelVarType = Enum("ModelVarType", ["LEARNED", "FIXED_SMALL", "FIXED_LARGE", "LEARNED_RANGE"])
+
+
+class LossType(Enum):
+    """Which loss a network is trained by."""
+
+    MSE = 1
+    RESCALED_MSE = 2
+    KL = 3
+    RESCALED_KL = 4
+
+    def is_vb(self) -> bool:
+        """Whether it is the variational bound alone."""
+        return self in (LossType.KL, LossType.RESCALED_KL)
+
+
+# what those that the ops have are called here
 PREDICTIONS: dict[str, Prediction] = {"EPSILON": "eps", "START_X": "x_0"}
 VARIANCES: dict[str, Variance] = {
     "FIXED_SMALL": "posterior",

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from noisestep.reference.schedule import Schedule
 from torch import Tensor
 
 from .losses import GaussianDiffusion
+from .process import Model
 
 
 def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> set[int]:
@@ -49,8 +49,11 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
     for size, count in zip(sizes, counts, strict=True):
         if count > size:
             raise ValueError(f"a section of {size} steps has no {count} steps to take")
-        apart = (size - 1) / (count - 1) if count > 1 else 1.0
-        steps_taken.update(start + round(i * apart) for i in range(count))
+        # added up, and not multiplied: where a half is rounded, the last bit of the sum decides
+        apart, position = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
+        for _ in range(count):
+            steps_taken.add(start + round(position))
+            position += apart
         start += size
     return steps_taken
 
@@ -80,8 +83,22 @@ class SpacedDiffusion(GaussianDiffusion):
         chain = whole.respace([t + 1 for t in self.timestep_map])
         super().__init__(betas=chain.beta[1:], **options)
 
-    def _model_t(self, t: Tensor) -> Tensor:
-        numbers = self._kept(
-            "timestep_map", t.device, lambda: torch.from_numpy(np.array(self.timestep_map)).to(t.device)
-        )[t]
-        return numbers.float() * (1000.0 / self.original_num_steps) if self.rescale_timesteps else numbers
+    def _scale_timesteps(self, t: Tensor) -> Tensor:
+        return t
+
+    def _wrap_model(self, model: Model) -> Model:
+        return model if isinstance(model, _WrappedModel) else _WrappedModel(model, self)
+
+    def _of_the_whole(self, t: Tensor) -> Tensor:
+        kept = self._kept("timestep_map", t.device, lambda: torch.tensor(self.timestep_map).to(t.device))[t]
+        return kept.float() * (1000.0 / self.original_num_steps) if self.rescale_timesteps else kept
+
+
+class _WrappedModel:
+    """A model, or a `cond_fn`, that is told the steps of the whole chain."""
+
+    def __init__(self, model: Model, diffusion: SpacedDiffusion) -> None:
+        self.model, self.diffusion = model, diffusion
+
+    def __call__(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
+        return self.model(x, self.diffusion._of_the_whole(t), **options)

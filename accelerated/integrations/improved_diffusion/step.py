@@ -10,28 +10,6 @@ from ...ops import reverse_step
 from ...schedule import Prediction, Variance
 from ..zero_based import ZeroBased
 
-Denoised = Callable[[Tensor], Tensor]
-
-
-def mean_and_x_0(
-    tables: ZeroBased,
-    prediction: Tensor,
-    x: Tensor,
-    t: Tensor,
-    *,
-    kind: Prediction,
-    clip: tuple[float, float] | None,
-    denoised_fn: Denoised | None,
-) -> tuple[Tensor, Tensor]:
-    """The mean of p(x_{t-1} | x_t) and the predicted x_0; `denoised_fn` changes x_0 before the clip."""
-    fixed = dict(prediction=kind, variance="zero", return_x_0=True)
-    if denoised_fn is None:
-        return reverse_step(tables, x, prediction, t, None, clip=clip, **fixed)  # type: ignore[call-overload, no-any-return]
-    _, x_0 = reverse_step(tables, x, prediction, t, None, **fixed)  # type: ignore[call-overload]
-    x_0 = denoised_fn(x_0)
-    x_0 = x_0 if clip is None else x_0.clamp(*clip)
-    return reverse_step(tables, x, x_0, t, None, prediction="x_0", variance="zero"), x_0
-
 
 def sample_and_x_0(
     tables: ZeroBased,
@@ -44,7 +22,7 @@ def sample_and_x_0(
     variance: Variance,
     eta: float | None,
     clip: tuple[float, float] | None,
-    denoised_fn: Denoised | None = None,
+    denoised_fn: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """x_{t-1} and the predicted x_0, as improved-diffusion returns them: "sample" and "pred_xstart".
 
@@ -73,8 +51,9 @@ def sample_and_x_0(
     if variance == "learned_range" and (eta is not None or denoised_fn is not None):
         output, fraction = output.chunk(2, dim=1)
     if denoised_fn is not None:
-        _, output = mean_and_x_0(tables, output, x, t, kind=kind, clip=clip, denoised_fn=denoised_fn)
-        kind, clip = "x_0", None
+        _, x_0 = reverse_step(tables, x, output, t, None, prediction=kind, variance="zero", return_x_0=True)
+        x_0 = denoised_fn(x_0)
+        output, kind, clip = x_0 if clip is None else x_0.clamp(*clip), "x_0", None
         if fraction is not None and eta is None:
             output = torch.cat([output, fraction], dim=1)
     sample, x_0 = reverse_step(
