@@ -200,7 +200,7 @@ def results(diffusion: nn.Module, what: str, given: dict[str, Any]) -> list[Any]
             losses = diffusion.p_losses(x, t, **given, noise=noise, loss_reduction="none")
             return list(torch.autograd.grad(losses.sum() + diffusion.q_sample(x, t, noise).square().sum(), [x]))
         if what == "compile":
-            compiled = torch.compile(diffusion, backend="eager")
+            compiled = torch.compile(diffusion, backend="eager", fullgraph=True)
             return [compiled(x, **given), *compiled.p_sample(noise, 3, *given.values())]
         if what == "bfloat16":
             diffusion, x, noise = diffusion.bfloat16(), x.bfloat16(), noise.bfloat16()
