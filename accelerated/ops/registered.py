@@ -53,7 +53,7 @@ class Registered:
         declared = [argument.split() for argument in inside.split(", ")]
         self.names = [name for _, name in declared]
         # the arguments, or something of each, by name
-        self._named: Any = namedtuple("Arguments", self.names)
+        self._named = _named(self.names)
         kinds = [kind for kind, _ in declared]
         self._address = self.names.index("address") if "address" in self.names else None
         self._tensors = [i for i, kind in enumerate(kinds) if kind.startswith("Tensor")]
@@ -205,6 +205,10 @@ class Registered:
         if at is None:
             return flat
         return (*flat[:at], flat[at : at + _PARTS], *flat[at + _PARTS :])
+
+
+def _named(names: list[str]) -> Any:
+    return namedtuple("Arguments", names)
 
 
 def _ordinary(x: Tensor) -> bool:
