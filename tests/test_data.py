@@ -349,14 +349,14 @@ BAD_DATA: dict[str, tuple[dict[str, bytes], str, dict[str, Any], str]] = {
         {"a.png": b"hello"},
         "",
         {},
-        f"{{at}}/a.png: expected an image ({FORMATS}); cannot identify image file ...",
+        f"{{at}}/a.png: expected an image ({FORMATS}); it is damaged, or of a kind that is not read",
     ),
     "image empty": ({"a.png": PNG, "b.png": b""}, "", {}, "{at}/b.png: expected an image ..."),
     "image of another format": (
         {"a.png": image_bytes(COLOURS[0], "PPM")},
         "",
         {},
-        f"{{at}}/a.png: expected an image ({FORMATS}); cannot identify image file ...",
+        f"{{at}}/a.png: expected an image ({FORMATS}); it is damaged, or of a kind that is not read",
     ),
     "png truncated": (
         {"a.png": PNG, "b.png": PNG[:50]},
@@ -375,19 +375,13 @@ BAD_DATA: dict[str, tuple[dict[str, bytes], str, dict[str, Any], str]] = {
         {"a.png": png_header(60000, 60000)},
         "",
         {},
-        f"{{at}}/a.png: expected an image ({FORMATS}); Image size (3600000000 pixels) exceeds limit ...",
-    ),
-    "png half a bomb": (
-        {"a.png": PNG, "b.png": png_header(10000, 10000)},
-        "",
-        {"size": 4},
-        f"{{at}}/b.png: expected an image ({FORMATS}); Image size (100000000 pixels) exceeds limit ...",
+        "{at}/a.png: expected an image of at most 178956970 pixels, ...; it announces more",
     ),
     "image of floats": (
         {"a.tif": image_bytes(np.zeros((4, 4), np.float32), "TIFF")},
         "",
         {},
-        "{at}/a.tif: expected 8 or 16 bits a channel, got 32 (Pillow mode F)",
+        "{at}/a.tif: expected unsigned integers, got signed ones or floats (its tag SampleFormat)",
     ),
     "mixed sizes": (
         {"a/1.png": PNG, "b/1.png": image_bytes(COLOURS[0][:4])},

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from noisestep.accelerated.data import DataError, ImageStream, load_images
-from noisestep.accelerated.data.index import expand
+from noisestep.accelerated.data.index import _rows_of_tars, expand
 from noisestep.accelerated.evaluation.evaluate import in_memory
 from noisestep.accelerated.training.batches import Batches
 from noisestep.accelerated.training.config import merge, train_config
@@ -155,6 +155,17 @@ BAD_TARS: list[tuple[list[tuple[str, bytes]], str]] = [
     ([("a.png", b""), ("a.cls", b"cat")], r"expected a class number of 0 or more in a\.cls, got 'cat'"),
     ([("a.png", b""), ("a.cls", b"1"), ("b.png", b"")], r"expected a \.cls beside every image or none, and b"),
     ([("a.png", b"not an image")], r"0\.tar \(byte 512\): expected an image"),
+    ([("a.png", b""), ("a.seg.png", b"")], r"one image and at most one \.cls .+, found a\.png and a\.seg\.png"),
+    ([("a.png", b""), ("a.jpg", b"")], r"expected one image .+, found a\.png and a\.jpg"),
+    ([("a.png", b""), ("a.png", b"")], r"expected one image .+, found a\.png and a\.png"),
+    ([("a.cls", b"0"), ("a.png", b""), ("a.x.cls", b"1")], r"at most one \.cls .+, found a\.cls and a\.x\.cls"),
+    ([("d/a.png", b""), ("b.png", b""), ("d/a.png", b"")], r"expected each sample once, found d/a\.png after others"),
+    (
+        [("a.png", b""), ("b.png", b""), ("a.cls", b"0"), ("b.cls", b"1")],
+        r"expected an image next to a\.cls, found none; .+ `tar --sort=name`",
+    ),
+    ([("a.png", b""), ("a.cls", b"0"), ("b.CLS", b"1")], r"expected an image next to b\.CLS, found none"),
+    ([("a.png", b""), ("a.cls", b"1" * 19)], r"expected a class number of 0 or more in a\.cls, got '1{19}'"),
 ]
 
 
@@ -166,6 +177,62 @@ def test_tar_files_that_cannot_be_used_are_refused_in_one_line(
     with pytest.raises(DataError, match=message) as caught:
         stream(str(tmp_path / "*.tar"))
     assert "\n" not in str(caught.value)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return list(_rows_of_tars(((str(path), 0, 0),)))
+
+
+def test_what_lies_between_the_files_of_a_sample_does_not_part_them(tmp_path: Path) -> None:
+    names = [
+        ".hidden.png",
+        "./a.png",
+        "._a.png",
+        "a.txt",
+        "./a.cls",
+        "folder/.cache/c.png",
+        "folder/a.v2.png",
+        "README",
+    ]
+    write_tar(tmp_path / "0.tar", [(name, b"0") for name in [*names, "folder/a.cls"]])
+    assert [(row["size"], row["label"]) for row in rows(tmp_path / "0.tar")] == [(1, 0), (1, 0)]
+
+
+def test_a_tar_file_that_was_cut_or_damaged_is_refused_wherever(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [(f"{number}.png", bytes([number]) * 600) for number in range(3)])
+    whole = (tmp_path / "0.tar").read_bytes()
+    assert len(rows(tmp_path / "0.tar")) == 3
+    end = 3 * 3 * 512
+    for place in range(0, end + 512, 100):
+        (tmp_path / "0.tar").write_bytes(whole[:place])
+        with pytest.raises(DataError, match=r"0\.tar: expected"):
+            rows(tmp_path / "0.tar")
+    # headers, each at its checksum
+    for place in range(148, end, 3 * 512):
+        (tmp_path / "0.tar").write_bytes(whole[:place] + b"9" + whole[place + 1 :])
+        with pytest.raises(DataError, match=r"0\.tar: expected"):
+            rows(tmp_path / "0.tar")
+    # an end mark of one block is enough
+    (tmp_path / "0.tar").write_bytes(whole[: end + 512])
+    assert len(rows(tmp_path / "0.tar")) == 3
+
+
+def test_tar_files_that_were_joined_are_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("0.png", b"")])
+    (tmp_path / "0.tar").write_bytes((tmp_path / "0.tar").read_bytes() * 2)
+    with pytest.raises(DataError, match="expected nothing after the end mark at byte 512"):
+        rows(tmp_path / "0.tar")
+
+
+def test_links_in_a_tar_file_are_refused(tmp_path: Path) -> None:
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+        with tarfile.open(tmp_path / "0.tar", "w") as tar:
+            tar.addfile(tarfile.TarInfo("0.png"))
+            link = tarfile.TarInfo("1.png")
+            link.type, link.linkname = kind, "0.png"
+            tar.addfile(link)
+        with pytest.raises(DataError, match=r"expected plain files, but 1\.png is a link"):
+            rows(tmp_path / "0.tar")
 
 
 @pytest.mark.parametrize(

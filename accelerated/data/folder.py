@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from .errors import DataError, check_memory, reading
@@ -55,10 +54,8 @@ def read_files(paths: list[Path], *, size: tuple[int, int] | None, channels: int
     The first file decides the channels and the size where they are not given; a file that differs is refused,
     and so is the first, in order, that cannot be read.
     """
-    with warnings.catch_warnings():
-        # warnings speak of metadata, which is not used, except for this one
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    # Pillow's warnings speak of metadata, which is not used, and of sizes that are allowed
+    with warnings.catch_warnings(action="ignore"):
         first = open_image(paths[0])
         shape = size or (first.height, first.width)
         depth = channels or channels_of(first)

@@ -68,7 +68,7 @@ def make_index(source: str) -> tuple["Dataset", tuple[str, ...]]:
     features = {"path": "string", "offset": "int64", "size": "int64", "label": "int64"}
     try:
         table = datasets.Dataset.from_generator(
-            _in_tars if is_tar(source) else _in_folder,
+            _rows_of_tars if is_tar(source) else _rows_of_folder,
             features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}),
             gen_kwargs=made_from,
         )
@@ -106,7 +106,7 @@ def _stamps(paths: list[str]) -> tuple[Stamp, ...]:
     return tuple(stamps)
 
 
-def _in_folder(folder: str, folders: tuple[Stamp, ...]) -> Iterator[dict[str, Any]]:
+def _rows_of_folder(folder: str, folders: tuple[Stamp, ...]) -> Iterator[dict[str, Any]]:
     files, classes = children(Path(folder))
     if files or not classes:
         # a folder without classes, and what is wrong with one that is no folder of images
@@ -118,39 +118,79 @@ def _in_folder(folder: str, folders: tuple[Stamp, ...]) -> Iterator[dict[str, An
             yield {"path": str(path), "offset": -1, "size": -1, "label": label}
 
 
-def _in_tars(paths: tuple[Stamp, ...]) -> Iterator[dict[str, Any]]:
+def _rows_of_tars(paths: tuple[Stamp, ...]) -> Iterator[dict[str, Any]]:
     labelled = None
     for path, _, _ in paths:
         with reading(Path(path), "an uncompressed tar file"), tarfile.open(path, "r:") as tar:
-            # the files of one sample stand together, and have one name up to its first dot
-            for key, group in groupby(_members(tar), lambda member: re.sub(r"\.[^/]*$", "", member.name)):
-                row, label = None, NO_LABEL
-                for member in group:
-                    if member.name.lower().endswith(SUFFIXES):
-                        row = {"path": path, "offset": member.offset_data, "size": member.size}
-                    elif member.name.endswith(".cls"):
-                        label = _label(tar, member, path)
-                if row is None:
-                    continue
+            seen: set[str] = set()
+            # the files of one sample are next to each other, and have one name up to its first dot
+            for key, group in groupby(_members(tar, path), lambda member: re.sub(r"\.[^/]*$", "", member.name)):
+                members = list(group)
+                images = [member for member in members if _is_image(member)]
+                classes = [member for member in members if not _is_image(member)]
+                if not images:
+                    raise DataError(
+                        f"{path}: expected an image next to {classes[0].name}, found none; the files of a sample must "
+                        "be next to each other, as `tar --sort=name` writes them"
+                    )
+                for same in (images, classes):
+                    if len(same) > 1:
+                        raise DataError(
+                            f"{path}: expected one image and at most one .cls for each name up to the first dot, "
+                            f"found {same[0].name} and {same[1].name}"
+                        )
+                if key in seen:
+                    raise DataError(
+                        f"{path}: expected each sample once, found {images[0].name} after others of its name"
+                    )
+                seen.add(key)
+                label = _label(tar, classes[0], path) if classes else NO_LABEL
                 if labelled not in (None, label != NO_LABEL):
                     raise DataError(f"{path}: expected a .cls beside every image or none, and {key} is the exception")
                 labelled = label != NO_LABEL
-                yield {**row, "label": label}
+                yield {"path": path, "offset": images[0].offset_data, "size": images[0].size, "label": label}
+            _check_end(path, tar.offset)  # type: ignore[attr-defined]
     if labelled is None:
         raise DataError(f"{paths[0][0]}: expected images ({', '.join(SUFFIXES)}) in the tar files, found none")
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _is_image(member: tarfile.TarInfo) -> bool:
+    return member.name.lower().endswith(SUFFIXES)
+
+
+def _members(tar: tarfile.TarFile, path: str) -> Iterator[tarfile.TarInfo]:
+    """The images and the classes of a tar file; hidden files and folders are passed over, as in a folder."""
     while (member := tar.next()) is not None:
         # tarfile keeps what it has read, which would be the whole index again
         tar.members.clear()  # type: ignore[attr-defined]
-        if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
-            yield member
+        hidden = any(part.startswith(".") and part != "." for part in member.name.split("/"))
+        if hidden or member.isdir() or not (_is_image(member) or member.name.lower().endswith(".cls")):
+            continue
+        if not member.isfile() or member.issparse():
+            raise DataError(f"{path}: expected plain files, but {member.name} is a link or has holes")
+        yield member
+
+
+def _check_end(path: str, place: int) -> None:
+    """Refuse a tar file that goes on where tarfile stopped, at a damaged header as well as at the end."""
+    with Path(path).open("rb") as file:
+        file.seek(place)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise DataError(
+                f"{path}: expected a header or the end mark of a tar file at byte {place}; it is cut or damaged there"
+            )
+        while rest := file.read(1 << 20):
+            if rest.count(0) != len(rest):
+                raise DataError(
+                    f"{path}: expected nothing after the end mark at byte {place}; give tar files that were joined one "
+                    "by one"
+                )
 
 
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:
     file = tar.extractfile(member)
     text = "" if file is None else file.read(20).decode("ascii", "replace").strip()
-    if not text.isdecimal():
+    # a number of 19 digits may not fit into the table
+    if not text.isdecimal() or len(text) > 18:
         raise DataError(f"{path}: expected a class number of 0 or more in {member.name}, got {text!r}")
     return int(text)

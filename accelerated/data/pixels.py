@@ -1,24 +1,30 @@
 """One image to the channels and the size that are asked for.
 
-The rules:
+The rules, for a file in a folder and in a tar alike:
 
 - Transparency of any kind (an alpha channel, a transparent colour) makes four channels, palettes and other
   colour spaces make three, grey and black-and-white make one.
 - To three channels or one, transparency is composited over white; to one, colour becomes luma (ITU-R 601-2).
-- 16-bit grey is divided by 257 and rounded, so that 65535 becomes 255. Pillow itself reduces 16-bit colour to
-  8 bits.
+- A sample of fewer or more than 8 bits is scaled so that its largest value becomes 255, and rounded: 16 bits are
+  divided by 257. A transparent colour is compared before that, at the full depth.
+- White is 255, also where a TIFF counts from white down. CMYK becomes RGB without a colour profile; Lab is that of D50.
+- Samples are unsigned integers of at most 16 bits; signed ones, floats and 32 bits are refused.
 - An animation or a file of many pages gives its first. The EXIF orientation is applied.
+- An image has at most twice `PIL.Image.MAX_IMAGE_PIXELS` pixels, 178,956,970 as Pillow sets it.
 - `fit="crop"` scales an image until it covers the size and keeps the centre; `fit="pad"` scales it until it
   fits inside and surrounds it with black, or with transparency. Both keep the proportions. Scaling is bicubic,
   with antialiasing; an image that has the right scale already keeps its pixels exactly.
 """
 
 import io
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .errors import DataError, reading
 
@@ -31,6 +37,15 @@ FITS = ("crop", "pad")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
+# tags of a TIFF and their values (TIFF 6.0)
+_BITS = 258
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_PLANES, _SEPARATE = 284, 2
+_SAMPLE_FORMAT, _UNSIGNED = 339, 1
+# the ends of Pillow's names for colours of 16 bits a sample: big-endian, little-endian, as the machine has it; of
+# those premultiplied by alpha, "RGBa", it divides 8 bits alone
+_WIDE = (";16B", ";16L", ";16N")
+
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     """Decode an image file, or its content where it is a part of another file, to mode L, RGB or RGBA, upright.
@@ -38,23 +53,101 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     Raises
     ------
     DataError
-        If it cannot be read, is none of `FORMATS`, is damaged, has 32 bits a channel, or is so large that Pillow
-        takes it for a decompression bomb (half as large is enough where the caller turns
-        `Image.DecompressionBombWarning` into an error).
+        If it cannot be read, is none of `FORMATS`, is damaged, has samples other than unsigned integers of at most 16
+        bits, or has more pixels than the rules above allow.
     """
-    with (
-        reading(path, f"an image ({', '.join(FORMATS)})"),
-        Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image,
-    ):
-        deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
-        if image.mode in ("I", "F") and not deep:
-            raise DataError(f"{path}: expected 8 or 16 bits a channel, got 32 (Pillow mode {image.mode})")
-        upright = ImageOps.exif_transpose(image)
-        if deep:
-            return Image.fromarray(np.rint(np.asarray(upright) / 257).astype(np.uint8))
-        if upright.has_transparency_data:
-            return upright.convert("RGBA")
-        return upright.convert("L" if upright.mode in ("1", "L") else "RGB")
+    expected = f"an image ({', '.join(FORMATS)})"
+    with reading(path, expected):
+        # always from memory, so that a file and a part of a tar are decoded in one way
+        content = path.read_bytes() if content is None else content
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                _check_samples(path, image)
+                return _decoded(image, content)
+        except UnidentifiedImageError:
+            raise DataError(f"{path}: expected {expected}; it is damaged, or of a kind that is not read") from None
+        except Image.DecompressionBombError:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise DataError(
+                f"{path}: expected an image of at most {limit} pixels, twice PIL.Image.MAX_IMAGE_PIXELS; it announces "
+                "more"
+            ) from None
+
+
+def _check_samples(path: Path, image: Image.Image) -> None:
+    """Refuse what Pillow would misread or cannot bring to bytes."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    if _SAMPLE_FORMAT in tags and set(tags[_SAMPLE_FORMAT]) != {_UNSIGNED}:
+        raise DataError(f"{path}: expected unsigned integers, got signed ones or floats (its tag SampleFormat)")
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise DataError(f"{path}: expected at most 16 bits a channel, got 32")
+    if image.format == "TIFF" and _PHOTOMETRIC not in tags:
+        raise DataError(
+            f"{path}: expected a TIFF that says what its samples mean, but the tag PhotometricInterpretation is missing"
+        )
+    if tags.get(_PLANES) == _SEPARATE and max(tags.get(_BITS, (1,))) > 8:
+        raise DataError(f"{path}: expected a TIFF of 16 bits whose channels stand together, got separate planes")
+
+
+def _decoded(image: ImageFile.ImageFile, content: bytes) -> Image.Image:
+    """An image that was opened and not yet loaded, in mode L, RGB or RGBA, upright."""
+    raw = _raw_mode(image)
+    transparent = image.info.get("transparency") if image.format == "PNG" else None
+    if image.mode.startswith("I"):
+        samples = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint16)[..., np.newaxis]
+    elif raw.endswith(_WIDE) and not raw.startswith("RGBa"):
+        samples = _wide_samples(raw, content)
+    else:
+        largest = {"1": 1, "L;2": 3, "L;4": 15}.get(raw)
+        if transparent is not None and largest is not None:
+            # Pillow scales the samples, but not the transparent one
+            image.info["transparency"] = (transparent & largest) * (255 // largest)
+        return _plain(ImageOps.exif_transpose(image))
+    top = 4095 if raw == "I;12" else 65535
+    if image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        samples = top - samples
+    scaled = np.rint(samples.astype(np.float32) * np.float32(255 / top)).astype(np.uint8)
+    if transparent is not None:
+        alpha = np.where((samples == transparent).all(-1, keepdims=True), 0, 255).astype(np.uint8)
+        scaled = np.concatenate([scaled, alpha], axis=-1)
+    height, width, channels = scaled.shape
+    mode = "CMYK" if image.mode == "CMYK" else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    return _plain(Image.frombytes(mode, (width, height), scaled.tobytes()))
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _wide_samples(raw: str, content: bytes) -> NDArray[np.uint16]:
+    """Samples of 16 bits, (H, W, C). Pillow gives one byte of each: the high one, or in the other order the low one."""
+    if raw.startswith("LA"):
+        # two channels of two bytes are laid out as four of one
+        four = _pixels(content, "RGBA").astype(np.uint16)
+        return four[..., [0, 2]] << np.uint16(8) | four[..., [1, 3]]
+    layout, order = raw[:-1], raw[-1]
+    little = order == "L" or (order == "N" and sys.byteorder == "little")
+    high, low = (_pixels(content, layout + end).astype(np.uint16) for end in ("LB" if little else "BL"))
+    return high << np.uint16(8) | low
+
+
+def _pixels(content: bytes, raw: str) -> NDArray[np.uint8]:
+    """The bytes of an upright image, decoded as if its samples were laid out as `raw` says."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        image.tile = [
+            tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in image.tile
+        ]
+        return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """Pillow's name for the layout of the samples in the file; other text where a decoder of its own knows it."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
 def channels_of(image: Image.Image) -> int:

@@ -1,6 +1,7 @@
 """Images that are decoded when they are needed: what memory holds does not grow with their number."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -115,13 +116,15 @@ class ImageStream:
 
 def _decode(path: str, offset: int, size: int) -> tuple[Image.Image, Path]:
     """An image, and what to call it in a message."""
-    if offset < 0:
-        return open_image(Path(path)), Path(path)
-    name = Path(f"{path} (byte {offset})")
-    with reading(name, "an image"), Path(path).open("rb") as file:
-        file.seek(offset)
-        content = file.read(size)
-    return open_image(name, content), name
+    # as for a folder in memory; what is wrong with an image is an error
+    with warnings.catch_warnings(action="ignore"):
+        if offset < 0:
+            return open_image(Path(path)), Path(path)
+        name = Path(f"{path} (byte {offset})")
+        with reading(name, "an image"), Path(path).open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+        return open_image(name, content), name
 
 
 def _fingerprint(table: "Dataset", source: str, shape: tuple[int, ...]) -> str:
