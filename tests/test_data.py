@@ -287,6 +287,26 @@ BAD_DATA: dict[str, tuple[dict[str, bytes], str, dict[str, Any], str]] = {
         {},
         f"{{at}}/{UBYTE}: expected the 60 bytes that its header (2, 6, 5) announces, found more",
     ),
+    "idx of several sets": (
+        {f"emnist-{name}-train-images-idx3-ubyte": b"" for name in ("digits", "letters")},
+        "",
+        {},
+        "{at}: expected the IDX images of one set, found emnist-digits-train-images-idx3-ubyte and "
+        "emnist-letters-train-images-idx3-ubyte: name one of them",
+    ),
+    "idx written twice": (
+        {UBYTE: b"", "train-images.idx3-ubyte": b""},
+        "",
+        {},
+        f"{{at}}: expected the IDX images of one set, found {UBYTE} and train-images.idx3-ubyte: name one of them",
+    ),
+    "idx labels of several axes": (
+        {"qmnist-train-images-idx3-ubyte": idx_bytes(GREYS), "qmnist-train-labels-idx2-int": b""},
+        "",
+        {},
+        "{at}/qmnist-train-labels-idx2-int: expected the labels of qmnist-train-images-idx3-ubyte to have one axis, in "
+        "a file qmnist-train-labels-idx1-ubyte",
+    ),
     "idx announces more than memory": (
         {UBYTE: struct.pack(">HBB3I", 0, 8, 3, 2**31, 2**10, 2**10)},
         "",
@@ -468,6 +488,50 @@ def test_permission_denied(locked: str, tmp_path: Path) -> None:
 
 
 IMAGES = hnp.arrays(np.uint8, st.tuples(*map(st.integers, (1, 1, 1), (5, 6, 6))))
+
+
+# which IDX files archives leave where: a file of images holds its place in the list, one of labels that of its images
+IDX_LAYOUTS: dict[str, tuple[list[str], int, bool]] = {
+    "as published": (
+        ["t10k-images-idx3-ubyte.gz", "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"],
+        1,
+        True,
+    ),
+    "unpacked": ([UBYTE, UBYTE_LABELS], 0, True),
+    "packed as well": ([f"{UBYTE}.gz", UBYTE, UBYTE_LABELS], 1, True),
+    "dots": (["train-images.idx3-ubyte", "train-labels.idx1-ubyte"], 0, True),
+    "dots and hyphens": (["train-images.idx3-ubyte", "train-labels-idx1-ubyte.gz"], 0, True),
+    "test images alone": (["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"], 0, True),
+    "no labels": ([UBYTE], 0, False),
+    "another set's labels": ([UBYTE, "t10k-labels-idx1-ubyte"], 0, False),
+    "torchvision": (["raw/t10k-images-idx3-ubyte", f"raw/{UBYTE}", f"raw/{UBYTE}.gz", f"raw/{UBYTE_LABELS}"], 1, True),
+    "a folder each": ([f"{UBYTE}/{UBYTE}", f"{UBYTE_LABELS}/{UBYTE_LABELS}"], 0, True),
+    "a folder each, and other names inside": (
+        [
+            "t10k-images-idx3-ubyte/t10k-images.idx3-ubyte",
+            f"{UBYTE}/train-images.idx3-ubyte",
+            f"{UBYTE_LABELS}/train-labels.idx1-ubyte",
+        ],
+        1,
+        True,
+    ),
+    "every file twice": (["train-images.idx3-ubyte", f"{UBYTE}/{UBYTE}", "train-labels.idx1-ubyte"], 0, True),
+    "labels beside the folder": ([f"{UBYTE}/{UBYTE}", "train-labels.idx1-ubyte"], 0, True),
+    "one of EMNIST": (["emnist-mnist-train-images-idx3-ubyte", "emnist-mnist-train-labels-idx1-ubyte"], 0, True),
+}
+
+
+@pytest.mark.parametrize("name", IDX_LAYOUTS)
+def test_idx_files_are_found_where_archives_leave_them(name: str, tmp_path: Path) -> None:
+    files, place, labelled = IDX_LAYOUTS[name]
+    contents = {}
+    for number, file in enumerate(files):
+        content = idx_bytes(np.full(2, 7, np.uint8) if "labels" in file else np.full((2, 3, 4), number, np.uint8))
+        contents[file] = gzip.compress(content) if file.endswith(".gz") else content
+    images = load_images(write(tmp_path, contents))
+    assert images.images[0, 0, 0, 0] == place
+    assert images.class_names == (("7",) if labelled else ())
+    assert images.source == str(tmp_path / files[place])
 
 
 @given(images=IMAGES, zipped=st.booleans(), labelled=st.booleans(), as_folder=st.booleans())

@@ -30,8 +30,9 @@ def load_images(
         - `"digits"`: the 1,797 handwritten digits, 8×8, that scikit-learn holds (Alpaydin and Kaynak, 1998, UCI
           repository). Their values 0..16 become round(255 v / 16). For a folder of that name write `./digits`.
         - a folder of images, or of one subfolder of images for each class: png, jpg, bmp, gif, webp, tif
-        - a folder with MNIST's `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, or one file of IDX
-          images with its labels beside it, gzipped or not
+        - a folder with MNIST's `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, also in folders of their own as
+          archives leave them, or one file of IDX images with its labels beside it, gzipped or not. Of a folder that has
+          the test images as well, the training images are read
         - an .npz (images and labels under names such as `images` and `labels`, `x` and `y`) or an .npy: uint8,
           bool, or float in [0, 1] or [−1, 1]; (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4
     size : int or (height, width), optional
@@ -64,7 +65,7 @@ def load_images(
     with reading(path, "a folder or a file"):
         is_folder = path.is_dir()
         path.stat()
-    file = idx.training_images(path) if is_folder else path
+    file = idx.find_images(path) if is_folder else path
     if file is not None:
         return _image_set(file, *_read_file(file), shape, channels, fit)
     paths, labels, class_names = folder.list_images(path)
