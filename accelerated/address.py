@@ -4,10 +4,11 @@ There is no RNG state: code that needs random numbers takes an address.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from noisestep.reference import noise as reference
+from noisestep.reference._arguments import as_int
 from noisestep.reference.noise import (
     AUGMENTATION,
     DROPOUT,
@@ -60,7 +61,7 @@ class NoiseAddress:
     ----------
     seed : int or Tensor
         An integer in [0, 2^64), or an int64 tensor with one element on the device of the batch, whose
-        64 bits are the seed.
+        64 bits are the seed. An integer may be NumPy's, here and in the other parts.
     stream : int
         In [0, 16): `FORWARD`, `TIMESTEP`, `INITIAL`, `REVERSE`, `LABEL_DROPOUT`, `AUGMENTATION`,
         `PERMUTATION`, `DROPOUT`, or one of the free ones from 9.
@@ -92,10 +93,14 @@ class NoiseAddress:
             and 0 <= sample < 1 << 63
         ):
             return
-        _check_part("seed", self.seed, 1 << 64, rows=False)
-        _check_part("stream", self.stream, STREAMS, rows=False, tensor=False)
-        _check_part("step", self.step, STEPS, rows=True)
-        _check_part("sample", self.sample, 1 << 63, rows=True)
+        for name, part in (
+            ("seed", _checked_part("seed", seed, 1 << 64, rows=False)),
+            ("stream", _checked_part("stream", stream, STREAMS, rows=False, tensor=False)),
+            ("step", _checked_part("step", step, STEPS, rows=True)),
+            ("sample", _checked_part("sample", sample, 1 << 63, rows=True)),
+        ):
+            if part is not getattr(self, name):
+                object.__setattr__(self, name, part)
 
     def arguments(self) -> "Address":
         """The address as the plain arguments of a registered op: (seed, its tensor, stream, step, ...).
@@ -127,7 +132,14 @@ def _either(part: int | Tensor) -> tuple[int, Tensor | None]:
     return (0, part) if isinstance(part, Tensor) else (part, None)
 
 
-def _check_part(name: str, part: int | Tensor, end: int, *, rows: bool, tensor: bool = True) -> None:
+def plain_int(name: str, value: Any, expected: str = "an int") -> int:
+    """An integer of any library as a Python int; a symbolic one of a graph stays what it is."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
+    return as_int(name, value, expected)
+
+
+def _checked_part(name: str, part: int | Tensor, end: int, *, rows: bool, tensor: bool = True) -> int | Tensor:
     if isinstance(part, Tensor):
         if not tensor:
             raise TypeError(f"{name} must be an int, got a tensor")
@@ -136,7 +148,8 @@ def _check_part(name: str, part: int | Tensor, end: int, *, rows: bool, tensor: 
         if part.ndim > 1 or (part.numel() != 1 and not rows):
             allowed = "one element or one for each sample" if rows else "one element"
             raise ValueError(f"{name} must have {allowed}, got shape {tuple(part.shape)}")
-    elif isinstance(part, bool) or not isinstance(part, (int, torch.SymInt)):
-        raise TypeError(f"{name} must be an int{' or an int64 tensor' if tensor else ''}, got {part!r}")
-    elif not 0 <= part < end:
-        raise ValueError(f"{name} must lie in [0, {end}), got {part}")
+        return part
+    number = plain_int(name, part, "an int or an int64 tensor" if tensor else "an int")
+    if not 0 <= number < end:
+        raise ValueError(f"{name} must lie in [0, {end}), got {number}")
+    return number

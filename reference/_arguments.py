@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 
-def integer(name: str, value: Any, low: int, end: int | None = None) -> int:
-    """``value`` as a Python int in low .. end - 1.
+def as_int(name: str, value: Any, expected: str = "an int") -> int:
+    """``value``, an integer of any library, as a Python int; bools are refused.
 
     NumPy's integers have a fixed width, and arithmetic with them wraps around: ``np.uint8(8) << 28`` is 0, and
     ``2 * np.uint16(40000)`` is 14464. Every count, size and part of an address passes through here first.
@@ -18,9 +18,14 @@ def integer(name: str, value: Any, low: int, end: int | None = None) -> int:
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an int, got {value!r}") from None
+        raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+
+
+def integer(name: str, value: Any, low: int, end: int | None = None) -> int:
+    """``as_int`` in low .. end - 1."""
+    number = as_int(name, value)
     if end is None and number < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
     if end is not None and not low <= number < end:

@@ -93,10 +93,12 @@ class Case:
         blocks = None if self.programs is None else blocks_for(self.shape, self.programs)
         return dict(blocks=blocks, axis=1 if self.wide else None)
 
-    def t(self) -> Tensor:
-        """Timesteps in 0..T, one for each sample or one for all."""
+    def t(self, first: int = 0) -> Tensor:
+        """Timesteps in first..T, one for each sample or one for all."""
         generator = torch.Generator().manual_seed(99)
-        return torch.randint(0, self.T + 1, () if self.one_t else self.shape[:1], generator=generator).to(self.device)
+        return torch.randint(first, self.T + 1, () if self.one_t else self.shape[:1], generator=generator).to(
+            self.device
+        )
 
     def noise(self) -> NoiseAddress:
         """The address, of integers or of tensors."""

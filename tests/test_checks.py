@@ -40,9 +40,9 @@ BAD_Q_SAMPLE = {
         ValueError,
         "schedule is on cpu, x_0 on meta; both must be on one device",
     ),
-    "t a float": ((D, X, 1.0, NO), {}, TypeError, "t must be an int or a tensor of integers, got float"),
-    "t a bool": ((D, X, True, NO), {}, TypeError, "t must be an int or a tensor of integers, got bool"),
-    "t None": ((D, X, None, NO), {}, TypeError, "t must be an int or a tensor of integers, got NoneType"),
+    "t a float": ((D, X, 1.0, NO), {}, TypeError, "t must be an int or a tensor of integers, got 1.0"),
+    "t a bool": ((D, X, True, NO), {}, TypeError, "t must be an int or a tensor of integers, got True"),
+    "t None": ((D, X, None, NO), {}, TypeError, "t must be an int or a tensor of integers, got None"),
     "t of floats": ((D, X, torch.ones(2), NO), {}, TypeError, "t must be int64 or int32, got float32"),
     "three t": (
         (D, X, torch.ones(3, dtype=torch.int64), NO),
@@ -148,6 +148,18 @@ BAD_SIMPLE_LOSS = {
         {"weight": torch.ones(3)},
         ValueError,
         "weight must have shape (2,) to fit output, got (3,)",
+    ),
+    "t = 0": (
+        (X, NO),
+        {"prediction": "v", "schedule": D, "t": torch.tensor([0, 1]), "x_0": X},
+        ValueError,
+        "t must lie in 1..50, got values from 0 to 1",
+    ),
+    "one t = 0": (
+        (X.double(), NO),
+        {"prediction": "v", "schedule": D, "t": 0, "x_0": X},
+        ValueError,
+        "t must lie in 1..50, got values from 0 to 0",
     ),
     "a weight": ((X, NO), {"weight": 0.5}, TypeError, "weight must be a tensor, got float"),
     "whole weights": ((X, NO), {"weight": T2}, TypeError, "weight must be one of float32, float16, bfloat16, float64"),
@@ -276,8 +288,8 @@ BAD_VLB_TERMS = {
         ValueError,
         "prediction must be one of 'eps', 'x_0', 'v', got 0",
     ),
-    "one level": ((D, X, X, X, 1), {"levels": 1}, ValueError, "levels must be an int, at least 2, got 1"),
-    "half a level": ((D, X, X, X, 1), {"levels": 2.5}, ValueError, "levels must be an int, at least 2, got 2.5"),
+    "one level": ((D, X, X, X, 1), {"levels": 1}, ValueError, "levels must be at least 2, got 1"),
+    "half a level": ((D, X, X, X, 1), {"levels": 2.5}, TypeError, "levels must be an int, got 2.5"),
     "clip": ((D, X, X, X, 1), {"clip": (0, 0)}, ValueError, "clip must be (low, high) with low < high, or None"),
     "t above": ((D, X, X, X, 51), {}, ValueError, "t must lie in 0..50, got values from 51 to 51"),
 }
@@ -296,7 +308,7 @@ BAD_ADVANCE = {
 BAD_NOISE = {
     "no batch": ((NO, ()), {}, ValueError, "shape must be (B, ...), none of it negative, got ()"),
     "a number": ((NO, 5), {}, TypeError, "shape must be a sequence of int, got 5"),
-    "of floats": ((NO, (2, 1.5)), {}, TypeError, "shape must be a sequence of int, got (2, 1.5)"),
+    "of floats": ((NO, (2, 1.5)), {}, TypeError, "a size of shape must be an int, got 1.5"),
 }
 TABLES = [
     (q_sample, BAD_Q_SAMPLE),

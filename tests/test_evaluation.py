@@ -343,7 +343,7 @@ BAD_EVALUATIONS = {
     ),
     "labels that are names": ({"sample_labels": np.array(["a"] * 20)}, "samples labels must be 20 integers"),
     "unknown label": ({"sample_labels": np.arange(20) + 1}, r"samples labels \[20\] are not known"),
-    "no neighbours": ({"k": 0}, "k counts neighbours and must be at least 1; got 0"),
+    "no neighbours": ({"k": 0}, "k must be at least 1, got 0"),
     "nothing unseen": ({"held_out": X[1][::-1]}, "every image of held_out is also in train"),
 }
 

@@ -256,19 +256,19 @@ def test_label_for_a_network_without_classes_is_refused(network):
 
 
 REFUSED_SHAPES = {
-    "in_channels=0": {"in_channels": 0},
+    "in_channels must be at least 1, got 0": {"in_channels": 0},
     "out_channels=3: expected 2 .* or 4": {"out_channels": 3},
     r"channels=\(\)": {"channels": ()},
     r"channels=\(8, 18\): 18 is no multiple of groups=4": {"channels": (8, 18)},
     "the first width must be even": {"channels": (9, 9), "groups": 3, "head": 3},
-    "blocks=0": {"blocks": 0},
-    "middle=0": {"middle": 0},
+    "blocks must be at least 1, got 0": {"blocks": 0},
+    "middle must be at least 1, got 0": {"middle": 0},
     r"attention=\(2,\): levels are 0..1": {"attention": (2,)},
     "head=5: it must divide the width 16 of level 1": {"head": 5},
-    "embedding=0": {"embedding": 0},
-    "groups=0": {"groups": 0},
+    "embedding must be at least 1, got 0": {"embedding": 0},
+    "groups must be at least 1, got 0": {"groups": 0},
     "dropout=1.0": {"dropout": 1.0},
-    "num_classes=0": {"num_classes": 0},
+    "num_classes must be at least 1, got 0": {"num_classes": 0},
     "unknown field 'depth'": {"depth": 3},
 }
 
@@ -280,7 +280,7 @@ def test_bad_shape_is_refused(message):
 
 
 def test_other_bad_numbers_are_refused():
-    with pytest.raises(ValueError, match="height=0: expected at least 1"):
+    with pytest.raises(ValueError, match="height must be at least 1, got 0"):
         UNetConfig.for_image(1, 0, 8)
     for name in ("channels", "width"):
         with pytest.raises(ValueError, match=f"{name}=0: expected at least 1"):

@@ -17,10 +17,10 @@ from ..schedule import ReverseRow
 CHUNK = 1024
 
 
-def check_range(t: Tensor, T: int) -> None:
-    """t lies in 0..T. Reads t, so only for tensors on the CPU, where that costs no synchronisation."""
-    if t.numel() and not (int(t.min()) >= 0 and int(t.max()) <= T):
-        raise ValueError(f"t must lie in 0..{T}, got values from {int(t.min())} to {int(t.max())}")
+def check_range(t: Tensor, T: int, first: int = 0) -> None:
+    """t lies in first..T. Reads t, so only for tensors on the CPU, where that costs no synchronisation."""
+    if t.numel() and not (int(t.min()) >= first and int(t.max()) <= T):
+        raise ValueError(f"t must lie in {first}..{T}, got values from {int(t.min())} to {int(t.max())}")
 
 
 def per_sample(rows: Tensor, x: Tensor) -> Tensor:

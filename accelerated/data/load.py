@@ -12,7 +12,7 @@ from . import folder, idx
 from .arrays import class_indices, image_bytes, read_npy, read_npz
 from .errors import DataError, check_memory, reading
 from .image_set import ImageSet
-from .pixels import FITS, MODES, SUFFIXES, render
+from .pixels import SUFFIXES, checked_options, render
 
 
 def load_images(
@@ -53,11 +53,7 @@ def load_images(
         In one line that names the file and what was expected, for whatever is missing, unreadable, damaged,
         empty, mixed or too large for this machine's memory.
     """
-    shape = _shape(size)
-    if channels is not None and channels not in MODES:
-        raise DataError(f"channels must be 1, 3 or 4, got {channels!r}")
-    if fit not in FITS:
-        raise DataError(f"fit must be {' or '.join(map(repr, FITS))}, got {fit!r}")
+    shape, channels = checked_options(size, channels, fit)
     if source == "digits":
         values, targets = _digits()
         return _image_set("digits", values, targets, shape, channels, fit)
@@ -127,12 +123,3 @@ def _rendered(
         pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
         rendered[number] = render(Image.fromarray(pixels), channels, (height, width), fit)
     return rendered
-
-
-def _shape(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(type(side) is int and side >= 1 for side in pair):
-        raise DataError(f"size must be a whole number or (height, width), each of at least 1 pixel, got {size!r}")
-    return pair

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from noisestep.reference._arguments import integer
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
@@ -45,6 +46,24 @@ _SAMPLE_FORMAT, _UNSIGNED = 339, 1
 # the ends of Pillow's names for colours of 16 bits a sample: big-endian, little-endian, as the machine has it; of
 # those premultiplied by alpha, "RGBa", it divides 8 bits alone
 _WIDE = (";16B", ";16L", ";16N")
+
+
+def checked_options(
+    size: int | tuple[int, int] | None, channels: int | None, fit: str
+) -> tuple[tuple[int, int] | None, int | None]:
+    """(height, width) and channels that were asked for, or None; a `DataError` for what cannot be, `fit` included."""
+    try:
+        height, width = (size, size) if np.ndim(size) == 0 else tuple(size)  # type: ignore[arg-type,misc]
+        sides = None if size is None else (integer("height", height, 1), integer("width", width, 1))
+    except (TypeError, ValueError):
+        raise DataError(
+            f"size must be a whole number or (height, width), each of at least 1 pixel, got {size!r}"
+        ) from None
+    if channels is not None and (isinstance(channels, bool) or channels not in MODES):
+        raise DataError(f"channels must be 1, 3 or 4, got {channels!r}")
+    if fit not in FITS:
+        raise DataError(f"fit must be {' or '.join(map(repr, FITS))}, got {fit!r}")
+    return sides, None if channels is None else int(channels)
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from noisestep.reference._arguments import as_int
 from numpy.typing import NDArray
 
 from .errors import DataError
@@ -41,10 +42,11 @@ def stratified_split(
 
     if not 0 < fraction < 1:
         raise DataError(f"the fraction held out must be between 0 and 1, both excluded, got {fraction}")
+    seed = as_int("seed", seed)
     if not 0 <= seed < 2**32:
         raise DataError(f"the seed of a split must be in 0..2**32 - 1, got {seed}")
-    labels = None if isinstance(labels_or_n, int) else np.asarray(labels_or_n)
-    count = labels_or_n if isinstance(labels_or_n, int) else len(labels_or_n)
+    labels = np.asarray(labels_or_n) if np.ndim(labels_or_n) else None
+    count = as_int("the number of images", labels_or_n) if labels is None else len(labels)
     if count < 2:
         raise DataError(f"a split needs at least 2 images, got {count}")
     if labels is not None:

@@ -13,7 +13,7 @@ from PIL import Image
 from .errors import reading
 from .image_set import ImageSet
 from .index import NO_LABEL, make_index
-from .pixels import channels_of, conform, open_image
+from .pixels import channels_of, checked_options, conform, open_image
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,21 +56,29 @@ class ImageStream:
     fingerprint: str
 
     @classmethod
-    def open(cls, source: str, *, size: tuple[int, int] | None, channels: int | None, fit: str) -> Self:
+    def open(cls, source: str, *, size: int | tuple[int, int] | None, channels: int | None, fit: str) -> Self:
         """The images that a source names; see `make_index`. The first decides the shape where it is not given.
+
+        Parameters
+        ----------
+        source : str
+            As for `make_index`.
+        size, channels, fit
+            As for `load_images`.
 
         Raises
         ------
         DataError
             Whatever is missing, unreadable or mixed, named.
         """
+        sides, channels = checked_options(size, channels, fit)
         table, class_names = make_index(source)
         labels = table.data.column("label").to_numpy()
         if not class_names and labels[0] != NO_LABEL:
             values, labels = np.unique(labels, return_inverse=True)
             class_names = tuple(map(str, values.tolist()))
         first, _ = _decode(table[0]["path"], table[0]["offset"], table[0]["size"])
-        shape = (channels or channels_of(first), *(size or (first.height, first.width)))
+        shape = (channels or channels_of(first), *(sides or (first.height, first.width)))
         return cls(
             table=table,
             rows=np.arange(len(table)),

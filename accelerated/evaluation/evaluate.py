@@ -3,6 +3,7 @@
 from math import prod
 
 import numpy as np
+from noisestep.reference._arguments import integer
 
 from ..data import ImageSet, ImageStream
 from .metrics import (
@@ -79,8 +80,7 @@ def evaluate(
     >>> print(round(evaluate(x[:20], None, x[20:40], None, x[40:], None).precision.real, 2))
     0.95
     """
-    if k < 1:
-        raise ValueError(f"k counts neighbours and must be at least 1; got {k}")
+    k, seed = integer("k", k, 1), integer("seed", seed, 0)
     images = {"samples": samples, "train": train, "held_out": held_out}
     pixels = {name: _flatten(given, name, k) for name, given in images.items()}
     if len({np.shape(given)[1:] for given in images.values()}) > 1:

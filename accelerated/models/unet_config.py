@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from noisestep.reference._arguments import as_int, integer
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -37,8 +39,8 @@ class UNetConfig:
 
     Raises
     ------
-    ValueError
-        If the values disagree with each other; the message names both.
+    TypeError, ValueError
+        If a value is no integer or too small, or the values disagree with each other; the message names both.
     """
 
     in_channels: int = 3
@@ -55,12 +57,12 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         # json has no tuples, so what it read back as lists is accepted
-        object.__setattr__(self, "channels", tuple(self.channels))
-        object.__setattr__(self, "attention", tuple(self.attention))
-        lowest = {"in_channels": 1, "blocks": 1, "middle": 1, "head": 1, "embedding": 1, "groups": 1}
-        for name, low in lowest.items():
-            if (value := getattr(self, name)) < low:
-                raise ValueError(f"{name}={value}: expected at least {low}")
+        for name in ("channels", "attention"):
+            object.__setattr__(self, name, tuple(as_int(name, value) for value in getattr(self, name)))
+        for name in ("in_channels", "out_channels", "blocks", "middle", "head", "embedding", "groups"):
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
+        if self.num_classes is not None:
+            object.__setattr__(self, "num_classes", integer("num_classes", self.num_classes, 1))
         if self.out_channels not in (self.in_channels, 2 * self.in_channels):
             raise ValueError(
                 f"out_channels={self.out_channels}: expected {self.in_channels} (as in_channels), "
@@ -83,8 +85,6 @@ class UNetConfig:
                 )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout={self.dropout}: expected 0 <= dropout < 1")
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(f"num_classes={self.num_classes}: expected at least 1, or None")
 
     @property
     def stride(self) -> int:
@@ -124,9 +124,9 @@ class UNetConfig:
         ValueError
             If a number is not positive.
         """
-        for name, value in (("channels", channels), ("height", height), ("width", width)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
+        channels, height, width = (
+            integer(name, value, 1) for name, value in (("channels", channels), ("height", height), ("width", width))
+        )
         preset = next(preset for largest, preset in _PRESETS if max(height, width) <= largest)
         levels = len(preset["channels"])
         while height % 2 ** (levels - 1) or width % 2 ** (levels - 1):

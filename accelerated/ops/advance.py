@@ -4,6 +4,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..address import plain_int
 from ..backends.triton.launch import kernel
 from .registered import Registered
 
@@ -62,8 +63,7 @@ def advance(counter: Tensor, by: int = 1) -> Tensor:
         raise TypeError(f"counter must be an int64 tensor, got {got}")
     if counter.numel() != 1:
         raise ValueError(f"counter must have one element, got shape {tuple(counter.shape)}")
-    if isinstance(by, bool) or not isinstance(by, int):
-        raise TypeError(f"by must be an int, got {by!r}")
+    by = plain_int("by", by)
     if not -(1 << 31) <= by < 1 << 31:
         raise ValueError(f"by must lie in [-2147483648, 2147483648), got {by}")
     _advance(counter, by)

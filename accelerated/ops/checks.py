@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..address import NOWHERE, Address, NoiseAddress
+from ..address import NOWHERE, Address, NoiseAddress, plain_int
 from ..schedule import DeviceSchedule
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -78,9 +78,7 @@ def check_schedule(schedule: object, x: Tensor, x_name: str) -> DeviceSchedule:
 def check_timesteps(t: object, schedule: DeviceSchedule, x: Tensor, x_name: str) -> Tensor:
     """t is int64 or int32, one for all or one for each sample, on x's device. Returned as a tensor, () or (B,)."""
     if not isinstance(t, Tensor):
-        if isinstance(t, int | torch.SymInt) and not isinstance(t, bool):
-            return schedule.at(t)
-        raise TypeError(f"t must be an int or a tensor of integers, got {type(t).__name__}")
+        return schedule.at(plain_int("t", t, "an int or a tensor of integers"))
     if t.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"t must be int64 or int32, got {_short(t.dtype)}")
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):

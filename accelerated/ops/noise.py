@@ -6,7 +6,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..address import Address, NoiseAddress
+from ..address import Address, NoiseAddress, plain_int
 from ..backends import eager, native
 from ..backends.triton import kernels
 from ..backends.triton.launch import ADDRESS, constants_of, kernel, layout_of, numbers_of, pointers_of
@@ -99,9 +99,9 @@ def noise(
     >>> noise(NoiseAddress(seed=0, stream=FORWARD, step=0), (2, 1, 8, 8)).shape
     torch.Size([2, 1, 8, 8])
     """
-    if not isinstance(shape, Sequence) or not all(isinstance(n, int | torch.SymInt) for n in shape):
+    if not isinstance(shape, Sequence):
         raise TypeError(f"shape must be a sequence of int, got {shape!r}")
-    shape, device = tuple(shape), with_index(torch.device(device))
+    shape, device = tuple(plain_int("a size of shape", n) for n in shape), with_index(torch.device(device))
     if not shape or min(shape) < 0:
         raise ValueError(f"shape must be (B, ...), none of it negative, got {shape}")
     check_dtype(dtype)

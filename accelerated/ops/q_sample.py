@@ -160,8 +160,8 @@ def q_sample(
         float32, float16, bfloat16 or float64; or uint8, whose levels 0..255 become [-1, 1] on the way in.
         Any rank and memory layout; the result has the same layout.
     t : Tensor of int64 or int32, shape (B,) or (), or int
-        In 0..T; t = 0 leaves clean data. Checked on a CPU. On a GPU it is not read back: a t out of range takes the
-        nearest row of the table.
+        In 0..T; t = 0 leaves clean data, and has no place in a training batch. Checked on a CPU. On a GPU it is not
+        read back: a t out of range takes the nearest row of the table.
     noise : NoiseAddress or Tensor
         The address that eps is made from, or eps itself, shape (B, ...).
     dtype : torch.dtype, optional

@@ -4,7 +4,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..address import NoiseAddress
+from ..address import NoiseAddress, plain_int
 from ..backends import eager
 from ..backends.triton import kernels
 from ..backends.triton.launch import ADDRESS, constants_of, kernel, numbers_of, pointers_of
@@ -132,7 +132,8 @@ def words(address: NoiseAddress, batch: int, count: int, device: torch.device | 
     TypeError, ValueError
         For an address that does not fit the batch and the device.
     """
-    device = _checked(address, batch, device)
+    batch, device = _checked(address, batch, device)
+    count = plain_int("count", count)
     return _words(address.arguments(), batch, count, device)
 
 
@@ -145,7 +146,7 @@ def uniform(address: NoiseAddress, batch: int, device: torch.device | str = "cpu
     -------
     Tensor of float32, shape (B,)
     """
-    device = _checked(address, batch, device)
+    batch, device = _checked(address, batch, device)
     return _uniform(address.arguments(), batch, device)
 
 
@@ -170,18 +171,19 @@ def integers(address: NoiseAddress, batch: int, low: int, high: int, device: tor
     TypeError, ValueError
         For an empty or too wide range, or an address that does not fit.
     """
+    low, high = plain_int("low", low), plain_int("high", high)
     span = high - low + 1
     if not (1 <= span <= 1 << 31 and -(1 << 31) <= low < 1 << 31):
         raise ValueError(
             f"low={low}, high={high} span {span} integers; 1 to 2^31 are allowed, and low must lie in [-2^31, 2^31)"
         )
-    device = _checked(address, batch, device)
+    batch, device = _checked(address, batch, device)
     return _integers(address.arguments(), batch, low, span, device)
 
 
-def _checked(address: NoiseAddress, batch: int, device: torch.device | str) -> torch.device:
-    device = with_index(torch.device(device))
+def _checked(address: NoiseAddress, batch: int, device: torch.device | str) -> tuple[int, torch.device]:
+    batch, device = plain_int("batch", batch), with_index(torch.device(device))
     if batch < 0:
         raise ValueError(f"batch must not be negative, got {batch}")
     check_address(address, batch, device)
-    return device
+    return batch, device

@@ -187,7 +187,7 @@ def _launch(output, x_0, t, table, weight, eps, address, prediction, mean, resid
 
 def _eager(output, x_0, t, table, weight, eps, address, prediction, mean, residual, scale):
     if t is not None and t.is_cpu:
-        eager.check_range(t, table.shape[0] - 1)
+        eager.check_range(t, table.shape[0] - 1, first=1)
     dtype = compute_dtype(output)
     if prediction == "x_0":
         target = eager.unit_range(x_0, dtype)
@@ -354,7 +354,7 @@ def simple_loss(
     schedule : DeviceSchedule
         For v.
     t : Tensor of int64 or int32, shape (B,) or (), or int
-        For v, in 0..T.
+        For v, in 1..T: at t = 0 there is no noise to learn. Checked on a CPU.
     x_0 : Tensor, shape (B, ...)
         For x_0 and v: clean images, floating or uint8.
     weight : Tensor of float32, shape (B,), optional

@@ -6,6 +6,7 @@ from math import prod
 import torch
 import triton
 import triton.language as tl
+from noisestep.reference._arguments import integer
 from torch import Tensor
 
 from ..backends import eager, native
@@ -297,8 +298,7 @@ def vlb_terms(
     check_schedule(schedule, x_t, "x_t")
     check_option("prediction", prediction, ("eps", "x_0", "v"))
     check_option("variance", variance, ("posterior", "beta", "learned_range"))
-    if not isinstance(levels, int) or levels < 2:
-        raise ValueError(f"levels must be an int, at least 2, got {levels!r}")
+    levels = integer("levels", levels, 2)
     t = check_timesteps(t, schedule, x_t, "x_t")
     check_like("output", output, x_t, "x_t", shape=output_shape(x_t, variance == "learned_range"))
     clip = check_clip(clip)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from noisestep.reference._arguments import integer
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
@@ -113,10 +114,13 @@ def sample(
 
     Raises
     ------
-    ValueError
-        A sampler of another name, a setting that means nothing to it, labels of another shape, guidance without what
-        it needs, a graph on a device that has none, and what the schedule and the ops refuse.
+    TypeError, ValueError
+        A number that is no integer or out of range, a sampler of another name, a setting that means nothing to it,
+        labels of another shape, guidance without what it needs, a graph on a device that has none, and what the
+        schedule and the ops refuse.
     """
+    count, first = integer("count", count, 1), integer("first", first, 0)
+    batch_size, trajectory = integer("batch_size", batch_size, 1), integer("trajectory", trajectory, 0)
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler is {sampler!r}; allowed: {', '.join(SAMPLERS)}")
     method = SAMPLERS[sampler]

@@ -18,7 +18,7 @@ from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
 
 from ..samplers import SAMPLERS
-from .settings import Checked, Choice, Range, Size, Switch, Text, setting
+from .settings import Checked, Choice, Range, Size, Switch, Text, plain, setting
 
 if TYPE_CHECKING:
     from ..models import UNetConfig
@@ -230,6 +230,7 @@ def train_config(changes: Mapping[str, Any]) -> TrainConfig:
     ValueError
         An unknown name, or a value that its field does not take.
     """
+    changes = plain(changes)
     data, schedule = (x if isinstance(x := changes.get(name), Mapping) else {} for name in ("data", "schedule"))
     base = RECIPES["digits" if data.get("source", DataConfig.source) == DataConfig.source else "images"]
     if isinstance(steps := changes.get("steps"), int):

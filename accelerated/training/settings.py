@@ -1,8 +1,11 @@
 """What a configuration field may be: the check of a value, the wording of the check, and how a flag is parsed."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+import numpy as np
 
 
 class Kind:
@@ -140,11 +143,22 @@ def setting(default: Any, kind: Kind, help: str) -> Any:
     return field(default=default, metadata={"kind": kind, "help": help})
 
 
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, also inside lists, tuples and mappings: JSON knows no others."""
+    if isinstance(value, Mapping):
+        return {name: plain(inside) for name, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class Checked:
     """Base class of a configuration: the constructor refuses a value that is not of its field's kind."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
-            kind, value, optional = item.metadata.get("kind"), getattr(self, item.name), item.default is None
+            value = plain(getattr(self, item.name))
+            object.__setattr__(self, item.name, value)
+            kind, optional = item.metadata.get("kind"), item.default is None
             if kind is not None and not kind.admits(value) and not (optional and value is None):
                 raise ValueError(f"{item.name} is {value!r}; allowed: {kind}{', or null' if optional else ''}")

@@ -30,7 +30,7 @@ def prepare(
     if prediction != "eps":
         options["x_0"] = case.tensor(3, dtype=x_0_dtype and getattr(torch, x_0_dtype))
     if prediction == "v":
-        options |= dict(schedule=case.device_schedule, t=case.t())
+        options |= dict(schedule=case.device_schedule, t=case.t(first=1))
     if weighted:
         options["weight"] = torch.rand(case.shape[0], generator=torch.Generator().manual_seed(4)).to(case.device)
     return (case.tensor(1), eps), options

@@ -103,7 +103,7 @@ def simple_loss(
         losses.data_ptr(),
     )
     if refused and t is not None and table is not None:
-        check_range(t, table.shape[0] - 1)
+        check_range(t, table.shape[0] - 1, first=1)
     return losses, written
 
 

@@ -222,9 +222,9 @@ struct Timesteps {
         return (const Number*)table + at(row) * columns;
     }
 
-    bool outside() const {
+    bool outside(i64 first = 0) const {
         for (i64 row = 0; row < count; ++row)
-            if (at(row) < 0 || at(row) >= table_rows) return true;
+            if (at(row) < first || at(row) >= table_rows) return true;
         return false;
     }
 };
@@ -432,7 +432,8 @@ struct SimpleLoss {
 
 i64 noisestep_simple_loss(const SimpleLoss* given) {
     const SimpleLoss a = *given;
-    if (a.timesteps.t && a.timesteps.outside()) return 1;
+    // the target v has no meaning without noise
+    if (a.timesteps.t && a.timesteps.outside(1)) return 1;
     const i64 n = a.batch.n, chunks = (n + CHUNK - 1) / CHUNK;
     const int size = chunk_size(n);
     std::vector<float> chunk_sums(a.batch.rows * chunks), row_losses(a.batch.rows);
