@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from noisestep.accelerated import NOISE_VERSION
 from noisestep.accelerated.errors import CheckpointError, DamagedCheckpoint
 from noisestep.accelerated.training import checkpoint as checkpoints
-from noisestep.accelerated.training.checkpoint import Checkpoint, latest, load, newest_path, save
+from noisestep.accelerated.training.checkpoint import Checkpoint, Unlogged, latest, load, newest_path, save
 from noisestep.accelerated.training.data import DataRecord
 from tiny_run import tiny_config
 
@@ -28,7 +28,7 @@ def example(step: int) -> Checkpoint:
         "optimizer.step.weight": torch.tensor(float(step)),
         "model.count": torch.arange(step % 7 + 1),
     }
-    return Checkpoint(step, 1.5 * step, tiny_config(), RECORD, tensors)
+    return Checkpoint(step, 1.5 * step, tiny_config(), RECORD, tensors, Unlogged(step % 5, 0.1 * step, 0.7))
 
 
 def assert_equal(*, actual: Checkpoint, expected: Checkpoint) -> None:
@@ -144,12 +144,13 @@ def rewrite(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"format": 2}, CheckpointError, "format 2; this noisestep reads format 1"),
+        ({"format": 3}, CheckpointError, "format 3; this noisestep reads format 2"),
         ({"noise": 2}, CheckpointError, "noise of version 2; this noisestep makes version 1"),
         ({"noise": None}, CheckpointError, "noise of version None; this noisestep makes version 1"),
         ({"config": {"stepz": 3}}, CheckpointError, "unknown name 'stepz'"),
         ({"config": {"steps": -3}}, CheckpointError, "steps is -3; allowed"),
         ({"data": None}, DamagedCheckpoint, "incomplete: 'data'"),
+        ({"unlogged": {"loss": 1.0, "moments": 2}}, DamagedCheckpoint, "incomplete: .+'moments'"),
         ({"data": [1]}, DamagedCheckpoint, "incomplete: "),
         ({"sha256": "0" * 64}, DamagedCheckpoint, "not what was written"),
     ],
@@ -167,8 +168,8 @@ def test_a_record_that_cannot_be_used_says_why(
 
 def test_another_format_is_not_passed_over(tmp_path: Path) -> None:
     save(tmp_path, example(10), keep=2)
-    rewrite(save(tmp_path, example(20), keep=2).with_suffix(".json"), format=2)
-    with pytest.raises(CheckpointError, match="format 2"):
+    rewrite(save(tmp_path, example(20), keep=2).with_suffix(".json"), format=3)
+    with pytest.raises(CheckpointError, match="format 3"):
         latest(tmp_path)
 
 

@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_bytes(path.read_bytes()[:1000])
     (folder / "config-only" / "config.json").write_text('{"steps": -1}')
     for path in (folder / "other-version" / "checkpoints").glob("*.json"):
-        path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+        path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
     for path in (folder / "other-data" / "checkpoints").glob("*.json"):
         path.write_text(re.sub('"fingerprint": "....', '"fingerprint": "0000', path.read_text()))
     (folder / "file").write_text("")

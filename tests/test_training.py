@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -48,7 +49,10 @@ def log_paths(folder: Path) -> LogPaths:
     return LogPaths(folder / "log.csv", folder / "train.log", folder / "tensorboard")
 
 
-def train_in(folder: Path, config: TrainConfig, images: ImageSet) -> State:
+def train_in(
+    folder: Path, config: TrainConfig, images: ImageSet, checkpoint: checkpoints.Checkpoint | None = None
+) -> State:
+    folder.mkdir(exist_ok=True)
     return train(
         config,
         images,
@@ -56,6 +60,7 @@ def train_in(folder: Path, config: TrainConfig, images: ImageSet) -> State:
         device=CPU,
         checkpoint_folder=folder / "checkpoints",
         log_paths=log_paths(folder),
+        checkpoint=checkpoint,
     )
 
 
@@ -352,6 +357,20 @@ def test_the_log_has_its_columns_and_no_row_twice(digits: ImageSet, tmp_path: Pa
     )
 
 
+def test_a_resumed_run_logs_the_same_means_over_the_same_steps(digits: ImageSet, tmp_path: Path) -> None:
+    config = tiny_config(steps=10, log_every=4, checkpoint_every=3, keep=10)
+    train_in(tmp_path / "whole", config, digits)
+    rows = list(csv.reader((tmp_path / "whole" / "log.csv").open()))
+    assert [row[0] for row in rows[1:]] == ["4", "8", "10"]
+    for step in (3, 6, 9):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / str(step))
+        saved = checkpoints.load(folder / "checkpoints" / f"step_{step:09d}.json")
+        assert saved.unlogged.steps == step % 4
+        train_in(folder, config, digits, saved)
+        resumed = list(csv.reader((folder / "log.csv").open()))
+        assert [row[:3] for row in resumed] == [row[:3] for row in rows]
+
+
 def test_tensorboard_gets_loss_and_learning_rate(digits: ImageSet, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -405,5 +424,6 @@ def test_killed_and_resumed_is_bit_identical_to_uninterrupted(tmp_path: Path) ->
         assert x.numpy().tobytes() == cut[name].numpy().tobytes(), name
     for name in ("samples.png", "metrics.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
-    steps = [row[0] for row in csv.reader((tmp_path / "cut" / "log.csv").open())][1:]
-    assert steps == [str(step) for step in range(5, 41, 5)]
+    entries = [[row[:3] for row in csv.reader((tmp_path / name / "log.csv").open())] for name in ("whole", "cut")]
+    assert entries[0] == entries[1]
+    assert [row[0] for row in entries[0][1:]] == [str(step) for step in range(5, 41, 5)]

@@ -22,7 +22,26 @@ from .atomic import remove_partial_files, replacing, write_atomically
 from .config import TrainConfig, from_dict
 from .data import DataRecord
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Unlogged:
+    """What the next log entry takes from the steps before the checkpoint.
+
+    Attributes
+    ----------
+    steps : int
+        Steps since the last entry.
+    loss : float
+        The sum of their losses.
+    seconds : float
+        Time they took.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,8 @@ class Checkpoint:
         The images of the run.
     tensors : dict
         By name: `model.*`, `ema.*`, `optimizer.*`.
+    unlogged : Unlogged
+        So that a resumed run writes the log entries of one that was not interrupted.
     """
 
     step: int
@@ -48,6 +69,7 @@ class Checkpoint:
     config: TrainConfig
     data: DataRecord
     tensors: dict[str, Tensor]
+    unlogged: Unlogged = Unlogged()
 
     def require(self, tensors: Mapping[str, Tensor]) -> None:
         """Check that the checkpoint has all these tensors, with the same shapes.
@@ -96,6 +118,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         "noise": NOISE_VERSION,
         "step": checkpoint.step,
         "seconds": checkpoint.seconds,
+        "unlogged": asdict(checkpoint.unlogged),
         "sha256": _sha256(path),
         "data": asdict(checkpoint.data),
         "config": asdict(checkpoint.config),
@@ -146,6 +169,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
             config=from_dict(record["config"]),
             data=DataRecord(data["fingerprint"], tuple(data["shape"]), tuple(data["class_names"])),
             tensors=load_file(tensors, device=str(device)),
+            unlogged=Unlogged(**record["unlogged"]),
         )
     except (OSError, SafetensorError) as error:
         raise DamagedCheckpoint(f"{tensors}: {_reason(error)}") from None

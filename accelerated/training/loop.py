@@ -22,7 +22,7 @@ from ..ops import integers, loss_and_gradient, q_sample
 from ..schedule import DeviceSchedule
 from . import checkpoint as checkpoints
 from .batches import Batches
-from .checkpoint import Checkpoint, DataRecord
+from .checkpoint import Checkpoint, DataRecord, Unlogged
 from .config import TrainConfig
 from .distributed import SINGLE_PROCESS, World
 from .graph import StepGraph, require_cuda_graph
@@ -316,7 +316,10 @@ def train(
     micro_batches = world.micro_batches(config.batch_size, config.micro_batch)
     batches = Batches(config, images, num_classes, device, micro_batches)
     step = Step(config, state, batches, device, world)
-    total, since, seconds_since = torch.zeros((), device=device), state.step, state.seconds
+    before = Unlogged() if checkpoint is None else checkpoint.unlogged
+    since, seconds_since = state.step - before.steps, state.seconds - before.seconds
+    # each process has its part of the sum
+    total = torch.full((), before.loss if world.rank == 0 else 0.0, device=device)
     with (
         closing(batches),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -336,7 +339,8 @@ def train(
             if not (logging or saving or drawing):
                 continue
             # the only place where the host waits for the device
-            loss = world.sum(total.item()) / (state.step - since)
+            summed = world.sum(total.item())
+            loss = summed / (state.step - since)
             now = time.perf_counter()
             state.seconds += now - mark
             if not math.isfinite(loss):
@@ -350,9 +354,10 @@ def train(
                     seconds=state.seconds,
                 )
                 total.zero_()
-                since, seconds_since = state.step, state.seconds
+                summed, since, seconds_since = 0.0, state.step, state.seconds
             if saving:
-                _save(checkpoint_folder, config, record, state, world)
+                unlogged = Unlogged(state.step - since, summed, state.seconds - seconds_since)
+                _save(checkpoint_folder, config, record, state, unlogged, world)
             if stopping is not None:
                 name = signal.Signals(stopping).name
                 raise Interrupted(f"stopped by {name} after step {state.step} of {config.steps}", stopping)
@@ -362,12 +367,14 @@ def train(
     return state
 
 
-def _save(folder: Path, config: TrainConfig, record: DataRecord, state: State, world: World) -> None:
+def _save(
+    folder: Path, config: TrainConfig, record: DataRecord, state: State, unlogged: Unlogged, world: World
+) -> None:
     tensors = state.tensors()
     # the loss was finite, but it is that of the weights before this step
     if not world.all(bool(torch.stack([world.local_tensor(x).isfinite().all() for x in tensors.values()]).all())):
         raise TrainingError(_not_finite(folder, state.step - 1, state.step))
-    saved = Checkpoint(state.step, state.seconds, config, record, world.full_tensors_on_rank0(tensors))
+    saved = Checkpoint(state.step, state.seconds, config, record, world.full_tensors_on_rank0(tensors), unlogged)
     world.on_rank0(lambda: checkpoints.save(folder, saved, keep=config.keep))
 
 
