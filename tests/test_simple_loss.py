@@ -300,7 +300,7 @@ def test_one_graph_for_every_timestep_batch_and_address():
     traced = compiled(function)
     for i in range(3):
         parameter = torch.tensor(1.5, requires_grad=True)
-        rest = torch.randn(2, 3), torch.tensor([i, 50 - i]), torch.tensor(i), torch.tensor([i]), torch.rand(2)
+        rest = torch.randn(2, 3), torch.tensor([i + 1, 50 - i]), torch.tensor(i), torch.tensor([i]), torch.rand(2)
         actual, expected = traced(parameter, *rest), function(parameter, *rest)
         assert_same_bits(actual=actual, expected=expected)
         (by_traced,), (by_eager,) = (torch.autograd.grad(loss, parameter) for loss in (actual, expected))
