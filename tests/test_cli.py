@@ -143,7 +143,7 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("train --resume run --steps 5", 1, "--steps is 5, but run has made 10 steps already"),
     ("train --resume bare", 1, "bare/checkpoints: no checkpoint that can be read; there is none"),
     ("train --resume torn", 1, "torn/checkpoints: no checkpoint that can be read; all 2 are damaged"),
-    ("train --resume other-version", 1, "format 99; this noisestep reads format 1"),
+    ("train --resume other-version", 1, "format 99; this noisestep reads format 2"),
     ("train --resume other-data", 1, r"digits: not the images of this run any more \(their fingerprint differs\)"),
     ("train --resume run --data odd.npy", 1, r"odd.npy: images of shape \(1, 7, 7\) \(C, H, W\); the run was trained"),
     ("sample", 2, "Missing argument 'RUN'"),

@@ -101,7 +101,7 @@ def test_simple_loss(case, prediction, given_eps, weighted, images):
     eps = case.noise() if given_eps is None else case.tensor(2, dtype=getattr(torch, given_eps))
     x_0 = case.tensor(3, dtype=getattr(torch, images))
     weight = torch.linspace(0.5, 3, case.shape[0]) if weighted else None
-    options = dict(prediction=prediction, schedule=case.device_schedule, t=case.t(), x_0=x_0, weight=weight)
+    options = dict(prediction=prediction, schedule=case.device_schedule, t=case.t(first=1), x_0=x_0, weight=weight)
 
     def losses_and_gradients():
         # the losses of the samples, each with a gradient of its own, and their mean; then both at once

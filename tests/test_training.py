@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -49,10 +48,7 @@ def log_paths(folder: Path) -> LogPaths:
     return LogPaths(folder / "log.csv", folder / "train.log", folder / "tensorboard")
 
 
-def train_in(
-    folder: Path, config: TrainConfig, images: ImageSet, checkpoint: checkpoints.Checkpoint | None = None
-) -> State:
-    folder.mkdir(exist_ok=True)
+def train_in(folder: Path, config: TrainConfig, images: ImageSet) -> State:
     return train(
         config,
         images,
@@ -60,7 +56,6 @@ def train_in(
         device=CPU,
         checkpoint_folder=folder / "checkpoints",
         log_paths=log_paths(folder),
-        checkpoint=checkpoint,
     )
 
 
@@ -355,20 +350,6 @@ def test_the_log_has_its_columns_and_no_row_twice(digits: ImageSet, tmp_path: Pa
         "step 10/10  loss 0.5000  learning rate 1.00e-01  100 images/s  0:00 left"
         in (tmp_path / "train.log").read_text()
     )
-
-
-def test_a_resumed_run_logs_the_same_means_over_the_same_steps(digits: ImageSet, tmp_path: Path) -> None:
-    config = tiny_config(steps=10, log_every=4, checkpoint_every=3, keep=10)
-    train_in(tmp_path / "whole", config, digits)
-    rows = list(csv.reader((tmp_path / "whole" / "log.csv").open()))
-    assert [row[0] for row in rows[1:]] == ["4", "8", "10"]
-    for step in (3, 6, 9):
-        folder = shutil.copytree(tmp_path / "whole", tmp_path / str(step))
-        saved = checkpoints.load(folder / "checkpoints" / f"step_{step:09d}.json")
-        assert saved.unlogged.steps == step % 4
-        train_in(folder, config, digits, saved)
-        resumed = list(csv.reader((folder / "log.csv").open()))
-        assert [row[:3] for row in resumed] == [row[:3] for row in rows]
 
 
 def test_tensorboard_gets_loss_and_learning_rate(digits: ImageSet, tmp_path: Path) -> None:
