@@ -50,11 +50,12 @@ def ifd(tags: dict[int, tuple[int, ...]], order: str, place: int) -> bytes:
     entries, after = b"", b""
     end = place + 2 + 12 * len(tags) + 4
     for tag, values in sorted(tags.items()):
-        content = struct.pack(f"{order}{len(values)}H", *values)
         if len(values) == 1:
             # 32 bits, as places in the file need them
             entries += struct.pack(f"{order}HHII", tag, 4, 1, *values)
-        elif len(content) <= 4:
+            continue
+        content = struct.pack(f"{order}{len(values)}H", *values)
+        if len(content) <= 4:
             entries += struct.pack(f"{order}HHI4s", tag, 3, len(values), content)
         else:
             entries += struct.pack(f"{order}HHII", tag, 3, len(values), end + len(after))
@@ -203,6 +204,14 @@ def test_every_depth_meaning_and_transparency_in_every_orientation(turn: int, tm
         path.write_bytes(content)
         for image in (open_image(path), open_image(Path("part of a tar"), content)):
             np.testing.assert_array_equal(pixels_of(image), turned(expected, turn), err_msg=f"{name}, turned {turn}")
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_every_deep_value_becomes_the_nearest_byte(bits: int) -> None:
+    values = np.arange(2**bits).reshape(2 ** (bits // 2), -1, 1)
+    contents = [tiff(values, bits, 1)] + [png(values, bits, "grey")] * (bits == 16)
+    for content in contents:
+        np.testing.assert_array_equal(pixels_of(open_image(Path("all"), content)), scaled(values, bits))
 
 
 def test_lab_is_that_of_d50() -> None:

@@ -97,6 +97,14 @@ def test_a_bool_is_not_an_integer(name: str) -> None:
             CALLS[name](kind)
 
 
+def test_an_address_holds_integers_of_python() -> None:
+    # in uint64, 2^64 - 1 - 2^64 is no number
+    address = NoiseAddress(np.uint64(2**64 - 1), np.int8(1), np.int32(2), np.int64(3))
+    parts = [address.seed, address.stream, address.step, address.sample]
+    assert [type(part) for part in parts] == [int] * 4
+    assert torch.equal(noise(address, (2, 3)), noise(NoiseAddress(2**64 - 1, 1, 2, 3), (2, 3)))
+
+
 def test_a_configuration_of_numpys_numbers_is_that_of_pythons() -> None:
     numbers = {"seed": np.uint64(2**64 - 1), "learning_rate": np.float32(0.5), "compile": np.bool_(False)}
     config = train_config(numbers)
