@@ -11,8 +11,9 @@ import torch
 from click.testing import CliRunner
 from noisestep.accelerated.backends import Launch, recording
 from noisestep.accelerated.ops import noise, pairwise_sum
+from noisestep.accelerated.schedule import DeviceSchedule
 
-from benchmarks import calls, host_time
+from benchmarks import calls, cpu_time, host_time
 from benchmarks.sweep import SIZES, launch_of, resized, times
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,3 +115,18 @@ def test_other_bits_are_told() -> None:
     launch = Launch(Kernel(), (1, 1, 1), {"TILING": tiling, "n": 4096}, {})
     same = [found["same"] for _, found in times(launch, result, lambda run: [0.0])]
     assert same == [True] * (len(SIZES) - 1) + [False]
+
+
+def test_every_call_that_is_timed_on_a_cpu_runs_and_has_a_ratio_to_plain_pytorch(monkeypatch) -> None:
+    monkeypatch.setattr(cpu_time, "_TURN", 0.0)
+    schedule = DeviceSchedule.from_name("linear", 10)
+    trained = cpu_time.microseconds(cpu_time.training(schedule, (2, 1, 4, 4), torch.bfloat16, False), 1)
+    bounded = cpu_time.microseconds(cpu_time.terms(schedule, (2, 1, 4, 4)), 1)
+    assert list(trained) == ["PyTorch", "simple_loss", "loss_and_gradient"]
+    assert list(bounded) == ["PyTorch", "vlb_terms"]
+    rows = iter([(("1",), {"PyTorch": 200.0, "torch.compile": 90.0, "vlb_terms": 150.0})])
+    assert list(cpu_time.table(rows, ("threads",))) == [
+        "| threads | PyTorch | torch.compile | vlb_terms | vlb_terms / PyTorch |",
+        "| --- | --- | --- | --- | --- |",
+        "| 1 | 200 | 90 | 150 | 0.75 |",
+    ]
