@@ -43,7 +43,10 @@ def is_whole_suite(config: pytest.Config) -> bool:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Unless -n says, the whole suite runs on all cores (at most 8), and tests that were named in one process."""
     # a worker starts here too
-    if is_whole_suite(config) and not WORKER and config.option.numprocesses is None and not config.option.usepdb:
+    if not is_whole_suite(config) or WORKER or config.option.usepdb:
+        return
+    # pytest-cov has decided by now for how many processes it measures: with --cov, say -n as well
+    if config.option.numprocesses is None and not getattr(config.option, "cov_source", None):
         config.option.numprocesses = min(8, len(os.sched_getaffinity(0)))
         # the tests of a file share what is made for them
         config.option.dist = "loadfile"
