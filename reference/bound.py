@@ -198,7 +198,8 @@ class Bound:
     @property
     def total(self) -> FloatArray:
         """L_T + .. + L_0, at least the negative log-likelihood on average over the noise; shape (B,)."""
-        total: FloatArray = self.prior + self.terms.sum(axis=0)
+        # one term after the other: sum() adds a batch of one in another order
+        total: FloatArray = self.prior + self.terms.cumsum(axis=0)[-1]
         return total
 
 
