@@ -116,7 +116,7 @@ def _losses_kernel(
     if weight_ptr is not None:
         losses = tl.load(weight_ptr + row, mask=row < batch, other=0.0) * losses
     if MEAN:
-        losses = tl.where(row < batch, losses, 0.0)
+        # a row beyond the batch is 0
         tl.store(losses_ptr, kernels.divide(kernels.pairwise_sum(losses, ROWS), batch))
     else:
         tl.store(losses_ptr + row, losses, mask=row < batch)
