@@ -547,7 +547,7 @@ FAULTS = [
     ),
     *_faults(
         "native",
-        "backends/native/ops.cpp",
+        "backends/native/noise.h",
         {
             "9 rounds of Philox": ("round < 10", "round < 9"),
             "the sample's high word dropped": ("c3[i] = u32(sample >> 32);", "c3[i] = 0;"),
@@ -562,6 +562,12 @@ FAULTS = [
                 "return std::fma(horner<I + 1>(x, coefficients), x, coefficients[I]);",
                 "return horner<I + 1>(x, coefficients) * x + coefficients[I];",
             ),
+        },
+    ),
+    *_faults(
+        "native",
+        "backends/native/memory.h",
+        {
             "the last tile forgotten": (
                 "first < end; first += TILE) work(",
                 "first + TILE <= end; first += TILE) work(",
@@ -574,7 +580,6 @@ FAULTS = [
                 "eps.read(row * n + first, count, buffer);\n    normals(",
                 "eps.read((row ? row - 1 : 0) * n + first, count, buffer);\n    normals(",
             ),
-            "q_sample's coefficients swapped": ("signal = c[0], noise = c[1];", "signal = c[1], noise = c[0];"),
             "levels scaled to [0, 1]": ("(2.0f * float(level) - 255.0f)", "(float(level))"),
             "t of the first row": ("count == 1 ? 0 : row * stride;", "0;"),
             "a stride of t forgotten": ("count == 1 ? 0 : row * stride;", "count == 1 ? 0 : row;"),
@@ -583,8 +588,6 @@ FAULTS = [
                 "((const i64*)t)[i]",
             ),
             "a row of the table too far": ("at(row) * columns;", "(at(row) + 1) * columns;"),
-            "v with a sum": ("c[0] * z[i] - c[1] * x_0[i]", "c[0] * z[i] + c[1] * x_0[i]"),
-            "a dropped weight": ("difference[i] = weight * difference[i];", "difference[i] = difference[i];"),
             "bfloat16 cut off": ("(bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16", "bits >> 16"),
             "bfloat16's ties upwards": ("(bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16", "(bits + 0x8000u) >> 16"),
             "bfloat16's NaN rounded away": (
@@ -599,6 +602,38 @@ FAULTS = [
                 "exponent == 0x0F800000u ? normal",
             ),
             "float16's NaN an infinity": ("bits > 0x7F800000u ? 0x7E00u", "bits > 0x7F800000u ? 0x7C00u"),
+        },
+    ),
+    *_faults(
+        "native",
+        "backends/native/sums.h",
+        {
+            "a tree of distant elements": (
+                "halves[i] = values[2 * i] + values[2 * i + 1]",
+                "halves[i] = values[i] + values[i + size / 2]",
+            ),
+        },
+    ),
+    *_faults(
+        "native",
+        "backends/native/bound.h",
+        {
+            "a short series of the exponential": ("I == 13", "I == 9"),
+            "an exponential that wraps around": ("x = x > 800.0 ? 800.0 : x;", ""),
+            "no lowest level": ("x_0 < half_bin - 1 ?", "x_0 < -2 ?"),
+            "no highest level": ("x_0 > 1 - half_bin ?", "x_0 > 2 ?"),
+            "an interval that is not mirrored": ("low + high < 0;", "low + high < -1e300;"),
+            "a tail without its square": ("- 0.5 * near * near", "- 0.5 * near"),
+            "a tail without its fraction": ("k > 0; --k", "k > 12; --k"),
+        },
+    ),
+    *_faults(
+        "native",
+        "backends/native/ops.cpp",
+        {
+            "q_sample's coefficients swapped": ("signal = c[0], noise = c[1];", "signal = c[1], noise = c[0];"),
+            "v with a sum": ("c[0] * z[i] - c[1] * x_0[i]", "c[0] * z[i] + c[1] * x_0[i]"),
+            "a dropped weight": ("difference[i] = weight * difference[i];", "difference[i] = difference[i];"),
             "a gradient rounded once": (
                 "a.residual.write(at, count, difference);\n            if (!a.scaled) return;\n",
                 "if (!a.scaled) return a.residual.write(at, count, difference);\n",
@@ -613,10 +648,6 @@ FAULTS = [
             "a stride of the upstream gradient forgotten": (
                 "a.grad[row * a.grad_stride]",
                 "a.grad[a.grad_stride ? row : 0]",
-            ),
-            "a tree of distant elements": (
-                "halves[i] = values[2 * i] + values[2 * i + 1]",
-                "halves[i] = values[i] + values[i + size / 2]",
             ),
             "guidance from the wrong side": (
                 "without[i] + c[GUIDANCE] * (out[i] - without[i])",
@@ -641,8 +672,6 @@ FAULTS = [
                 "a.x_0.write(at, count, clean);",
                 "a.x_0.write(at, count, next);",
             ),
-            "a short series of the exponential": ("I == 13", "I == 9"),
-            "an exponential that wraps around": ("x = x > 800.0 ? 800.0 : x;", ""),
             "the divergence's one": ("exp_of(ratio) - 1 - ratio", "exp_of(ratio) - ratio"),
             "the divergence of a row": ("std::expm1(row_ratio) - row_ratio", "std::expm1(row_ratio) + row_ratio"),
             "beta for the posterior": (
@@ -658,11 +687,6 @@ FAULTS = [
             "learned rows as short as others": ("(a.learned ? row * n : 0)", "0"),
             "the decoder at every t": ("a.timesteps.at(row) == 1;", "a.timesteps.at(row) >= 1;"),
             "the likelihood's sign": ("term[i] = -log_likelihood", "term[i] = log_likelihood"),
-            "no lowest level": ("x_0 < half_bin - 1 ?", "x_0 < -2 ?"),
-            "no highest level": ("x_0 > 1 - half_bin ?", "x_0 > 2 ?"),
-            "an interval that is not mirrored": ("low + high < 0;", "low + high < -1e300;"),
-            "a tail without its square": ("- 0.5 * near * near", "- 0.5 * near"),
-            "a tail without its fraction": ("k > 0; --k", "k > 12; --k"),
             "the prediction's clip": ("predicted[i] > c[HIGH] ? c[HIGH] : predicted[i]", "predicted[i]"),
             "nats for bits": ("std::max<i64>(1, n)) * 0.6931471805599453;", "std::max<i64>(1, n));"),
         },

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from interpreter import assert_same_bits, run_kernel
 from laws import NAMED
 from noisestep.accelerated.address import FORWARD, NoiseAddress
+from noisestep.accelerated.backends import backend
+from noisestep.accelerated.integrations.zero_based import ZeroBased
 from noisestep.accelerated.ops import loss_and_gradient, pairwise_sum, q_sample, simple_loss
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops.checks import compute_dtype
@@ -305,6 +307,16 @@ def test_one_graph_for_every_timestep_batch_and_address():
         assert_same_bits(actual=actual, expected=expected)
         (by_traced,), (by_eager,) = (torch.autograd.grad(loss, parameter) for loss in (actual, expected))
         assert_same_bits(actual=by_traced, expected=by_eager)
+
+
+@pytest.mark.parametrize("name", ["eager", "native"])
+def test_the_first_step_of_a_table_that_counts_from_0_has_a_velocity(name):
+    output, x_0, eps, t = torch.randn(2, 3), torch.randn(2, 3), torch.randn(2, 3), torch.tensor([0, 49])
+    options = dict(prediction="v", x_0=x_0, reduction="none")
+    with backend(name):
+        actual = simple_loss(output, eps, schedule=ZeroBased(D.schedule), t=t, **options)
+        expected = simple_loss(output, eps, schedule=D, t=t + 1, **options)
+    assert_same_bits(actual=actual, expected=expected)
 
 
 def test_vmap_is_a_loop():

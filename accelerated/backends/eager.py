@@ -23,6 +23,11 @@ def check_range(t: Tensor, T: int, first: int = 0) -> None:
         raise ValueError(f"t must lie in {first}..{T}, got values from {int(t.min())} to {int(t.max())}")
 
 
+def check_noisy(t: Tensor, table: Tensor) -> None:
+    """t is a row of a forward table with noise in it: not 0 where the table begins with clean data. Reads t."""
+    check_range(t, table.shape[0] - 1, first=int(table[0, 1] == 0))
+
+
 def per_sample(rows: Tensor, x: Tensor) -> Tensor:
     """Coefficients (B,) with the trailing axes that let them multiply x (B, ...)."""
     return rows.reshape(-1, *(1,) * (x.ndim - 1))

@@ -187,7 +187,7 @@ def _launch(output, x_0, t, table, weight, eps, address, prediction, mean, resid
 
 def _eager(output, x_0, t, table, weight, eps, address, prediction, mean, residual, scale):
     if t is not None and t.is_cpu:
-        eager.check_range(t, table.shape[0] - 1, first=1)
+        eager.check_noisy(t, table)
     dtype = compute_dtype(output)
     if prediction == "x_0":
         target = eager.unit_range(x_0, dtype)

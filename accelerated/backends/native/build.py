@@ -1,4 +1,4 @@
-"""`ops.cpp`: compiled by the machine's own C++ compiler when it is first wanted, kept, and called.
+"""`ops.cpp` and what it includes: compiled by the machine's own C++ compiler when it is first wanted, kept, and called.
 
 With no compiler the ops run on PyTorch's eager operations: the same bits, at a small part of the speed, and a warning.
 `NOISESTEP_NATIVE=0` asks for that, without the warning. The library is kept in `NOISESTEP_CACHE`, or in `noisestep`
@@ -28,7 +28,8 @@ from ..eager import CHUNK
 
 # read once, when noisestep is imported
 WANTED = os.environ.get("NOISESTEP_NATIVE") != "0"
-_SOURCE = Path(__file__).with_name("ops.cpp")
+# ops.cpp and the headers that it includes
+_SOURCES = Path(__file__).parent
 # no contraction: an fma stands only where one is written. The others let square roots and comparisons be vectors
 _FLAGS = (
     "-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC -shared -pthread "
@@ -96,14 +97,15 @@ def _compiled() -> Path:
     if compiler is None:
         raise RuntimeError("no C++ compiler was found")
     command = [*compiler.split(), *_FLAGS, *_constants()]
-    identity = "\n".join((_SOURCE.read_text(), *command, _said_by(compiler), _processor()))
+    sources = sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")])
+    identity = "\n".join((*(path.read_text() for path in sources), *command, _said_by(compiler), _processor()))
     path = _folder() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.so"
     if not path.exists():
         # under a name of its own until it is whole: other processes may compile it, too
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             done = subprocess.run(
-                [*command, str(_SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
+                [*command, str(_SOURCES / "ops.cpp"), "-o", str(made)], capture_output=True, text=True, check=False
             )
             if done.returncode:
                 raise RuntimeError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
