@@ -30,17 +30,20 @@ class Tiling(NamedTuple):
     blocks: int
 
 
+# in Triton 3.6's interpreter a tuple comes to these two without the names of its fields
 @triton.constexpr_function
 def blocks_of_unit(TILING):
     """How many blocks a unit has."""
-    return TILING.vector if TILING.order == "pixels" else max(1, TILING.vector // 4)
+    order, *_, vector, _ = TILING
+    return vector if order == "pixels" else max(1, vector // 4)
 
 
 @triton.constexpr_function
 def accesses(TILING):
     """How many accesses a unit takes."""
-    blocks = TILING.vector if TILING.order == "pixels" else max(1, TILING.vector // 4)
-    return 4 * blocks // TILING.vector
+    order, *_, vector, _ = TILING
+    blocks = vector if order == "pixels" else max(1, vector // 4)
+    return 4 * blocks // vector
 
 
 @triton.jit
