@@ -303,6 +303,7 @@ def same_curve(actual: Path, expected: Path) -> None:
         assert curve(actual)[step] == pytest.approx(loss, rel=2e-5), step
 
 
+@pytest.mark.slow
 def test_a_killed_process_stops_the_others_and_the_run_goes_on_with_more(folder: Path) -> None:
     start = time.monotonic()
     output = said(

@@ -52,6 +52,7 @@ def limits(done: subprocess.CompletedProcess[str], word: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith(word)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_kernels_stay_within_their_budgets(quantity: str, counted: tuple[Any, Path]) -> None:
     done, _ = counted
@@ -60,6 +61,7 @@ def test_kernels_stay_within_their_budgets(quantity: str, counted: tuple[Any, Pa
     assert not broken, "\n".join(broken)
 
 
+@pytest.mark.slow
 def test_a_limit_that_is_exceeded_is_the_status(counted: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     done, folder = counted
     assert done.returncode == bool(limits(done, "EXCEEDED"))

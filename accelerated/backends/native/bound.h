@@ -27,7 +27,7 @@ constexpr double INVERSE_FACTORIALS[] = {1.0,          1.0,           1.0 / 2,  
                                          1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 
 template <int I = 0>
-inline double exp_series(double x) {
+[[gnu::always_inline]] inline double exp_series(double x) {
     if constexpr (I == 13)
         return INVERSE_FACTORIALS[I];
     else
@@ -35,7 +35,7 @@ inline double exp_series(double x) {
 }
 
 // exp within an ulp, of vector instructions, which the C library's is not made of
-inline double exp_of(double x) {
+[[gnu::always_inline]] inline double exp_of(double x) {
     // added, it leaves the nearest integer in the low bits
     constexpr double SHIFT = 0x1.8p52;
     // what is beyond overflows or vanishes all the same, and a NaN stays one

@@ -39,7 +39,7 @@ u32 as_bits(float value) {
 
 // recursive, since a loop within a loop would not be made of vector instructions
 template <int I = 0, int N>
-inline float horner(float x, const float (&coefficients)[N]) {
+[[gnu::always_inline]] inline float horner(float x, const float (&coefficients)[N]) {
     if constexpr (I == N - 1)
         return coefficients[I];
     else
@@ -47,7 +47,7 @@ inline float horner(float x, const float (&coefficients)[N]) {
 }
 
 // two standard normals from two words: noisestep.reference.noise.normal_pair
-inline void normal_pair(u32 u, u32 v, float& z_0, float& z_1) {
+[[gnu::always_inline]] inline void normal_pair(u32 u, u32 v, float& z_0, float& z_1) {
     const float w = std::fma(float(u), 0x1p-32f, 0x1p-33f);
     const u32 exponent = (as_bits(w) - 0x3F2AAAABu) & 0xFF800000u;
     const float m = as_float(as_bits(w) - exponent) - 1.0f;
@@ -84,6 +84,7 @@ void normals(const Address& address, i64 row, i64 first, float* __restrict z) {
         c3[i] = u32(sample >> 32);
     }
     u32 k0 = u32(address.seed), k1 = u32(address.seed >> 32);
+#pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
         for (int i = 0; i < BLOCKS; ++i) {
             const u64 p = u64(c0[i]) * 0xD2511F53u, q = u64(c2[i]) * 0xCD9E8D57u;
