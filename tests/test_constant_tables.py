@@ -6,6 +6,7 @@ import pytest
 import torch
 from noisestep.accelerated import schedule as module
 from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
+from noisestep.accelerated.integrations.improved_diffusion import SpacedDiffusion
 from noisestep.accelerated.ops import q_sample, reverse_step
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
@@ -52,13 +53,13 @@ MODES = {
     "none": within_context(contextlib.nullcontext),
     "no_grad": within_context(torch.no_grad),
     "inference_mode": within_context(torch.inference_mode),
-    "FakeTensorMode": within_context(FakeTensorMode),
+    "FakeTensorMode": within_context(lambda: FakeTensorMode(allow_non_fake_inputs=True)),
     "torch.device": within_context(lambda: torch.device("meta")),
     "grad": within_function(lambda f: torch.func.grad(f)(X)),
     "vmap": within_function(lambda f: torch.vmap(f)(X)),
     "jvp": within_function(lambda f: torch.func.jvp(f, (X,), (X,))),
     "functionalize": within_function(lambda f: torch.func.functionalize(f)(X)),
-    "make_fx": within_function(lambda f: make_fx(f, tracing_mode="fake")(X)),
+    "make_fx": within_function(lambda f: make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True)(X)),
     "export": within_function(lambda f: torch.export.export(Module(f), (X,))),
 }
 
@@ -116,3 +117,42 @@ def test_the_source_of_the_tables_cannot_change():
             setattr(schedule, name, getattr(schedule, name))
     with pytest.raises(ValueError, match="read-only"):
         schedule.previous[3] = 0
+
+
+def respaced(T=20):
+    return SpacedDiffusion(
+        use_timesteps=range(0, T, 2),
+        betas=Schedule.from_name("linear", T).beta[1:],
+        model_mean_type="EPSILON",
+        model_var_type="FIXED_LARGE",
+        loss_type="MSE",
+    )
+
+
+def model(x, t):
+    return x * t[:, None] / 20
+
+
+def noised_and_stepped(diffusion):
+    """What reads tables of every sort, from tensors that are made here."""
+    x, t = torch.linspace(-1, 1, 12, device="cpu").reshape(2, 6), torch.tensor([3, 4], device="cpu")
+    moments = diffusion.q_mean_variance(x, t)
+    with torch.enable_grad():
+        sample = diffusion.p_sample(model, x, t, noise=torch.ones_like(x))["sample"]
+    return *moments, sample
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_process_used_first_in_a_mode_is_as_good_after_it(mode):
+    expected = noised_and_stepped(respaced())
+    diffusion = respaced()
+    MODES[mode](lambda: noised_and_stepped(diffusion))
+    assert all(map(torch.equal, noised_and_stepped(diffusion), expected))
+    tables = list(diffusion._on.values())
+    assert all(type(table) is torch.Tensor and not table.is_inference() for table in tables)
+
+
+def test_a_process_used_first_by_a_compiled_function_is_compiled_whole():
+    compiled = torch.compile(noised_and_stepped, fullgraph=True, backend="eager")
+    for diffusion in (respaced(20), respaced(10)):
+        assert all(map(torch.equal, compiled(diffusion), noised_and_stepped(diffusion)))

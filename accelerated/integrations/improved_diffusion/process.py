@@ -1,7 +1,8 @@
 """The forward process and the reverse steps, as improved-diffusion's scripts call them."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ...backends.eager import per_sample
 from ...ops import noise as noise_op
 from ...ops import q_sample
 from ...ops.checks import check_number
-from ...schedule import DeviceSchedule
+from ...schedule import DeviceSchedule, constant
 from ..zero_based import ZeroBased
 from .kinds import PREDICTIONS, VARIANCES, LossType, ModelMeanType, ModelVarType, member
 from .step import sample_and_x_0
@@ -41,6 +42,9 @@ _TABLES = frozenset(
 )
 # what a reverse step calls of an object: where a subclass has its own, the ops would bypass it
 _PREDICTED = ("p_mean_variance", "q_posterior_mean_variance", "_predict_xstart_from_eps")
+
+_numbers = itertools.count()
+_Schedule = TypeVar("_Schedule", bound=DeviceSchedule)
 
 
 class Process:
@@ -85,7 +89,13 @@ class Process:
         self._log_betas = np.log(self.betas)
         # of DDIM with eta = 1, which is the posterior's
         self._ddim_sigma = np.sqrt(self.posterior_variance)
-        self._on: dict[tuple[object, torch.device], Any] = {}
+        # what a compiled graph knows this object by: its tables are constants there
+        self._number = str(next(_numbers))
+        self._schedules: dict[tuple[type, torch.device], DeviceSchedule] = {}
+        self._on: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        # made now, so that a compiled graph finds them
+        cpu = torch.device("cpu")
+        self._tables(cpu), self._counted_from_1(cpu)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _TABLES and name in vars(self):
@@ -93,25 +103,28 @@ class Process:
         super().__setattr__(name, value)
 
     def _tables(self, device: torch.device) -> ZeroBased:
-        return cast(ZeroBased, self._kept(ZeroBased, device, lambda: ZeroBased(self.schedule, device)))
+        return self._schedule_on(device, ZeroBased)
 
     def _counted_from_1(self, device: torch.device) -> DeviceSchedule:
-        return cast(DeviceSchedule, self._kept(DeviceSchedule, device, lambda: DeviceSchedule(self.schedule, device)))
+        return self._schedule_on(device, DeviceSchedule)
+
+    def _schedule_on(self, device: torch.device, kind: type[_Schedule]) -> _Schedule:
+        if (kind, device) not in self._schedules:
+            self._schedules[kind, device] = kind(self.schedule, device)
+        return cast(_Schedule, self._schedules[kind, device])
 
     def _rows(self, name: str, t: Tensor, x: Tensor) -> Tensor:
         """Rows t of one of the float64 tables, in the shape of x: float32, or float64 where x is float64."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        table = self._kept(
-            (name, dtype), x.device, lambda: torch.from_numpy(getattr(self, name).copy()).to(x.device, dtype)
-        )
-        return per_sample(table[t], x).expand(x.shape)
+        return per_sample(self._table(self._number, name, dtype, x.device)[t], x).expand(x.shape)
 
-    def _kept(self, key: object, device: torch.device, make: Callable[[], Any]) -> Any:
-        if (key, device) not in self._on:
-            # sampling in inference mode must not leave tables that training cannot use
-            with torch.inference_mode(False):
-                self._on[key, device] = make()
-        return self._on[key, device]
+    def _table(self, number: str, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if (name, dtype, device) not in self._on:
+            self._on[name, dtype, device] = constant(np.array(getattr(self, name)), dtype, device)
+        return self._on[name, dtype, device]
+
+    # a compiled function runs it once and keeps what it returned
+    _table._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _scale_timesteps(self, t: Tensor) -> Tensor:
         """What a wrapped model is called with at t."""

@@ -90,7 +90,7 @@ class SpacedDiffusion(GaussianDiffusion):
         return model if isinstance(model, _WrappedModel) else _WrappedModel(model, self)
 
     def _of_the_whole(self, t: Tensor) -> Tensor:
-        kept = self._kept("timestep_map", t.device, lambda: torch.tensor(self.timestep_map).to(t.device))[t]
+        kept = self._table(self._number, "timestep_map", torch.int64, t.device)[t]
         return kept.float() * (1000.0 / self.original_num_steps) if self.rescale_timesteps else kept
 
 
