@@ -153,6 +153,6 @@ def test_a_process_used_first_in_a_mode_is_as_good_after_it(mode):
 
 
 def test_a_process_used_first_by_a_compiled_function_is_compiled_whole():
-    compiled = torch.compile(noised_and_stepped, fullgraph=True, backend="eager")
+    compiled = torch.compile(noised_and_stepped, fullgraph=True, backend="aot_eager")
     for diffusion in (respaced(20), respaced(10)):
         assert all(map(torch.equal, compiled(diffusion), noised_and_stepped(diffusion)))

@@ -16,9 +16,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...address import REVERSE, NoiseAddress
-from ...backends.eager import cast, reverse_row, reverse_update, sigma_in_range
+from ...backends.eager import cast, reverse_row, reverse_update, rows_at, sigma_in_range
 from ...ops import noise as noise_op
-from ...ops.checks import check_batch, check_like
+from ...ops import reverse_step
+from ...ops.checks import check_batch, check_like, compute_dtype
 from ...schedule import constant, outside_of_modes
 from .chain import PREDICTIONS, Chain
 from .spacing import SPACINGS, checked_steps, custom_timesteps, spaced_timesteps
@@ -360,6 +361,59 @@ def composed_step(
     return cast(x_s, x_t, x_t.dtype), cast(x_0, x_t, x_t.dtype)
 
 
+def learned_step(
+    chain: Chain,
+    x_t: Tensor,
+    output: Tensor,
+    t: int | Tensor,
+    known: int | None,
+    noise: Tensor | NoiseAddress,
+    given: Tensor,
+    *,
+    learned_range: bool,
+) -> tuple[Tensor, Tensor]:
+    """`composed_step` for a variance of the network's, where no derivative is wanted.
+
+    The op takes a step with the variance beta, from noise that is multiplied by sigma / sqrt(beta) beforehand.
+
+    Parameters
+    ----------
+    chain : Chain
+    x_t, output, t, noise
+        As for `composed_step`.
+    known : int, optional
+        t where the host knows it, and that noise is added there.
+    given : Tensor, shape (B, ...)
+        The network's place between the two variances, in [-1, 1], or its sigma^2.
+    learned_range : bool
+        Which of the two `given` is.
+
+    Returns
+    -------
+    x_s, x_0 : Tensor, shape (B, ...)
+        In the dtype and layout of x_t.
+    """
+    z = noise_op(noise, x_t.shape, device=x_t.device) if isinstance(noise, NoiseAddress) else noise
+    check_like("noise", z, x_t, "sample")
+    table = chain.deviations(x_t.device, compute_dtype(x_t))
+    on_host = known is not None and x_t.is_cpu
+    half: Any
+    inverse: Any
+    if on_host:
+        half, inverse = table[known].tolist()
+    else:
+        half, inverse = rows_at(table, torch.as_tensor(t, device=x_t.device), x_t)
+    # the only memory that a step wants besides its results: the rest is done in place
+    scale = given.to(table.dtype, copy=True)
+    scale = scale.mul_(half).sub_(half).exp_() if learned_range else scale.sqrt_().mul_(inverse)
+    scale.mul_(z)
+    if not on_host:
+        # where no noise is added, not even that of a variance that is not finite
+        scale.masked_fill_(inverse == 0, 0)
+    options: dict[str, Any] = dict(prediction=chain.prediction, clip=chain.clip, variance="beta")
+    return reverse_step(chain.reverse(x_t.device), x_t, output.contiguous(), t, scale, **options, return_x_0=True)
+
+
 def thresholded(x_0: Tensor, quantile: float, largest: float) -> Tensor:
     """Dynamic thresholding: each image clipped to a quantile s of its magnitudes and divided by s; Saharia et al. 2022.
 
@@ -376,7 +430,14 @@ def thresholded(x_0: Tensor, quantile: float, largest: float) -> Tensor:
     -------
     Tensor, shape (B, ...)
     """
-    s = torch.quantile(x_0.abs().flatten(1), quantile, dim=1).clamp(min=1, max=largest)
+    if largest <= 1:
+        return x_0.clamp(-largest, largest) / largest
+    magnitudes = x_0.abs().flatten(1)
+    place = quantile * (magnitudes.shape[1] - 1)
+    # the largest ones alone, which `torch.quantile` would find by sorting them all; NaN comes first
+    top = magnitudes.topk(magnitudes.shape[1] - int(place), dim=1).values
+    s = torch.lerp(top[:, -1], top[:, -2:][:, 0], place - int(place))
+    s = torch.where(top[:, 0].isnan(), top[:, 0], s).clamp(min=1, max=largest)
     s = s.reshape(-1, *(1,) * (x_0.ndim - 1))
     return torch.clamp(x_0, -s, s) / s
 

@@ -5,7 +5,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from noisestep.reference.schedule import Schedule
+from noisestep.reference.jumps import Jumps
+from noisestep.reference.schedule import LOG_VARIANCE_FLOOR, Schedule
 from torch import Tensor
 
 from ...address import NOWHERE, NoiseAddress
@@ -99,6 +100,7 @@ class Chain:
         self._previous = self._steps_before(final)
         self._forward: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self._reverse: dict[torch.device, ZeroBased] = {}
+        self._deviations: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def changed(self) -> bool:
         """Whether ``alphas_cumprod``, ``timesteps`` or ``final_alpha_cumprod`` were written to."""
@@ -114,6 +116,10 @@ class Chain:
     def previous(self, t: Tensor) -> Tensor:
         """The step that follows t in the chain, -1 after the last; both as diffusers counts."""
         return (torch.from_numpy(self._previous) - 1).to(t.device)[t]
+
+    def leads_to_data(self, t: int) -> bool:
+        """Whether the step from t ends at clean data, and so without noise."""
+        return bool(self._previous[t] == 0)
 
     def forward(self, of: Literal["x_t", "v"], device: torch.device, dtype: torch.dtype) -> Tensor:
         """What multiplies x_0 and eps at each t; shape (noised, 2)."""
@@ -133,6 +139,22 @@ class Chain:
             previous = self._previous[: self._schedule.T]
             tables = self._reverse[device] = ZeroBased(self._schedule, device, previous=previous)
         return tables
+
+    def deviations(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """What makes noise of the deviation sqrt(beta) noise of a learned one; shape (reversed, 2).
+
+        Half the difference between the logs of sqrt(beta) and of the posterior's deviation, and 1 / sqrt(beta); of a
+        step that ends at clean data, 0 in place of the second.
+        """
+        table = self._deviations.get((device, dtype))
+        if table is None:
+            schedule = self.reverse(device).schedule
+            jumps = Jumps(schedule, self._previous[: schedule.T])
+            beta, posterior = (np.maximum(v, LOG_VARIANCE_FLOOR) for v in (jumps.beta, jumps.posterior_variance))
+            inverse = np.where(jumps.previous > 0, beta**-0.5, 0)
+            values = np.stack([np.log(beta / posterior) / 4, inverse], axis=-1)
+            table = self._deviations[device, dtype] = constant(values, dtype, device)
+        return table
 
     def noise(self, of: Literal["x_t", "v"], name: str, x_0: Tensor, noise: Tensor | NoiseAddress, t: Any) -> Tensor:
         """x_t or v from x_0 and its noise, whose shapes and that of t broadcast as in diffusers; the op `q_sample`.

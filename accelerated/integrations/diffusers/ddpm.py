@@ -12,7 +12,7 @@ from torch import Tensor
 from ...ops import reverse_step
 from ...ops.checks import compute_dtype
 from ...schedule import Variance, outside_of_modes
-from .base import FusedScheduler, composed_step, operands, wants_gradient
+from .base import FusedScheduler, composed_step, learned_step, operands, wants_gradient
 from .chain import Chain
 
 # "learned" takes the rows of the range, whose noise is not scaled: its variance is the network's
@@ -93,6 +93,9 @@ steps_offset, rescale_betas_zero_snr
 
     def _prepare(self, chain: Chain, device: torch.device) -> None:
         options: list[Variance] = [VARIANCES.get(self.config.variance_type, "zero"), "zero"]
+        if options[0] == "learned_range":
+            options.append("beta")
+            chain.deviations(device, torch.float32)
         for option in options:
             chain.reverse(device).reverse_table(prediction=chain.prediction, variance=option, clip=chain.clip)
 
@@ -160,20 +163,31 @@ steps_offset, rescale_betas_zero_snr
         chain, x_t = self._tables(), operands(sample, model_output)
         t, known = chain.timestep(timestep, x_t)
         kind, variance = self.config.variance_type, VARIANCES.get(self.config.variance_type)
-        learned, extra = variance == "learned_range", None
+        learned = variance == "learned_range"
+        extra: Any = None
+        noise: Any = None
         if known == 0:
             # no noise, so no variance is looked at either
-            noise, variance = None, "zero"
+            variance = "zero"
         else:
             if variance is None:
                 raise ValueError(f"variance_type must be one of {', '.join(map(repr, VARIANCES))}, got {kind!r}")
             noise = self._noise(model_output, x_t, t, generator, seed, sample_ids)
-        composed = chain.threshold is not None or kind == "learned" or wants_gradient(x_t, model_output)
-        if learned and (composed or noise is None):
+            if known is not None and chain.leads_to_data(known):
+                # drawn as diffusers draws it, and not added
+                noise, variance = None, "zero"
+        composed = chain.threshold is not None or wants_gradient(x_t, model_output)
+        # the op has no variance that the network gives outright, and no native code for its range
+        apart = learned and noise is not None and not composed and (kind == "learned" or x_t.is_cpu)
+        if learned and (composed or apart or noise is None):
             model_output, extra = halves(model_output, x_t, kind)
         options: dict[str, Any] = dict(prediction=chain.prediction, clip=chain.clip, variance=variance)
         schedule = chain.reverse(x_t.device)
-        if composed:
+        if apart:
+            x_s, x_0 = learned_step(
+                chain, x_t, model_output, t, known, noise, extra, learned_range=kind == "learned_range"
+            )
+        elif composed:
             table = schedule.reverse_table(**options, dtype=compute_dtype(x_t))
             how = {"variance" if kind == "learned" else "learned_range": extra} if noise is not None else {}
             x_s, x_0 = composed_step(

@@ -1,6 +1,5 @@
 """The forward process and the reverse steps, as improved-diffusion's scripts call them."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -43,7 +42,6 @@ _TABLES = frozenset(
 # what a reverse step calls of an object: where a subclass has its own, the ops would bypass it
 _PREDICTED = ("p_mean_variance", "q_posterior_mean_variance", "_predict_xstart_from_eps")
 
-_numbers = itertools.count()
 _Schedule = TypeVar("_Schedule", bound=DeviceSchedule)
 
 
@@ -89,13 +87,13 @@ class Process:
         self._log_betas = np.log(self.betas)
         # of DDIM with eta = 1, which is the posterior's
         self._ddim_sigma = np.sqrt(self.posterior_variance)
-        # what a compiled graph knows this object by: its tables are constants there
-        self._number = str(next(_numbers))
         self._schedules: dict[tuple[type, torch.device], DeviceSchedule] = {}
         self._on: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         # made now, so that a compiled graph finds them
         cpu = torch.device("cpu")
         self._tables(cpu), self._counted_from_1(cpu)
+        for name in (*_TABLES, "_log_large", "_log_betas", "_ddim_sigma"):
+            self._table(name, torch.float32, cpu)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _TABLES and name in vars(self):
@@ -116,15 +114,16 @@ class Process:
     def _rows(self, name: str, t: Tensor, x: Tensor) -> Tensor:
         """Rows t of one of the float64 tables, in the shape of x: float32, or float64 where x is float64."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return per_sample(self._table(self._number, name, dtype, x.device)[t], x).expand(x.shape)
+        return per_sample(self._table(name, dtype, x.device)[t], x).expand(x.shape)
 
-    def _table(self, number: str, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def _table(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
         if (name, dtype, device) not in self._on:
-            self._on[name, dtype, device] = constant(np.array(getattr(self, name)), dtype, device)
+            self._make_table(name, dtype, device)
         return self._on[name, dtype, device]
 
-    # a compiled function runs it once and keeps what it returned
-    _table._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    @torch.compiler.disable
+    def _make_table(self, name: str, dtype: torch.dtype, device: torch.device) -> None:
+        self._on[name, dtype, device] = constant(np.array(getattr(self, name)), dtype, device)
 
     def _scale_timesteps(self, t: Tensor) -> Tensor:
         """What a wrapped model is called with at t."""

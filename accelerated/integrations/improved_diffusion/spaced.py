@@ -82,6 +82,7 @@ class SpacedDiffusion(GaussianDiffusion):
         self.original_num_steps = whole.T
         chain = whole.respace([t + 1 for t in self.timestep_map])
         super().__init__(betas=chain.beta[1:], **options)
+        self._table("timestep_map", torch.int64, torch.device("cpu"))
 
     def _scale_timesteps(self, t: Tensor) -> Tensor:
         return t
@@ -90,7 +91,7 @@ class SpacedDiffusion(GaussianDiffusion):
         return model if isinstance(model, _WrappedModel) else _WrappedModel(model, self)
 
     def _of_the_whole(self, t: Tensor) -> Tensor:
-        kept = self._table(self._number, "timestep_map", torch.int64, t.device)[t]
+        kept = self._table("timestep_map", torch.int64, t.device)[t]
         return kept.float() * (1000.0 / self.original_num_steps) if self.rescale_timesteps else kept
 
 
