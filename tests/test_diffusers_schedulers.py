@@ -7,6 +7,7 @@ from diffusers_cases import CONFIGS, FUSED, PAIRS, batch, generator, loop, ramp
 from noisestep import reference
 from noisestep.accelerated.address import FORWARD, INITIAL, REVERSE, NoiseAddress
 from noisestep.accelerated.integrations.diffusers import FusedDDIMScheduler, FusedDDPMScheduler
+from noisestep.accelerated.integrations.diffusers.base import thresholded
 from noisestep.accelerated.ops import noise
 from noisestep.accelerated.samplers.loop import sample
 from noisestep.reference import Schedule
@@ -81,6 +82,30 @@ def test_dynamic_thresholding_leaves_small_images_alone():
             results.append(scheduler.step(x_0, 300, batch(seed=1), generator=generator()))
         assert torch.equal(results[1].pred_original_sample, x_0)
         assert_near(actual=results[1].prev_sample, expected=results[0].prev_sample)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.3, 0.995, 1.0])
+@pytest.mark.parametrize("largest", [0.5, 1.0, 1.5, 4.0])
+def test_dynamic_thresholding_is_that_of_the_quantile(quantile, largest):
+    x_0 = 2 * batch()
+    s = torch.quantile(x_0.double().abs().flatten(1), quantile, dim=1).clamp(min=1, max=largest)[:, None, None, None]
+    expected = (x_0.double().clamp(-s, s) / s).float()
+    assert_near(actual=thresholded(x_0, quantile, largest), expected=expected)
+    x_0[2, 0, 0, 0] = torch.nan
+    assert thresholded(x_0, quantile, 4.0)[2].isnan().all()
+
+
+@pytest.mark.parametrize("variance", ["learned", "learned_range"])
+def test_a_learned_variance_for_timesteps_of_their_own_and_for_all_one(variance):
+    scheduler = FusedDDPMScheduler(variance_type=variance)
+    scheduler.set_timesteps(10)
+    x, output = batch(), torch.cat([batch(seed=1), batch(seed=2).tanh().abs()], dim=1)
+    t = torch.tensor([900, 0, 300, 355])
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 2.0**-7)):
+        together = scheduler.step(output.to(dtype), t, x.to(dtype), seed=3).prev_sample
+        for i in range(4):
+            alone = scheduler.step(output[i : i + 1].to(dtype), t[i], x[i : i + 1].to(dtype), seed=3, sample_ids=i)
+            assert (together[i] - alone.prev_sample[0]).abs().max() <= tolerance * 8
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
