@@ -24,6 +24,7 @@ MODULES = (
     "jumps",
     "loss",
     "bound",
+    "likelihood",
     "samplers.loop",
     "noise",
 )
