@@ -1,0 +1,202 @@
+"""The results of the likelihood: bits per dimension by term of the bound and by the ODE, and what they mean."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from noisestep.reference.likelihood import Dequantisation
+from noisestep.reference.reverse import Variance
+from numpy.typing import NDArray
+
+VARIANCES: tuple[Variance, ...] = ("posterior", "beta")
+DEQUANTISATIONS: tuple[Dequantisation, ...] = ("truncated_normal", "uniform")
+_SYMBOLS = {"posterior": "β̃ₜ", "beta": "βₜ"}
+
+
+@dataclass(frozen=True)
+class BoundResult:
+    """The variational bound with one variance of the reverse step, in bits per dimension.
+
+    Attributes
+    ----------
+    total, standard_error : float
+        The mean over the images, and the standard error of that mean.
+    middle : float
+        The sum of L_1 .. L_{T-1}.
+    decoder : float
+        L_0.
+    by_step : tuple of float
+        A term L_{t-1}, the mean over the images and over t, for each stratum.
+    """
+
+    total: float
+    standard_error: float
+    middle: float
+    decoder: float
+    by_step: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class OdeResult:
+    """The negative log-likelihood by the probability-flow ODE with one dequantisation, in bits per dimension.
+
+    Attributes
+    ----------
+    total, standard_error : float
+        The mean over the images, and the standard error of that mean.
+    solver_error : float
+        A third of the difference to half as many steps: the estimate of what the solver is off.
+    """
+
+    total: float
+    standard_error: float
+    solver_error: float
+
+
+class Row(NamedTuple):
+    """One row of the table: numbers as text, and what they mean."""
+
+    name: str
+    bits: str
+    standard_error: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How many bits a pixel of the held-out images costs.
+
+    Attributes
+    ----------
+    images, held_out : int
+        How many images were measured, of how many.
+    grid : tuple of int
+        The steps of the ODE, and the highest t of each stratum of the bound; from 1 to T.
+    probes : int
+        Directions of Hutchinson's estimate of the trace; 0: the trace is exact.
+    clip_x0 : bool
+        Whether the predicted x_0 is clipped to [-1, 1].
+    seed : int
+    prior : float
+        L_T, in bits per dimension.
+    bound : dict of BoundResult
+        By the variance of the reverse step.
+    ode : dict of OdeResult
+        By dequantisation.
+    """
+
+    images: int
+    held_out: int
+    grid: tuple[int, ...]
+    probes: int
+    clip_x0: bool
+    seed: int
+    prior: float
+    bound: dict[str, BoundResult]
+    ode: dict[str, OdeResult]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Likelihood":
+        """The likelihood that `to_dict` wrote; ValueError if keys are missing or unknown."""
+        expected = {field.name for field in fields(cls)}
+        if set(plain) != expected:
+            missing, unknown = sorted(expected - set(plain)), sorted(set(plain) - expected)
+            raise ValueError(f"not a likelihood: missing keys {missing}, unknown keys {unknown}")
+        bound = {
+            name: BoundResult(**{**result, "by_step": tuple(result["by_step"])})
+            for name, result in plain["bound"].items()
+        }
+        ode = {name: OdeResult(**result) for name, result in plain["ode"].items()}
+        return cls(**{**plain, "grid": tuple(plain["grid"]), "bound": bound, "ode": ode})
+
+    def rows(self) -> list[Row]:
+        """The rows of the table."""
+        rows = []
+        for variance, result in self.bound.items():
+            rows.append(
+                Row(
+                    f"Variational bound, σ² = {_SYMBOLS[variance]} ({variance})",
+                    f"{result.total:.3f}",
+                    f"{result.standard_error:.3f}",
+                    f"At most so many bits a pixel needs on average if DDPM with this variance is the model: "
+                    f"{self.prior:.2g} for L_T, {result.middle:.3f} for L_1 to L_T−1, {result.decoder:.3f} for L_0.",
+                )
+            )
+        for dequantisation, ode in self.ode.items():
+            rows.append(
+                Row(
+                    f"Probability-flow ODE, {dequantisation.replace('_', ' ')}",
+                    f"{ode.total:.3f}",
+                    f"{ode.standard_error:.3f}",
+                    "The negative log-likelihood if the sampler without noise is the model, as a bound by this "
+                    f"dequantisation; the solver is off by about {ode.solver_error:.1g}.",
+                )
+            )
+        return rows
+
+    def table(self) -> str:
+        """The bits per dimension as a text table."""
+        rows = self.rows()
+        width = max(len(row.name) for row in rows)
+        lines = [f"{'bits per dimension':{width}}    mean  standard error"]
+        lines += [f"{row.name:{width}}  {row.bits:>6}  {row.standard_error:>14}" for row in rows]
+        return "\n".join([*lines, "", *(f"{key}: {value}" for key, value in self.setting().items())])
+
+    def setting(self) -> dict[str, str]:
+        """The settings of the measurement, as text."""
+        T, S = self.grid[-1], len(self.grid)
+        return {
+            "images": f"{self.images} of {self.held_out} held out",
+            "terms of the bound": f"all {T}" if T == S else f"one of each of {S} strata of the {T}",
+            "solver": f"Heun's method, order 2, {S - 1} intervals between trained steps",
+            "trace": "exact" if self.probes == 0 else f"Hutchinson's estimate, {self.probes} Rademacher probe",
+            "predicted x_0": "clipped to [−1, 1]" if self.clip_x0 else "not clipped",
+            "pixel": "256 levels",
+            "seed": str(self.seed),
+        }
+
+
+def summarise(
+    rows: NDArray[np.float64], *, held_out: int, grid: Sequence[int], probes: int, clip_x0: bool, seed: int
+) -> Likelihood:
+    """The means over images and their standard errors.
+
+    Parameters
+    ----------
+    rows : ndarray of float64, shape (N, columns), N at least 2
+        Of `noisestep.accelerated.evaluation.likelihood.measure`: L_T, the terms of the bound by variance and stratum,
+        and the bits by the ODE by dequantisation, each on the grid and on every second step of it.
+    held_out, grid, probes, clip_x0, seed
+        As in `Likelihood`.
+
+    Returns
+    -------
+    Likelihood
+    """
+    N, S = len(rows), len(grid)
+    prior, terms = rows[:, 0], rows[:, 1 : 1 + len(VARIANCES) * S].reshape(N, len(VARIANCES), S)
+    ode = rows[:, 1 + len(VARIANCES) * S :].reshape(N, len(DEQUANTISATIONS), 2)
+    sizes = np.diff([0, *grid])
+
+    def mean_and_error(bits: NDArray[np.float64]) -> tuple[float, float]:
+        return float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(N))
+
+    bound: dict[str, BoundResult] = {}
+    for variance, of_variance in zip(VARIANCES, terms.swapaxes(0, 1), strict=True):
+        means = of_variance.mean(axis=0)
+        bound[variance] = BoundResult(
+            *mean_and_error(prior + of_variance.sum(axis=1)),
+            middle=float(means[1:].sum()),
+            decoder=float(means[0]),
+            by_step=tuple((means / sizes).tolist()),
+        )
+    odes: dict[str, OdeResult] = {
+        name: OdeResult(*mean_and_error(bits[:, 0]), solver_error=abs(float((bits[:, 0] - bits[:, 1]).mean())) / 3)
+        for name, bits in zip(DEQUANTISATIONS, ode.swapaxes(0, 1), strict=True)
+    }
+    return Likelihood(N, held_out, tuple(grid), probes, clip_x0, seed, float(prior.mean()), bound, odes)

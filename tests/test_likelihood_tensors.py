@@ -1,0 +1,92 @@
+"""The likelihood on tensors: the numbers of the reference, to the rounding of what computes them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from noisestep import reference
+from noisestep.accelerated.evaluation import likelihood
+from noisestep.accelerated.evaluation.likelihood_results import DEQUANTISATIONS, Likelihood, summarise
+from noisestep.accelerated.schedule import DeviceSchedule
+from noisestep.reference import Schedule, likelihood_grid
+
+SHAPE, B = (1, 3, 3), 4
+SCHEDULES = {
+    "cosine": Schedule.from_name("cosine", 40),
+    "linear": Schedule.from_name("linear", 40, scaling="1000/T"),
+    "zero terminal SNR": Schedule.from_name("cosine", 40, zero_terminal_snr=True),
+}
+WEIGHT = np.random.default_rng(3).standard_normal((9, 9)) / 4
+X_0 = (2 * np.random.default_rng(4).integers(0, 256, (B, *SHAPE)) / 255 - 1).astype(np.float32)
+
+
+class Network:
+    """tanh(W x + t / 40), in PyTorch and in NumPy, with its derivative; some guesses are outside of [-1, 1]."""
+
+    def torch(self, x, t):
+        flat = x.flatten(1) @ torch.from_numpy(WEIGHT).to(x.dtype).T + t[:, None].to(x.dtype) / 40
+        return (1.5 * torch.tanh(flat)).reshape(x.shape)
+
+    def _inside(self, x, t):
+        return np.tanh(x.reshape(len(x), -1) @ WEIGHT.T + t[:, None] / 40)
+
+    def numpy(self, x, t):
+        return 1.5 * self._inside(x, t).reshape(x.shape)
+
+    def jvp(self, x, t, z):
+        return (1.5 * (1 - self._inside(x, t) ** 2) * (z.reshape(len(z), -1) @ WEIGHT.T)).reshape(x.shape)
+
+
+NET = Network()
+CASES = [
+    ("cosine", "eps", (-1, 1)),
+    ("linear", "eps", None),
+    ("linear", "v", (-1, 1)),
+    ("zero terminal SNR", "x_0", None),
+]
+
+
+@pytest.mark.parametrize(("schedule", "prediction", "clip"), CASES)
+def test_the_bound_is_the_references(schedule, prediction, clip):
+    schedule, x_0 = SCHEDULES[schedule], X_0.astype(np.float64)
+    options = dict(grid=likelihood_grid(schedule, 12).tolist(), seed=5, prediction=prediction, clip=clip, levels=256)
+    actual = likelihood.sampled_bound(
+        NET.torch, DeviceSchedule(schedule), torch.from_numpy(x_0), numbers=torch.arange(7, 7 + B),
+        variances=("posterior", "beta"), **options,
+    )  # fmt: skip
+    for terms, variance in zip(actual, ("posterior", "beta"), strict=True):
+        expected = reference.sampled_bound(schedule, NET.numpy, x_0, numbers=7, variance=variance, **options)
+        # x_0 from eps loses as many digits as the noise is above the signal; a term divides by a small variance
+        np.testing.assert_allclose(terms.numpy(), expected.terms, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+@pytest.mark.parametrize(("schedule", "prediction", "clip"), CASES)
+def test_the_ode_is_the_references(schedule, prediction, clip, probes):
+    schedule, x_0 = SCHEDULES[schedule], X_0.astype(np.float64)
+    grid = likelihood_grid(schedule, 12).tolist()
+    for name in DEQUANTISATIONS:
+        options = dict(grid=grid, dequantisation=name, probes=probes, seed=5, prediction=prediction, clip=clip)
+        expected = reference.ode_bits(schedule, NET.numpy, NET.jvp, x_0, numbers=7, **options)
+        numbers = torch.arange(7, 7 + B)
+        actual = likelihood.ode_bits(
+            NET.torch, DeviceSchedule(schedule), torch.from_numpy(x_0), numbers=numbers, **options
+        )
+        np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-10)
+
+
+def test_a_network_in_float32_is_off_by_its_own_rounding():
+    schedule = SCHEDULES["linear"]
+    grid = likelihood_grid(schedule, 12).tolist()
+    options = dict(grid=grid, probes=1, prediction="x_0")
+    expected = reference.ode_bits(schedule, NET.numpy, NET.jvp, X_0, **options)
+    actual = likelihood.ode_bits(
+        NET.torch, DeviceSchedule(schedule), torch.from_numpy(X_0), numbers=torch.arange(B), **options
+    )
+    # nine products and a tanh, 16 roundings of 1.5: of a guess, which reaches x_T times noise k, and of the trace,
+    # which counts u times; and the same again for what the next guesses make of it
+    k = math.sqrt(schedule.snr[1])
+    roundings = 16 * 1.5 * 2.0**-24 * (math.asinh(k) + 3 * k * schedule.sqrt_one_minus_alpha_bar[-1])
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=2 * roundings / math.log(2))
+    assert not np.array_equal(actual.numpy(), expected)
