@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "list.json").write_text("[]")
     (folder / "bad-data.json").write_text('{"data": "digits"}')
     (folder / "photos").mkdir()
-    for name in ("torn", "bare", "other-version", "other-data", "config-only", "plain"):
+    for name in ("torn", "bare", "other-version", "other-data", "gone", "config-only", "plain"):
         shutil.copytree(folder / "run", folder / name)
     shutil.rmtree(folder / "bare" / "checkpoints")
     for path in (folder / "torn" / "checkpoints").glob("*.safetensors"):
@@ -58,6 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
     for path in (folder / "other-data" / "checkpoints").glob("*.json"):
         path.write_text(re.sub('"fingerprint": "....', '"fingerprint": "0000', path.read_text()))
+    for path in (folder / "gone" / "checkpoints").glob("*.json"):
+        path.write_text(path.read_text().replace('"digits"', '"gone.npy"'))
+    (folder / "short").mkdir()
+    (folder / "short" / "config.json").write_text('{"schedule": {"T": 2}, "sample": {"steps": 1}}')
     (folder / "file").write_text("")
     (folder / "few.npy").write_bytes(npy(np.zeros((9, 8, 8), np.uint8)))
     (folder / "odd.npy").write_bytes(npy(np.arange(20 * 7 * 7, dtype=np.uint8).reshape(20, 7, 7)))
@@ -163,6 +167,14 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("evaluate nowhere", 2, "nowhere: no such run folder"),
     ("evaluate run --count 3", 1, "3 samples are too few for the evaluation, which needs at least 7"),
     ("evaluate other-data", 1, "digits: not the images of this run any more"),
+    ("evaluate gone", 1, "gone.npy: no such file or folder"),
+    ("evaluate run --likelihood-steps 5", 2, "--likelihood-steps means nothing without --likelihood"),
+    ("evaluate run --likelihood-trace exact", 2, "--likelihood-trace means nothing without --likelihood"),
+    ("evaluate run --likelihood --likelihood-trace both", 2, "'both' is not one of 'hutchinson', 'exact'"),
+    ("evaluate run --likelihood --likelihood-images 1", 2, "1 is not in the range"),
+    ("evaluate run --likelihood --likelihood-steps 20", 2, "20 likelihood steps, but the schedule has T = 20: at most"),
+    ("evaluate run --likelihood --no-clip-x0", 2, "a network that predicts eps needs --clip-x0: an error of eps is"),
+    ("evaluate short --likelihood", 2, "the likelihood needs a schedule of at least 3 timesteps, and this has T = 2"),
     ("report empty", 2, "empty: not a run folder, it has no config.json"),
 ]
 
@@ -279,6 +291,33 @@ def test_a_finished_run_is_evaluated_again_when_resumed_and_can_be_made_longer(
     assert json.loads((folder / "again" / "config.json").read_text())["steps"] == 15
     assert (folder / "again" / "checkpoints" / "step_000000015.json").exists()
     shutil.rmtree("again")
+
+
+def test_the_likelihood_is_measured_when_asked_for_and_goes_with_its_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    shutil.copytree("run", "likely")
+    flags = ("--likelihood-images", "5", "--likelihood-steps", "4", "--likelihood-dequantisation", "uniform")
+    result = call("evaluate", "likely", "--likelihood", *flags, "--likelihood-trace", "exact", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    for said in ("likelihood of 5 held-out images", "Variational bound, σ² = beta", "5 of 899 held out"):
+        assert said in result.output
+    measured = json.loads(Path("likely/likelihood.json").read_text())
+    assert (measured["images"], measured["seed"], measured["ode"]["probes"]) == (5, 3, 0)
+    assert measured["ode"]["dequantisation"] == "uniform"
+    assert (measured["grid"][0], measured["grid"][-1], len(measured["grid"])) == (1, 20, 5)
+    with Image.open("likely/likelihood.png") as picture:
+        assert picture.size == (1350, 900)
+    assert f"{measured['ode']['total']:.3f}" in Path("likely/report.html").read_text()
+    # the samples may be drawn again without it, but other weights have another likelihood
+    assert call("evaluate", "likely", "--count", "20").exit_code == 0
+    assert json.loads(Path("likely/likelihood.json").read_text()) == measured
+    assert call("train", "--resume", "likely", "--steps", "12").exit_code == 0
+    assert not Path("likely/likelihood.json").exists()
+    assert not Path("likely/likelihood.png").exists()
+    assert "Not measured yet" in Path("likely/report.html").read_text()
+    shutil.rmtree("likely")
 
 
 def test_a_torn_newest_checkpoint_is_reported_and_the_one_before_is_used(

@@ -1,13 +1,15 @@
 """The likelihood on tensors: the numbers of the reference, to the rounding of what computes them."""
 
+import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from noisestep import reference
 from noisestep.accelerated.evaluation import likelihood
-from noisestep.accelerated.evaluation.likelihood_results import DEQUANTISATIONS, Likelihood, summarise
+from noisestep.accelerated.evaluation.likelihood_results import Likelihood, summarise
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule, likelihood_grid
 
@@ -66,7 +68,7 @@ def test_the_bound_is_the_references(schedule, prediction, clip):
 def test_the_ode_is_the_references(schedule, prediction, clip, probes):
     schedule, x_0 = SCHEDULES[schedule], X_0.astype(np.float64)
     grid = likelihood_grid(schedule, 12).tolist()
-    for name in DEQUANTISATIONS:
+    for name in ("truncated_normal", "uniform"):
         options = dict(grid=grid, dequantisation=name, probes=probes, seed=5, prediction=prediction, clip=clip)
         expected = reference.ode_bits(schedule, NET.numpy, NET.jvp, x_0, numbers=7, **options)
         numbers = torch.arange(7, 7 + B)
@@ -90,3 +92,75 @@ def test_a_network_in_float32_is_off_by_its_own_rounding():
     roundings = 16 * 1.5 * 2.0**-24 * (math.asinh(k) + 3 * k * schedule.sqrt_one_minus_alpha_bar[-1])
     np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=2 * roundings / math.log(2))
     assert not np.array_equal(actual.numpy(), expected)
+
+
+GRID = [1, 2, 5, 9, 20, 40]
+IMAGES = torch.from_numpy(np.random.default_rng(6).integers(0, 256, (7, *SHAPE)).astype(np.uint8))
+
+
+def measured(batch_size=3, images=IMAGES, numbers=None, **options):
+    def network(x, t, label):
+        return NET.torch(x, t) + label.to(x.dtype)[:, None, None, None] / 100
+
+    numbers = torch.arange(len(images)) if numbers is None else numbers
+    schedule = DeviceSchedule(SCHEDULES["linear"])
+    return likelihood.measure(
+        network, schedule, images, numbers % 3, numbers, GRID, prediction="x_0", batch_size=batch_size, **options
+    )
+
+
+def test_what_is_measured_of_an_image_does_not_depend_on_the_others():
+    told = []
+    together = measured(progress=told.append)
+    # the bound has six calls an image, and the ODE 6 points of the grid and 4
+    assert len(told) == 3 * (6 + 6 + 4)
+    assert told[-1] == pytest.approx(7)
+    assert all(before < after for before, after in pairwise(told))
+    alone = measured(images=IMAGES[4:5], numbers=torch.tensor([4]))
+    # float32 products may add up in another order, and each term multiplies what that does to a guess
+    np.testing.assert_allclose(alone.numpy(), together[4:5].numpy(), rtol=1e-4)
+    assert together.shape == (7, 1 + 2 * 6 + 2)
+
+
+def test_a_summary_has_the_means_and_their_errors():
+    rows = measured().numpy()
+    options = dict(held_out=50, grid=GRID, dequantisation="uniform", probes=1, clip_x0=True, seed=3)
+    result = summarise(rows, **options)
+    assert (result.images, result.held_out, result.grid) == (7, 50, tuple(GRID))
+    assert result.prior == pytest.approx(rows[:, 0].mean())
+    for variance, first in (("posterior", 1), ("beta", 7)):
+        bound, terms = result.bound[variance], rows[:, first : first + 6]
+        total = rows[:, 0] + terms.sum(axis=1)
+        assert bound.total == pytest.approx(total.mean())
+        assert bound.total == pytest.approx(result.prior + bound.middle + bound.decoder)
+        assert bound.standard_error == pytest.approx(total.std(ddof=1) / math.sqrt(7))
+        assert bound.decoder == pytest.approx(terms[:, 0].mean())
+        assert bound.by_step == pytest.approx(terms.mean(axis=0) / [1, 1, 3, 4, 11, 20])
+    assert result.ode.total == pytest.approx(rows[:, -2].mean())
+    assert result.ode.standard_error == pytest.approx(rows[:, -2].std(ddof=1) / math.sqrt(7))
+    assert result.ode.solver_error == pytest.approx(abs(rows[:, -2].mean() - rows[:, -1].mean()) / 3)
+    assert Likelihood.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    for text in (
+        "posterior",
+        "uniform",
+        f"{result.ode.total:.3f}",
+        "7 of 50 held out",
+        "one of each of 6 strata of the 40",
+    ):
+        assert text in result.table()
+    assert "all 6" in summarise(rows, **{**options, "grid": [1, 2, 3, 4, 5, 6]}).table()
+    with pytest.raises(ValueError, match=r"not a likelihood: missing keys \['seed'\], unknown keys \['fid'\]"):
+        Likelihood.from_dict({**{key: x for key, x in result.to_dict().items() if key != "seed"}, "fid": 3})
+
+
+def test_the_error_of_the_solver_is_that_of_every_second_step():
+    rows = measured().numpy()
+    x_0 = IMAGES.float() / 127.5 - 1
+
+    def network(x, t):
+        return NET.torch(x, t) + (torch.arange(7) % 3).to(x.dtype)[:, None, None, None] / 100
+
+    coarse = likelihood.ode_bits(
+        network, DeviceSchedule(SCHEDULES["linear"]), x_0, [1, 5, 20, 40], numbers=torch.arange(7), prediction="x_0"
+    )
+    np.testing.assert_allclose(rows[:, -1], coarse.numpy(), rtol=1e-4)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..address import DEQUANTISATION, FORWARD, PROBE, TIMESTEP, NoiseAddress
 from ..ops import integers, q_sample, vlb_terms, words
 from ..schedule import DeviceSchedule, Variance
-from .likelihood_results import DEQUANTISATIONS, VARIANCES
+from .likelihood_results import VARIANCES
 
 # network(x_t, t), with t of shape (B,), int64
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -32,9 +32,10 @@ def measure(
     grid: Sequence[int],
     *,
     seed: int = 0,
+    dequantisation: Dequantisation = "truncated_normal",
+    probes: int = 1,
     prediction: Prediction = "eps",
     clip: tuple[float, float] | None = None,
-    probes: int = 1,
     batch_size: int = 100,
     progress: Callable[[float], object] = lambda images: None,
 ) -> Tensor:
@@ -54,7 +55,7 @@ def measure(
         Number of each image, the `sample` of its addresses.
     grid : sequence of int, length S
         Increasing from 1 to T.
-    seed, prediction, clip, probes
+    seed, dequantisation, probes, prediction, clip
         As in `ode_bits`.
     batch_size : int
         Images measured at a time.
@@ -67,7 +68,7 @@ def measure(
         A row an image; see `summarise`.
     """
     coarse = [*grid[:-1:2], grid[-1]]
-    calls = len(grid) + len(DEQUANTISATIONS) * (len(grid) + len(coarse))
+    calls = 2 * len(grid) + len(coarse)
     device, rows, done = schedule.device, [], 0.0
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
@@ -86,13 +87,12 @@ def measure(
             numbers=numbers[part].to(device), seed=seed, prediction=prediction, clip=clip, progress=after_a_call
         )
         terms = sampled_bound(of_the_batch, schedule, x_0, grid, variances=VARIANCES, **options)
-        columns = [torch.from_numpy(prior_kl(schedule.schedule, x_0.cpu().numpy())), *terms.flatten(0, 1).cpu()]
-        for dequantisation in DEQUANTISATIONS:
-            for steps in (grid, coarse):
-                bits = ode_bits(
-                    of_the_batch, schedule, x_0, steps, dequantisation=dequantisation, probes=probes, **options
-                )
-                columns.append(bits.cpu())
+        bits = [
+            ode_bits(of_the_batch, schedule, x_0, steps, dequantisation=dequantisation, probes=probes, **options)
+            for steps in (grid, coarse)
+        ]
+        prior = torch.from_numpy(prior_kl(schedule.schedule, x_0.cpu().numpy()))
+        columns = [prior, *(column.cpu() for column in (*terms.flatten(0, 1), *bits))]
         rows.append(torch.stack(columns, dim=1))
     return torch.cat(rows)
 

@@ -10,8 +10,6 @@ from noisestep.reference.reverse import Variance
 from numpy.typing import NDArray
 
 VARIANCES: tuple[Variance, ...] = ("posterior", "beta")
-DEQUANTISATIONS: tuple[Dequantisation, ...] = ("truncated_normal", "uniform")
-_SYMBOLS = {"posterior": "β̃ₜ", "beta": "βₜ"}
 
 
 @dataclass(frozen=True)
@@ -39,19 +37,24 @@ class BoundResult:
 
 @dataclass(frozen=True)
 class OdeResult:
-    """The negative log-likelihood by the probability-flow ODE with one dequantisation, in bits per dimension.
+    """The negative log-likelihood by the probability-flow ODE, in bits per dimension.
 
     Attributes
     ----------
+    dequantisation : {"truncated_normal", "uniform"}
     total, standard_error : float
         The mean over the images, and the standard error of that mean.
     solver_error : float
         A third of the difference to half as many steps: the estimate of what the solver is off.
+    probes : int
+        Directions of Hutchinson's estimate of the trace; 0: the trace is exact.
     """
 
     total: float
     standard_error: float
     solver_error: float
+    dequantisation: Dequantisation
+    probes: int
 
 
 class Row(NamedTuple):
@@ -73,8 +76,6 @@ class Likelihood:
         How many images were measured, of how many.
     grid : tuple of int
         The steps of the ODE, and the highest t of each stratum of the bound; from 1 to T.
-    probes : int
-        Directions of Hutchinson's estimate of the trace; 0: the trace is exact.
     clip_x0 : bool
         Whether the predicted x_0 is clipped to [-1, 1].
     seed : int
@@ -82,19 +83,17 @@ class Likelihood:
         L_T, in bits per dimension.
     bound : dict of BoundResult
         By the variance of the reverse step.
-    ode : dict of OdeResult
-        By dequantisation.
+    ode : OdeResult
     """
 
     images: int
     held_out: int
     grid: tuple[int, ...]
-    probes: int
     clip_x0: bool
     seed: int
     prior: float
     bound: dict[str, BoundResult]
-    ode: dict[str, OdeResult]
+    ode: OdeResult
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is the inverse."""
@@ -111,7 +110,7 @@ class Likelihood:
             name: BoundResult(**{**result, "by_step": tuple(result["by_step"])})
             for name, result in plain["bound"].items()
         }
-        ode = {name: OdeResult(**result) for name, result in plain["ode"].items()}
+        ode = OdeResult(**plain["ode"])
         return cls(**{**plain, "grid": tuple(plain["grid"]), "bound": bound, "ode": ode})
 
     def rows(self) -> list[Row]:
@@ -120,23 +119,22 @@ class Likelihood:
         for variance, result in self.bound.items():
             rows.append(
                 Row(
-                    f"Variational bound, σ² = {_SYMBOLS[variance]} ({variance})",
+                    f"Variational bound, σ² = {variance}",
                     f"{result.total:.3f}",
                     f"{result.standard_error:.3f}",
-                    f"At most so many bits a pixel needs on average if DDPM with this variance is the model: "
-                    f"{self.prior:.2g} for L_T, {result.middle:.3f} for L_1 to L_T−1, {result.decoder:.3f} for L_0.",
+                    "What a pixel costs at most on average if the sampler is DDPM with this variance and all steps: "
+                    f"{self.prior:.2g} in L_T, {result.middle:.3f} in L_T−1 to L_1, {result.decoder:.3f} in L_0.",
                 )
             )
-        for dequantisation, ode in self.ode.items():
-            rows.append(
-                Row(
-                    f"Probability-flow ODE, {dequantisation.replace('_', ' ')}",
-                    f"{ode.total:.3f}",
-                    f"{ode.standard_error:.3f}",
-                    "The negative log-likelihood if the sampler without noise is the model, as a bound by this "
-                    f"dequantisation; the solver is off by about {ode.solver_error:.1g}.",
-                )
+        rows.append(
+            Row(
+                f"Probability-flow ODE, {self.ode.dequantisation.replace('_', ' ')}",
+                f"{self.ode.total:.3f}",
+                f"{self.ode.standard_error:.3f}",
+                "What a pixel costs at most on average if the sampler adds no noise (DDIM with η = 0, Heun); exact but "
+                f"for the dequantisation. The solver is off by about {self.ode.solver_error:.1g}.",
             )
+        )
         return rows
 
     def table(self) -> str:
@@ -154,7 +152,7 @@ class Likelihood:
             "images": f"{self.images} of {self.held_out} held out",
             "terms of the bound": f"all {T}" if T == S else f"one of each of {S} strata of the {T}",
             "solver": f"Heun's method, order 2, {S - 1} intervals between trained steps",
-            "trace": "exact" if self.probes == 0 else f"Hutchinson's estimate, {self.probes} Rademacher probe",
+            "trace": "Hutchinson's estimate, 1 Rademacher probe" if self.ode.probes else "exact",
             "predicted x_0": "clipped to [−1, 1]" if self.clip_x0 else "not clipped",
             "pixel": "256 levels",
             "seed": str(self.seed),
@@ -162,7 +160,14 @@ class Likelihood:
 
 
 def summarise(
-    rows: NDArray[np.float64], *, held_out: int, grid: Sequence[int], probes: int, clip_x0: bool, seed: int
+    rows: NDArray[np.float64],
+    *,
+    held_out: int,
+    grid: Sequence[int],
+    dequantisation: Dequantisation,
+    probes: int,
+    clip_x0: bool,
+    seed: int,
 ) -> Likelihood:
     """The means over images and their standard errors.
 
@@ -170,33 +175,30 @@ def summarise(
     ----------
     rows : ndarray of float64, shape (N, columns), N at least 2
         Of `noisestep.accelerated.evaluation.likelihood.measure`: L_T, the terms of the bound by variance and stratum,
-        and the bits by the ODE by dequantisation, each on the grid and on every second step of it.
-    held_out, grid, probes, clip_x0, seed
-        As in `Likelihood`.
+        and the bits by the ODE on the grid and on every second step of it.
+    held_out, grid, dequantisation, probes, clip_x0, seed
+        As in `Likelihood` and `OdeResult`.
 
     Returns
     -------
     Likelihood
     """
-    N, S = len(rows), len(grid)
-    prior, terms = rows[:, 0], rows[:, 1 : 1 + len(VARIANCES) * S].reshape(N, len(VARIANCES), S)
-    ode = rows[:, 1 + len(VARIANCES) * S :].reshape(N, len(DEQUANTISATIONS), 2)
-    sizes = np.diff([0, *grid])
-
-    def mean_and_error(bits: NDArray[np.float64]) -> tuple[float, float]:
-        return float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(N))
-
-    bound: dict[str, BoundResult] = {}
-    for variance, of_variance in zip(VARIANCES, terms.swapaxes(0, 1), strict=True):
+    prior, terms, fine, coarse = rows[:, 0], rows[:, 1:-2], rows[:, -2], rows[:, -1]
+    sizes = np.diff(grid, prepend=0)
+    bound = {}
+    for variance, of_variance in zip(VARIANCES, np.split(terms, len(VARIANCES), axis=1), strict=True):
         means = of_variance.mean(axis=0)
-        bound[variance] = BoundResult(
-            *mean_and_error(prior + of_variance.sum(axis=1)),
+        bound[str(variance)] = BoundResult(
+            *_mean_and_error(prior + of_variance.sum(axis=1)),
             middle=float(means[1:].sum()),
             decoder=float(means[0]),
             by_step=tuple((means / sizes).tolist()),
         )
-    odes: dict[str, OdeResult] = {
-        name: OdeResult(*mean_and_error(bits[:, 0]), solver_error=abs(float((bits[:, 0] - bits[:, 1]).mean())) / 3)
-        for name, bits in zip(DEQUANTISATIONS, ode.swapaxes(0, 1), strict=True)
-    }
-    return Likelihood(N, held_out, tuple(grid), probes, clip_x0, seed, float(prior.mean()), bound, odes)
+    # an error of second order is a third of the difference to twice the step
+    solver_error = abs(float((fine - coarse).mean())) / 3
+    ode = OdeResult(*_mean_and_error(fine), solver_error, dequantisation, probes)
+    return Likelihood(len(rows), held_out, tuple(grid), clip_x0, seed, float(prior.mean()), bound, ode)
+
+
+def _mean_and_error(bits: NDArray[np.float64]) -> tuple[float, float]:
+    return float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(len(bits)))
