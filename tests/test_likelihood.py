@@ -1,7 +1,9 @@
 """The likelihood of Gaussian data, of which everything is known: the bound, the ODE, dequantisation and probes."""
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,6 +298,17 @@ def test_bits_of_an_image_do_not_depend_on_its_batch():
     together = sampled_bound(schedule, model, x_0, [1, 9, 17], numbers=5, **options)
     alone = sampled_bound(schedule, model, x_0[1:2], [1, 9, 17], numbers=[6], **options)
     assert_close(actual=alone.total, expected=together.total[1:2], roundings=64, scale=10)
+
+
+def test_the_pages_example_is_near_the_entropy():
+    page = (Path(__file__).parents[1] / "docs" / "likelihood.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {}
+    exec(code, names)
+    entropy = math.log2(127.5) + math.log2(2 * math.pi * math.e * 0.09) / 2
+    # five standard errors of 1,600 pixels: half of a squared normal number is off by sqrt(1/2) nats
+    assert abs(names["ode"].mean() - entropy) < 5 * math.sqrt(0.5 / 1600) / math.log(2)
+    assert names["ode"].mean() < names["bound"].mean() < entropy + 0.5
 
 
 MODEL = Gaussian(COSINE, "eps")

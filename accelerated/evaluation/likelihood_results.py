@@ -123,7 +123,7 @@ class Likelihood:
                     f"{result.total:.3f}",
                     f"{result.standard_error:.3f}",
                     "What a pixel costs at most on average if the sampler is DDPM with this variance and all steps: "
-                    f"{self.prior:.2g} in L_T, {result.middle:.3f} in L_T−1 to L_1, {result.decoder:.3f} in L_0.",
+                    f"{self.prior:.2g} in L_T, {result.middle:.3f} in L_1 to L_{{T−1}}, {result.decoder:.3f} in L_0.",
                 )
             )
         rows.append(
