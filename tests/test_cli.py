@@ -266,8 +266,17 @@ def test_a_whole_run_in_processes_of_its_own(folder: Path) -> None:
     assert "open runs/digits-001/report.html" in said
     assert "3 images are in out" in run("sample", "runs/digits-001", "--count", "3", "--out", "out", cwd=folder)
     before = json.loads((folder / "runs/digits-001/metrics.json").read_text())
-    said = run("evaluate", "runs/digits-001", "--sampler", "ddpm", "--count", "30", cwd=folder)
-    assert "Fréchet distance" in said
+    flags = ["--likelihood", "--likelihood-images", "5", "--likelihood-steps", "4", "--seed", "3"]
+    said = run("evaluate", "runs/digits-001", "--sampler", "ddpm", "--count", "30", *flags, cwd=folder)
+    for words in ("Fréchet distance", "likelihood of 5 held-out images", "bound, σ² = beta", "5 of 899 held out"):
+        assert words in said
+    likelihood = json.loads((folder / "runs/digits-001/likelihood.json").read_text())
+    assert (likelihood["images"], likelihood["seed"], likelihood["clip_x0"]) == (5, 3, True)
+    assert (likelihood["ode"]["probes"], likelihood["ode"]["dequantisation"]) == (1, "truncated_normal")
+    assert (likelihood["grid"][0], likelihood["grid"][-1], len(likelihood["grid"])) == (1, 20, 5)
+    with Image.open(folder / "runs/digits-001/likelihood.png") as picture:
+        assert picture.size == (1350, 900)
+    assert f"{likelihood['ode']['total']:.3f}" in (folder / "runs/digits-001/report.html").read_text()
     after = json.loads((folder / "runs/digits-001/metrics.json").read_text())
     assert after["counts"]["samples"] == 30 != before["counts"]["samples"]
     (folder / "runs/digits-001/report.html").unlink()
@@ -284,40 +293,16 @@ def test_a_finished_run_is_evaluated_again_when_resumed_and_can_be_made_longer(
     monkeypatch.chdir(folder)
     shutil.copytree("run", "again")
     (folder / "again" / "metrics.json").unlink()
+    for name in ("likelihood.json", "likelihood.png"):
+        (folder / "again" / name).write_text("of the weights before")
     assert call("train", "--resume", "again").exit_code == 0
     assert (folder / "again" / "metrics.json").read_bytes() == (folder / "run" / "metrics.json").read_bytes()
     result = call("train", "--resume", "again", "--steps", "15")
     assert "going on after step 10 of 15" in result.output
     assert json.loads((folder / "again" / "config.json").read_text())["steps"] == 15
     assert (folder / "again" / "checkpoints" / "step_000000015.json").exists()
+    assert not [*(folder / "again").glob("likelihood.*")]
     shutil.rmtree("again")
-
-
-def test_the_likelihood_is_measured_when_asked_for_and_goes_with_its_weights(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    shutil.copytree("run", "likely")
-    flags = ("--likelihood-images", "5", "--likelihood-steps", "4", "--likelihood-dequantisation", "uniform")
-    result = call("evaluate", "likely", "--likelihood", *flags, "--likelihood-trace", "exact", "--seed", "3")
-    assert result.exit_code == 0, result.output
-    for said in ("likelihood of 5 held-out images", "Variational bound, σ² = beta", "5 of 899 held out"):
-        assert said in result.output
-    measured = json.loads(Path("likely/likelihood.json").read_text())
-    assert (measured["images"], measured["seed"], measured["ode"]["probes"]) == (5, 3, 0)
-    assert measured["ode"]["dequantisation"] == "uniform"
-    assert (measured["grid"][0], measured["grid"][-1], len(measured["grid"])) == (1, 20, 5)
-    with Image.open("likely/likelihood.png") as picture:
-        assert picture.size == (1350, 900)
-    assert f"{measured['ode']['total']:.3f}" in Path("likely/report.html").read_text()
-    # the samples may be drawn again without it, but other weights have another likelihood
-    assert call("evaluate", "likely", "--count", "20").exit_code == 0
-    assert json.loads(Path("likely/likelihood.json").read_text()) == measured
-    assert call("train", "--resume", "likely", "--steps", "12").exit_code == 0
-    assert not Path("likely/likelihood.json").exists()
-    assert not Path("likely/likelihood.png").exists()
-    assert "Not measured yet" in Path("likely/report.html").read_text()
-    shutil.rmtree("likely")
 
 
 def test_a_torn_newest_checkpoint_is_reported_and_the_one_before_is_used(

@@ -88,7 +88,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 def _result(kind: type[_Result], content: dict[str, Any], path: Path) -> _Result:
     try:
         return kind.from_dict(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
