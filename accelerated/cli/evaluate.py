@@ -73,6 +73,9 @@ def evaluate_trained(
     RunError
         The samples cannot be measured; their pictures and the report have been written nevertheless.
     """
+    # before the samples: inference mode leaves buffers of a sharded model that no gradient passes through
+    if likelihood is not None:
+        measure_likelihood(run, model, split, settings, likelihood, say)
     say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps) and evaluating them")
     try:
         with progress_bar(settings.count, "sampling", shown=model.world.is_rank0) as bar:
@@ -85,10 +88,6 @@ def evaluate_trained(
         if model.world.is_rank0:
             write_samples(run, samples, columns=grid_columns(model.num_classes))
             write_json(run.settings, asdict(settings))
-        # all processes take part in it, and what rank 0 does alone may end the command
-        if likelihood is not None:
-            measure_likelihood(run, model, split, settings, likelihood, say)
-        if model.world.is_rank0:
             _write_metrics(run, model, split, samples, say)
     finally:
         # samples that cannot be measured can still be looked at
