@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .address import (
         AUGMENTATION,
+        DEQUANTISATION,
         DROPOUT,
         FORWARD,
         INITIAL,
         LABEL_DROPOUT,
         NOISE_VERSION,
         PERMUTATION,
+        PROBE,
         REVERSE,
         TIMESTEP,
         NoiseAddress,
@@ -33,12 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUGMENTATION",
+    "DEQUANTISATION",
     "DROPOUT",
     "FORWARD",
     "INITIAL",
     "LABEL_DROPOUT",
     "NOISE_VERSION",
     "PERMUTATION",
+    "PROBE",
     "REVERSE",
     "SAMPLERS",
     "TIMESTEP",

@@ -11,12 +11,14 @@ from noisestep.reference import noise as reference
 from noisestep.reference._arguments import as_int
 from noisestep.reference.noise import (
     AUGMENTATION,
+    DEQUANTISATION,
     DROPOUT,
     FORWARD,
     INITIAL,
     LABEL_DROPOUT,
     NOISE_VERSION,
     PERMUTATION,
+    PROBE,
     REVERSE,
     STEPS,
     STREAMS,
@@ -26,6 +28,7 @@ from torch import Tensor
 
 __all__ = [
     "AUGMENTATION",
+    "DEQUANTISATION",
     "DROPOUT",
     "EVEN",
     "EXPONENT",
@@ -37,6 +40,7 @@ __all__ = [
     "NOWHERE",
     "ODD",
     "PERMUTATION",
+    "PROBE",
     "REVERSE",
     "STEPS",
     "TIMESTEP",
@@ -64,7 +68,7 @@ class NoiseAddress:
         64 bits are the seed. An integer may be NumPy's, here and in the other parts.
     stream : int
         In [0, 16): `FORWARD`, `TIMESTEP`, `INITIAL`, `REVERSE`, `LABEL_DROPOUT`, `AUGMENTATION`,
-        `PERMUTATION`, `DROPOUT`, or one of the free ones from 9.
+        `PERMUTATION`, `DROPOUT`, `PROBE`, `DEQUANTISATION`, or one of the free ones from 11.
     step : int or Tensor
         In [0, 2^28): the optimizer step in training, the timestep in sampling. A tensor is int64, with
         one element or one for each sample. The values of a tensor are not read: only their low 28 bits count.

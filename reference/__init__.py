@@ -17,7 +17,8 @@ Each module begins with what it is for; ``docs/equations.md`` has the same order
 7. :mod:`.samplers`: the loop over all steps, from noise to an image, in ``samplers/loop.py``, and one sampler a file.
 8. :mod:`.network`, :mod:`.optimizer`, :mod:`.training`: all of it at work on real digits
    (``docs/training-by-hand.md``).
-9. :mod:`.bound`: the variational bound, and with ``docs/derivation.md`` the reason for L_simple.
+9. :mod:`.bound`: the variational bound, and with ``docs/derivation.md`` the reason for L_simple. :mod:`.likelihood`:
+   the bound from a sample of its terms, and the exact likelihood by the probability-flow ODE.
 10. :mod:`.jumps`: updates that cross several steps. :mod:`.noise`: random numbers with an address.
 
 Conventions
@@ -97,6 +98,16 @@ from .bound import (
 from .digits import load_digits
 from .forward import q_mean_variance, q_sample, q_step, q_step_mean_variance
 from .jumps import Jumps
+from .likelihood import (
+    SampledBound,
+    dequantisation_entropy,
+    dequantise,
+    likelihood_grid,
+    ode_bits,
+    ode_log_density,
+    rademacher,
+    sampled_bound,
+)
 from .loss import (
     LOSS_WEIGHTINGS,
     loss_weights,
@@ -111,6 +122,7 @@ from .loss import (
 from .network import Activations, SimpleUNet, initial_parameters, parameter_shapes, timestep_embedding
 from .noise import (
     AUGMENTATION,
+    DEQUANTISATION,
     DROPOUT,
     FORWARD,
     INITIAL,
@@ -118,6 +130,7 @@ from .noise import (
     LABEL_DROPOUT,
     NOISE_VERSION,
     PERMUTATION,
+    PROBE,
     REVERSE,
     TIMESTEP,
     integers,
@@ -160,6 +173,7 @@ from .schedule import Schedule
 __all__ = [
     "AUGMENTATION",
     "BETA_SCHEDULES",
+    "DEQUANTISATION",
     "DROPOUT",
     "FORWARD",
     "INITIAL",
@@ -168,12 +182,14 @@ __all__ = [
     "LOSS_WEIGHTINGS",
     "NOISE_VERSION",
     "PERMUTATION",
+    "PROBE",
     "REVERSE",
     "TIMESTEP",
     "Activations",
     "Adam",
     "Bound",
     "Jumps",
+    "SampledBound",
     "Schedule",
     "SimpleUNet",
     "beta_schedule",
@@ -184,6 +200,8 @@ __all__ = [
     "ddim_direction",
     "ddim_sigma",
     "ddim_step",
+    "dequantisation_entropy",
+    "dequantise",
     "discretised_normal_log_likelihood",
     "ema",
     "eps_from_mu",
@@ -195,6 +213,7 @@ __all__ = [
     "integers",
     "jsd_beta",
     "learned_range_variance",
+    "likelihood_grid",
     "linear_beta",
     "load_digits",
     "loss_weights",
@@ -203,6 +222,8 @@ __all__ = [
     "normal",
     "normal_kl",
     "normal_pair",
+    "ode_bits",
+    "ode_log_density",
     "p2_weights",
     "parameter_shapes",
     "permutation",
@@ -217,11 +238,13 @@ __all__ = [
     "q_step",
     "q_step_mean_variance",
     "quadratic_beta",
+    "rademacher",
     "reverse_coefficients",
     "reverse_mean",
     "reverse_step",
     "reverse_variance",
     "sample",
+    "sampled_bound",
     "scaled_linear_beta",
     "sigmoid_beta",
     "simple_loss",

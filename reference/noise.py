@@ -23,7 +23,7 @@ from ._arguments import integer, integer_row
 # the version of docs/noise.md: other bits of any number would be another version
 NOISE_VERSION = 1
 
-# what a random number is for; 9 to 15 are free
+# what a random number is for; 11 to 15 are free
 FORWARD = 0
 TIMESTEP = 1
 INITIAL = 2
@@ -33,6 +33,8 @@ AUGMENTATION = 5
 PERMUTATION = 6
 DROPOUT = 7
 INITIAL_WEIGHTS = 8
+PROBE = 9
+DEQUANTISATION = 10
 
 STREAMS = 1 << 4
 STEPS = 1 << 28

@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "list.json").write_text("[]")
     (folder / "bad-data.json").write_text('{"data": "digits"}')
     (folder / "photos").mkdir()
-    for name in ("torn", "bare", "other-version", "other-data", "config-only", "plain"):
+    for name in ("torn", "bare", "other-version", "other-data", "gone", "config-only", "plain"):
         shutil.copytree(folder / "run", folder / name)
     shutil.rmtree(folder / "bare" / "checkpoints")
     for path in (folder / "torn" / "checkpoints").glob("*.safetensors"):
@@ -58,6 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
     for path in (folder / "other-data" / "checkpoints").glob("*.json"):
         path.write_text(re.sub('"fingerprint": "....', '"fingerprint": "0000', path.read_text()))
+    for path in (folder / "gone" / "checkpoints").glob("*.json"):
+        path.write_text(path.read_text().replace('"digits"', '"gone.npy"'))
+    (folder / "short").mkdir()
+    (folder / "short" / "config.json").write_text('{"schedule": {"T": 2}, "sample": {"steps": 1}}')
     (folder / "file").write_text("")
     (folder / "few.npy").write_bytes(npy(np.zeros((9, 8, 8), np.uint8)))
     (folder / "odd.npy").write_bytes(npy(np.arange(20 * 7 * 7, dtype=np.uint8).reshape(20, 7, 7)))
@@ -163,6 +167,14 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("evaluate nowhere", 2, "nowhere: no such run folder"),
     ("evaluate run --count 3", 1, "3 samples are too few for the evaluation, which needs at least 7"),
     ("evaluate other-data", 1, "digits: not the images of this run any more"),
+    ("evaluate gone", 1, "gone.npy: no such file or folder"),
+    ("evaluate run --likelihood-steps 5", 2, "--likelihood-steps means nothing without --likelihood"),
+    ("evaluate run --likelihood-trace exact", 2, "--likelihood-trace means nothing without --likelihood"),
+    ("evaluate run --likelihood --likelihood-trace both", 2, "'both' is not one of 'hutchinson', 'exact'"),
+    ("evaluate run --likelihood --likelihood-images 1", 2, "1 is not in the range"),
+    ("evaluate run --likelihood --likelihood-steps 20", 2, "20 likelihood steps, but the schedule has T = 20: at most"),
+    ("evaluate run --likelihood --no-clip-x0", 2, "a network that predicts eps needs --clip-x0: an error of eps is"),
+    ("evaluate short --likelihood", 2, "the likelihood needs a schedule of at least 3 timesteps, and this has T = 2"),
     ("report empty", 2, "empty: not a run folder, it has no config.json"),
 ]
 
@@ -254,8 +266,17 @@ def test_a_whole_run_in_processes_of_its_own(folder: Path) -> None:
     assert "open runs/digits-001/report.html" in said
     assert "3 images are in out" in run("sample", "runs/digits-001", "--count", "3", "--out", "out", cwd=folder)
     before = json.loads((folder / "runs/digits-001/metrics.json").read_text())
-    said = run("evaluate", "runs/digits-001", "--sampler", "ddpm", "--count", "30", cwd=folder)
-    assert "Fréchet distance" in said
+    flags = ["--likelihood", "--likelihood-images", "5", "--likelihood-steps", "4", "--seed", "3"]
+    said = run("evaluate", "runs/digits-001", "--sampler", "ddpm", "--count", "30", *flags, cwd=folder)
+    for words in ("Fréchet distance", "likelihood of 5 held-out images", "bound, σ² = beta", "5 of 899 held out"):
+        assert words in said
+    likelihood = json.loads((folder / "runs/digits-001/likelihood.json").read_text())
+    assert (likelihood["images"], likelihood["seed"], likelihood["clip_x0"]) == (5, 3, True)
+    assert (likelihood["ode"]["probes"], likelihood["ode"]["dequantisation"]) == (1, "truncated_normal")
+    assert (likelihood["grid"][0], likelihood["grid"][-1], len(likelihood["grid"])) == (1, 20, 5)
+    with Image.open(folder / "runs/digits-001/likelihood.png") as picture:
+        assert picture.size == (1350, 900)
+    assert f"{likelihood['ode']['total']:.3f}" in (folder / "runs/digits-001/report.html").read_text()
     after = json.loads((folder / "runs/digits-001/metrics.json").read_text())
     assert after["counts"]["samples"] == 30 != before["counts"]["samples"]
     (folder / "runs/digits-001/report.html").unlink()
@@ -272,12 +293,15 @@ def test_a_finished_run_is_evaluated_again_when_resumed_and_can_be_made_longer(
     monkeypatch.chdir(folder)
     shutil.copytree("run", "again")
     (folder / "again" / "metrics.json").unlink()
+    for name in ("likelihood.json", "likelihood.png"):
+        (folder / "again" / name).write_text("of the weights before")
     assert call("train", "--resume", "again").exit_code == 0
     assert (folder / "again" / "metrics.json").read_bytes() == (folder / "run" / "metrics.json").read_bytes()
     result = call("train", "--resume", "again", "--steps", "15")
     assert "going on after step 10 of 15" in result.output
     assert json.loads((folder / "again" / "config.json").read_text())["steps"] == 15
     assert (folder / "again" / "checkpoints" / "step_000000015.json").exists()
+    assert not [*(folder / "again").glob("likelihood.*")]
     shutil.rmtree("again")
 
 

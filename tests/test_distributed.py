@@ -23,12 +23,16 @@ from noisestep.accelerated.cli import main
 from noisestep.accelerated.cli.run_folder import RunFolder
 from noisestep.accelerated.cli.runtime import Runtime, find_device
 from noisestep.accelerated.cli.train import train_new
-from noisestep.accelerated.data import load_images
+from noisestep.accelerated.data import ImageSet, load_images
 from noisestep.accelerated.errors import RunError
+from noisestep.accelerated.evaluation.likelihood import measure
+from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.accelerated.training import checkpoint as checkpoints
 from noisestep.accelerated.training.batches import Batches
+from noisestep.accelerated.training.data import Split
 from noisestep.accelerated.training.distributed import SINGLE_PROCESS, World, micro_batch_rows, process_group
 from noisestep.accelerated.training.loop import Step
+from noisestep.accelerated.training.trained import TrainedModel
 from safetensors.torch import load_file
 from tiny_run import SETTINGS, tiny_config
 
@@ -391,10 +395,26 @@ def test_several_processes_draw_and_evaluate_the_same_images(folder: Path) -> No
     names = sorted(path.name for path in (folder / "by-two" / "images").iterdir())
     assert names == [f"{number:06d}.png" for number in range(100, 107)]
     before = json.loads((folder / "alone" / "metrics.json").read_text())
-    output = said(torchrun(2, "evaluate", "alone", cwd=folder))
+    flags = ("--likelihood", "--likelihood-images", "5", "--likelihood-steps", "4", "--parallel", "fsdp")
+    output = said(torchrun(2, "evaluate", "alone", *flags, cwd=folder))
     assert output.count("open alone/report.html") == 1
     after = json.loads((folder / "alone" / "metrics.json").read_text())
     assert after["frechet_distance"]["samples"] == pytest.approx(before["frechet_distance"]["samples"], rel=1e-3)
+    # the five images by one process, with the labels of their own
+    model = TrainedModel.load(folder / "alone" / "checkpoints", CPU)
+    images = Split.load(model.config.data).held_out
+    assert isinstance(images, ImageSet)
+    assert images.labels is not None
+    pixels, labels, numbers = torch.from_numpy(images.images[:5]), torch.from_numpy(images.labels[:5]), torch.arange(5)
+    result = json.loads((folder / "alone" / "likelihood.json").read_text())
+    rows = measure(
+        *(model.model, DeviceSchedule(model.config.schedule.build()), pixels, labels, numbers, result["grid"]),
+        seed=result["seed"],
+        clip=(-1.0, 1.0),
+    )
+    assert result["images"] == 5
+    assert result["bound"]["posterior"]["decoder"] == pytest.approx(float(rows[:, 1].mean()), rel=1e-4)
+    assert result["ode"]["total"] == pytest.approx(float(rows[:, -2].mean()), rel=1e-4)
 
 
 def test_a_batch_too_small_for_all_is_refused_before_any_work(tmp_path: Path) -> None:

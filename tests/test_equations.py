@@ -24,6 +24,7 @@ MODULES = (
     "jumps",
     "loss",
     "bound",
+    "likelihood",
     "samplers.loop",
     "noise",
 )
@@ -39,8 +40,8 @@ def named(kind, text):
 
 def resolve(package, dotted):
     module, *attributes = dotted.split(".")
-    if module == "samplers":
-        # one sampler a file
+    if module in ("samplers", "evaluation"):
+        # packages that hand out no names: one sampler a file
         module = f"{module}.{attributes.pop(0)}"
     found = importlib.import_module(f"noisestep.{package}.{module}")
     for attribute in attributes:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noisestep.accelerated.cli.likelihood_plot import likelihood_plot
 from noisestep.accelerated.cli.pictures import grid, save_gif, save_png
 from noisestep.accelerated.cli.report import duration, write_report
 from noisestep.accelerated.cli.run_folder import RunFolder
 from noisestep.accelerated.evaluation.evaluate import evaluate
+from noisestep.accelerated.evaluation.likelihood_results import summarise
 
 PICTURES = ("samples.png", "neighbours.png", "loss.png", "forward_strip.png", "reverse_strip.png", "denoising.gif")
 CONFIG = {
@@ -125,6 +127,28 @@ def test_every_metric_stands_with_its_meaning_and_beside_real_images(
     assert f"{distance['samples']:.4f}\n{distance['real']:.4f}\n{distance['gaussian']:.4f}" in re.sub("\n+", "\n", text)
     for words in ("do they look real?", "is every kind of image drawn?", "This is not FID", "Not measured: no labels."):
         assert words in text
+
+
+def test_the_likelihood_is_shown_where_it_was_measured(run: Path) -> None:
+    assert "Not measured yet: noisestep evaluate RUN --likelihood does it." in read(run).text
+    rows = np.random.default_rng(1).random((6, 1 + 2 * 3 + 2))
+    options = dict(grid=[1, 4, 9], dequantisation="uniform", probes=1, clip_x0=True, seed=0)
+    likelihood = summarise(rows, held_out=10, **options)
+    (run / "likelihood.json").write_text(json.dumps(likelihood.to_dict()))
+    page = read(run)
+    assert "likelihood.png is missing" in page.text
+    save_png(likelihood_plot(likelihood), run / "likelihood.png")
+    page = read(run)
+    assert len(page.images) == len(PICTURES) + 1
+    assert "missing" not in page.text
+    text = re.sub("\n+", "\n", page.text)
+    for row in likelihood.rows():
+        assert f"{row.name}\n{row.bits}\n{row.standard_error}\n{row.meaning}" in text
+    for words in ("6 of 10 held out", "one of each of 3 strata of the 9", "Hutchinson's estimate"):
+        assert words in text
+    (run / "likelihood.json").write_text(json.dumps({**likelihood.to_dict(), "ode": {"total": 1}}))
+    with pytest.raises(ValueError, match=r"likelihood\.json: .*missing 4 required"):
+        read(run)
 
 
 @pytest.mark.parametrize("name", [*PICTURES, "metrics.json", "log.csv", "run.json"])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -186,28 +186,86 @@ def sample(
 
 @main.command()
 @run_argument
+@click.option(
+    "--likelihood",
+    is_flag=True,
+    help="also measure the likelihood of the held-out images: the variational bound, and by the probability-flow ODE",
+)
+@click.option(
+    "--likelihood-images",
+    type=click.IntRange(2),
+    metavar="N",
+    help="number of held-out images whose likelihood is measured  [default 1000, or all]",
+)
+@click.option(
+    "--likelihood-steps",
+    type=click.IntRange(2),
+    metavar="N",
+    help="intervals between timesteps, at most T - 1: of the ODE's solver, and strata of the bound's t  [default 50]",
+)
+@click.option(
+    "--likelihood-dequantisation",
+    type=click.Choice(["truncated_normal", "uniform"]),
+    help="how a point within a pixel's level is drawn for the ODE  [default truncated_normal]",
+)
+@click.option(
+    "--likelihood-trace",
+    type=click.Choice(["hutchinson", "exact"]),
+    help="trace in the ODE: estimated with one probe, or exact, at one backward pass a pixel  [default hutchinson]",
+)
 @field_options(SAMPLE_FLAGS, defaults=False)
 @device_option
 @parallel_option
 @timeout_option
-def evaluate(run: Path, device: str, parallel: str, timeout: float, **values: Any) -> None:
+def evaluate(
+    run: Path,
+    likelihood: bool,
+    likelihood_images: int | None,
+    likelihood_steps: int | None,
+    likelihood_dequantisation: Literal["truncated_normal", "uniform"] | None,
+    likelihood_trace: str | None,
+    device: str,
+    parallel: str,
+    timeout: float,
+    **values: Any,
+) -> None:
     """Draw samples from a run, evaluate them against the held-out images, and update metrics, pictures and report.
 
     \b
       noisestep evaluate runs/digits-001
       noisestep evaluate runs/digits-001 --sampler ddpm --steps 250 --seed 1
+      noisestep evaluate runs/digits-001 --likelihood --likelihood-images 200
 
-    The defaults are the run's configuration.
+    The defaults are the run's configuration. The likelihood is that of the model itself, with each image's own label:
+    guidance and temperature do not enter.
     """
     folder = RunFolder(run)
     settings = _sample_config(folder, values)
+    flags = {
+        "--likelihood-images": likelihood_images,
+        "--likelihood-steps": likelihood_steps,
+        "--likelihood-dequantisation": likelihood_dequantisation,
+        "--likelihood-trace": likelihood_trace,
+        "--likelihood": likelihood,
+    }
+    with usage_errors():
+        steps = _likelihood_steps(folder.read_config(), settings, flags)
     _greet()
     with runtime_errors():
         from .evaluate import evaluate_run
+        from .likelihood import LikelihoodSettings
         from .runtime import start
 
+        wanted = None
+        if steps is not None:
+            wanted = LikelihoodSettings(
+                images=likelihood_images or 1000,
+                steps=steps,
+                dequantisation=likelihood_dequantisation or "truncated_normal",
+                exact_trace=likelihood_trace == "exact",
+            )
         with start(device, parallel, timeout) as runtime:
-            evaluate_run(folder, settings, runtime)
+            evaluate_run(folder, settings, wanted, runtime)
             runtime.say(f"open {folder.report}")
 
 
@@ -252,6 +310,28 @@ def _refuse_unused(config: TrainConfig, values: Mapping[str, Any]) -> None:
     given_here = {name: value for name in own if (value := values[keyword(f"sample.{name}")]) is not None}
     with usage_errors():
         SAMPLERS[config.sample.sampler].with_defaults(given_here)
+
+
+def _likelihood_steps(config: TrainConfig, settings: SampleConfig, flags: Mapping[str, object]) -> int | None:
+    """The steps of --likelihood, None without it; ValueError where its flags do not fit each other or the run."""
+    T = config.schedule.T
+    given_here = [flag for flag, value in flags.items() if value not in (None, False)]
+    if not given_here:
+        return None
+    if "--likelihood" not in given_here:
+        raise ValueError(f"{given_here[0]} means nothing without --likelihood")
+    if T < 3:
+        raise ValueError(f"the likelihood needs a schedule of at least 3 timesteps, and this has T = {T}")
+    if config.prediction == "eps" and not settings.clip_x0:
+        raise ValueError(
+            "the likelihood of a network that predicts eps needs --clip-x0: an error of eps is divided by "
+            f"{config.schedule.build().sqrt_alpha_bar[-1]:.2g} at t = T"
+        )
+    steps = flags["--likelihood-steps"] or min(50, T - 1)
+    assert isinstance(steps, int)
+    if steps >= T:
+        raise ValueError(f"{steps} likelihood steps, but the schedule has T = {T}: at most {T - 1}")
+    return steps
 
 
 def _greet() -> None:

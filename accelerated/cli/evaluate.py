@@ -17,6 +17,7 @@ from ..training.config import SampleConfig, TrainConfig
 from ..training.data import Split
 from ..training.progress import progress_bar
 from ..training.trained import TrainedModel
+from .likelihood import LikelihoodSettings, measure_likelihood
 from .pictures import pairs, save_png, strip, to_uint8
 from .report import write_report
 from .run_folder import RunFolder
@@ -24,13 +25,15 @@ from .runtime import Runtime
 from .sample import ANIMATED, STRIP, grid_columns, write_samples
 
 
-def evaluate_run(run: RunFolder, settings: SampleConfig, runtime: Runtime) -> None:
+def evaluate_run(
+    run: RunFolder, settings: SampleConfig, likelihood: LikelihoodSettings | None, runtime: Runtime
+) -> None:
     """Evaluate new samples of a run, and write its metrics, pictures and report again."""
     require_enough(settings)
     model = TrainedModel.load(run.checkpoints, runtime.device, runtime.world, report=runtime.say)
     split = load_split(model.config, runtime)
     model.record.require(split.record, model.config.data.source)
-    evaluate_trained(run, model, split, settings, runtime.say)
+    evaluate_trained(run, model, split, settings, likelihood, runtime.say)
 
 
 def require_enough(settings: SampleConfig) -> None:
@@ -54,15 +57,25 @@ def load_split(config: TrainConfig, runtime: Runtime) -> Split:
 
 
 def evaluate_trained(
-    run: RunFolder, model: TrainedModel, split: Split, settings: SampleConfig, say: Callable[[str], object]
+    run: RunFolder,
+    model: TrainedModel,
+    split: Split,
+    settings: SampleConfig,
+    likelihood: LikelihoodSettings | None,
+    say: Callable[[str], object],
 ) -> None:
     """Draw samples, and on rank 0 measure them, print the table and write pictures, metrics and report.
+
+    With `likelihood`, the likelihood of held-out images is measured, too.
 
     Raises
     ------
     RunError
         The samples cannot be measured; their pictures and the report have been written nevertheless.
     """
+    # before the samples: inference mode leaves buffers of a sharded model that no gradient passes through
+    if likelihood is not None:
+        measure_likelihood(run, model, split, settings, likelihood, say)
     say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps) and evaluating them")
     try:
         with progress_bar(settings.count, "sampling", shown=model.world.is_rank0) as bar:

@@ -4,17 +4,20 @@ import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..evaluation.likelihood_results import Likelihood
 from ..evaluation.results import Evaluation
 from ..training.atomic import write_atomically
 from ..training.log import read_log
 from .run_folder import RunFolder
 
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".gif": b"GIF8"}
+
+_Result = TypeVar("_Result", Evaluation, Likelihood)
 
 
 class Picture(NamedTuple):
@@ -44,12 +47,14 @@ def write_report(run: RunFolder) -> Path:
     if config is None:
         raise ValueError(f"{run} is not a run folder: it has no {run.config.name}")
     metrics, facts = _read_json(run.metrics), _read_json(run.facts)
-    evaluation = None if metrics is None else _evaluation(metrics, run.metrics)
+    evaluation = None if metrics is None else _result(Evaluation, metrics, run.metrics)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
+    likelihood = _read_json(run.likelihood)
+    measured = None if likelihood is None else _result(Likelihood, likelihood, run.likelihood)
     data = config.get("data")
-    pictures = ("grid", "neighbours", "loss_curve", "forward_strip", "reverse_strip", "animation")
+    pictures = ("grid", "neighbours", "likelihood_plot", "loss_curve", "forward_strip", "reverse_strip", "animation")
     page = environment.get_template("report.html.jinja").render(
         name=run.path.resolve().name,
         source=data.get("source", "images") if isinstance(data, Mapping) else "images",
@@ -57,6 +62,8 @@ def write_report(run: RunFolder) -> Path:
         rows=[] if evaluation is None else evaluation.rows(),
         setting={} if evaluation is None else evaluation.setting(),
         metrics_problem=f"{run.metrics.name} is missing: the samples have not been evaluated.",
+        likelihood=[] if measured is None else measured.rows(),
+        likelihood_setting={} if measured is None else measured.setting(),
         training=_training(run.log.csv) if run.log.csv.is_file() else {},
         log_problem=f"{run.log.csv.name} is missing: nothing is known about the training.",
         run=_flatten(facts or {}),
@@ -78,10 +85,10 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _evaluation(metrics: dict[str, Any], path: Path) -> Evaluation:
+def _result(kind: type[_Result], content: dict[str, Any], path: Path) -> _Result:
     try:
-        return Evaluation.from_dict(metrics)
-    except (TypeError, ValueError) as error:
+        return kind.from_dict(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -55,6 +55,8 @@ class RunFolder(SampleFolder):
         self.neighbours = path / "neighbours.png"
         self.forward_strip = path / "forward_strip.png"
         self.loss_curve = path / "loss.png"
+        self.likelihood = path / "likelihood.json"
+        self.likelihood_plot = path / "likelihood.png"
         self.report = path / "report.html"
 
     @classmethod

@@ -125,7 +125,10 @@ def _train_and_evaluate(
     if world.is_rank0:
         write_json(run.facts, _facts(model, command))
         save_png(loss_curve(run.log.csv), run.loss_curve)
-    evaluate_trained(run, model, split, config.sample, runtime.say)
+        # that of the weights before
+        run.likelihood.unlink(missing_ok=True)
+        run.likelihood_plot.unlink(missing_ok=True)
+    evaluate_trained(run, model, split, config.sample, None, runtime.say)
 
 
 def _resume_command(run: RunFolder, world: World) -> str:
