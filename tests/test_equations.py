@@ -24,7 +24,9 @@ MODULES = (
     "jumps",
     "loss",
     "bound",
+    "guidance",
     "samplers.loop",
+    "samplers.editing",
     "noise",
 )
 # a heading of the third level is one equation, up to the next heading

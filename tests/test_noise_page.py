@@ -87,7 +87,7 @@ def test_the_pages_golden_vectors_are_those_of_the_tests():
 
 
 def test_the_pages_version_and_streams_are_those_of_the_code():
-    numbers = re.findall(r"^\| (\d) \| [^|]+ \| [^|]+ \| [^|]+ \|$", PAGE, re.MULTILINE)
+    numbers = re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \| [^|]+ \|$", PAGE, re.MULTILINE)
     constants = {name: value for name, value in vars(noise).items() if name.isupper() and isinstance(value, int)}
     assert constants.pop("NOISE_VERSION") == int(re.search(r"^\*\*Version (\d+)\.\*\*", PAGE, re.MULTILINE)[1])
     # the other integers are the sizes of the address's parts
