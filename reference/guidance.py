@@ -99,7 +99,7 @@ def rescaled(guided: ArrayLike, conditional: ArrayLike, rescale: float) -> Float
     Parameters
     ----------
     guided : array_like, shape (B, ...), floating
-        From :func:`noisestep.reference.guided`; its standard deviation must not be 0.
+        From :func:`noisestep.reference.guided`. A sample of one value everywhere stays as it is.
     conditional : array_like, shape (B, ...), floating
         The output with the label.
     rescale : float
@@ -109,8 +109,10 @@ def rescaled(guided: ArrayLike, conditional: ArrayLike, rescale: float) -> Float
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be in [0, 1], got {rescale}")
     elements = tuple(range(1, guided.ndim))
-    ratio = conditional.std(axis=elements, keepdims=True) / guided.std(axis=elements, keepdims=True)
-    return (rescale * ratio + (1 - rescale)) * guided
+    asked, spread = (x.std(axis=elements, keepdims=True) for x in (conditional, guided))
+    ratio = np.divide(asked, spread, out=np.ones_like(spread), where=spread > 0)
+    result: FloatArray = (rescale * ratio + (1 - rescale)) * guided
+    return result
 
 
 def guided_steps(schedule: Schedule, low: float, high: float) -> NDArray[np.bool_]:

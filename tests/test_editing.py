@@ -5,9 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_close, schedules
+from noisestep.accelerated import SAMPLERS as ALL_SAMPLERS
+from noisestep.accelerated import Edit
+from noisestep.accelerated import sample as accelerated_sample
 from noisestep.reference import (
     INITIAL,
     INPAINTING,
@@ -29,7 +33,8 @@ from noisestep.reference import (
 from noisestep.reference.noise import VISIT
 from noisestep.reference.samplers.ddim import ddim
 from noisestep.reference.samplers.ddpm import ddpm
-from sampler_laws import MEAN, VARIANCE, gaussian_x_0
+from sampler_laws import MEAN, VARIANCE, gaussian_x_0, reference_sampler
+from torch import Tensor
 
 LINEAR = Schedule.from_name("linear", 20, start=1e-3, end=0.3)
 IMAGES = np.sin(np.arange(24.0)).reshape(2, 3, 4)
@@ -234,6 +239,158 @@ def test_an_arc_keeps_the_length_and_divides_the_angle():
     angles = np.array([0, 1, 2, 3]) / 3 * np.pi / 3
     expected = 3 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)[:, None]
     assert_close(actual=slerp(a, b, np.arange(4) / 3), expected=expected, roundings=16, scale=np.float64(3))
+
+
+COSINE = Schedule.from_name("cosine", 40)
+SHAPE = (2, 3, 4)
+# three images, and a mask for each
+PICTURES = torch.sin(torch.arange(72.0)).reshape(3, *SHAPE)
+HOLES = torch.arange(36).reshape(3, 3, 4) % 3 == 0
+ON_TENSORS: list[dict[str, Any]] = [{"sampler": "ddim", "eta": 0.5}, {"sampler": "ddpm"}]
+
+
+def pointwise(x, t, label=None):
+    return 0.9 * x - 0.001 * t[:, None, None, None]
+
+
+def draw(**options: Any) -> Tensor:
+    return accelerated_sample(
+        pointwise, COSINE, **{"count": 3, "shape": SHAPE, "steps": 8, "prediction": "x_0", "seed": 3, **options}
+    ).images
+
+
+EDITS: list[dict[str, Any]] = [
+    {"strength": 0.4},
+    {"strength": 1.0},
+    {"mask": HOLES},
+    {"mask": HOLES[0], "resample": 3, "jump": 2},
+    {"mask": HOLES, "strength": 0.6, "resample": 2, "jump": 1},
+]
+
+
+@pytest.mark.parametrize("option", ON_TENSORS)
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_on_tensors_is_that_of_the_reference_in_any_batch(edit, option):
+    edit = Edit(PICTURES, **edit)
+    common = dict(first=2, temperature=1.1, **option)
+    result = accelerated_sample(
+        pointwise,
+        COSINE,
+        count=3,
+        shape=SHAPE,
+        steps=8,
+        prediction="x_0",
+        seed=3,
+        edit=edit,
+        trajectory=3,
+        **common,
+    )
+    chain, images = COSINE.respace(8), PICTURES.double().numpy()
+    options = dict(
+        seed=3,
+        numbers=2,
+        prediction="x_0",
+        clip=(-1, 1),
+        trajectory=True,
+        **{**option, "sampler": reference_sampler(option["sampler"])},
+    )
+    if edit.mask is None:
+        expected = image_to_image(chain, pointwise, images, edit.strength, temperature=1.1, **options)[::-1]
+    else:
+        mask = np.broadcast_to(edit.mask.numpy()[..., None, :, :], images.shape)
+        start = None
+        if edit.strength is not None:
+            chain = chain.respace(np.arange(1, start_step(8, edit.strength) + 1))
+            eps = 1.1 * normal(3, INITIAL, 0, [2, 3, 4], SHAPE).astype(np.float64)
+            start = q_sample(chain, images, chain.T, eps)
+        expected = inpaint(
+            chain,
+            pointwise,
+            images,
+            mask,
+            resample=edit.resample,
+            jump=edit.jump,
+            x_T=start,
+            temperature=1.1,
+            **options,
+        )
+    # some 20 roundings a move of numbers no larger than these; a step of x_0 enlarges nothing
+    bound = 20 * len(expected) * 2**-24 * np.abs(expected).max()
+    np.testing.assert_allclose(result.trajectory.numpy(), expected, rtol=0, atol=bound)
+    assert bound < 1e-3
+    assert torch.equal(draw(edit=edit, batch_size=2, **common), result.images)
+
+
+def test_the_edges_of_an_edit_hold_to_the_bit_on_tensors_too():
+    everything, nothing = torch.ones(3, 4, dtype=torch.bool), torch.zeros(3, 4, dtype=torch.bool)
+    for option in ON_TENSORS:
+        assert torch.equal(draw(edit=Edit(PICTURES[0], mask=everything), **option), draw(**option))
+        kept = draw(edit=Edit(PICTURES[0], mask=nothing, resample=2, jump=3), **option)
+        assert torch.equal(kept, PICTURES[:1].expand(3, *SHAPE))
+        known = draw(edit=Edit(PICTURES, mask=HOLES), **option)
+        assert torch.equal(known.masked_select(~HOLES[:, None]), PICTURES.masked_select(~HOLES[:, None]))
+    ends_at_noise = Schedule.from_name("linear", 40, zero_terminal_snr=True)
+    whole = accelerated_sample(pointwise, ends_at_noise, count=3, shape=SHAPE, prediction="v")
+    edit = Edit(PICTURES, strength=1.0)
+    again = accelerated_sample(pointwise, ends_at_noise, count=3, shape=SHAPE, prediction="v", edit=edit)
+    assert torch.equal(again.images, whole.images)
+
+
+def test_the_ends_of_an_interpolation_are_the_two_samples_to_the_bit():
+    starts = torch.from_numpy(x_T_between(3, 5, 9, [0, 0.25, 0.5, 1], SHAPE)).float()
+    for sampler in ("ddim", "heun"):
+        between = draw(count=4, x_T=starts, sampler=sampler, first=20)
+        assert torch.equal(between[:1], draw(count=1, first=5, sampler=sampler))
+        assert torch.equal(between[3:], draw(count=1, first=9, sampler=sampler))
+
+
+@pytest.mark.parametrize("name", [name for name, sampler in ALL_SAMPLERS.items() if not sampler.one_step])
+def test_samplers_that_look_beyond_a_step_start_from_an_image_and_take_no_mask(name):
+    assert draw(edit=Edit(PICTURES, strength=0.5), sampler=name).isfinite().all()
+    with pytest.raises(ValueError, match=f"a mask changes x between two steps, and sampler {name} looks beyond one"):
+        draw(edit=Edit(PICTURES, mask=HOLES), sampler=name)
+
+
+REFUSED: list[tuple[Any, type[Exception], str]] = [
+    (lambda: Edit(PICTURES), ValueError, "an edit needs a strength .*, a mask .* or both"),
+    (lambda: Edit(PICTURES.to(torch.uint8), 0.5), TypeError, "images of an edit must be floating.*, got torch.uint8"),
+    (lambda: Edit(PICTURES[0, 0], 0.5), ValueError, r"must be \(C, H, W\) or \(count, C, H, W\), got \(3, 4\)"),
+    (lambda: Edit(PICTURES, 0.0), ValueError, r"strength must be in \(0, 1\], got 0.0"),
+    (lambda: Edit(PICTURES, mask=HOLES.float()), TypeError, "mask must be bool, .*, got torch.float32"),
+    (lambda: Edit(PICTURES, mask=HOLES, resample=129), ValueError, r"resample must lie in \[1, 129\), got 129"),
+    (lambda: Edit(PICTURES, 0.5, resample=2), ValueError, "resample is 2; without a mask there is nothing to resample"),
+    (
+        lambda: draw(edit=Edit(PICTURES[:2], 0.5)),
+        ValueError,
+        r"edit have shape \(2, 2, 3, 4\); 3 samples of shape \(2, 3, 4\) need \(2, 3, 4\) or \(3, 2, 3, 4\)",
+    ),
+    (
+        lambda: draw(edit=Edit(PICTURES, mask=HOLES[0, 0:2])),
+        ValueError,
+        r"mask has shape \(2, 4\); 3 samples of shape \(2, 3, 4\) need \(3, 4\) or \(3, 3, 4\)",
+    ),
+    (
+        lambda: draw(edit=Edit(PICTURES, mask=HOLES, resample=2, jump=8)),
+        ValueError,
+        "jump is 8, and the chain has 8 steps",
+    ),
+    (lambda: draw(x_T=PICTURES[:2]), ValueError, r"x_T is torch.float32 of shape \(2, 2, 3, 4\); it must be floating"),
+    (lambda: draw(x_T=PICTURES, edit=Edit(PICTURES, 0.5)), ValueError, "both say where to start; give one of them"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_an_edit_that_does_not_fit_is_refused_before_any_work(call, error, message, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.pointwise", None)
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_replays_its_cuda_graph(edit):
+    options = dict(edit=Edit(PICTURES, **edit), device="cuda", batch_size=2)
+    assert torch.equal(draw(cuda_graph=True, **options), draw(**options))
 
 
 BAD: list[tuple[Any, type[Exception], str]] = [

@@ -1,12 +1,16 @@
 """Guidance: by a classifier, in an interval, rescaled, for each sample by itself; the reference's laws, and tensors."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_close, schedules
+from noisestep.accelerated import Guidance
+from noisestep.accelerated import sample as accelerated_sample
 from noisestep.reference import (
     Schedule,
     classifier_mean,
@@ -24,6 +28,8 @@ from noisestep.reference import (
 from noisestep.reference.samplers.ddim import ddim
 from noisestep.reference.samplers.ddpm import ddpm
 from noisestep.reference.samplers.heun import heun
+from sampler_laws import reference_sampler
+from torch import Tensor
 
 X = np.cos(np.arange(24.0)).reshape(2, 3, 4)
 OUT = np.sin(3 * np.arange(24.0)).reshape(2, 3, 4)
@@ -159,6 +165,141 @@ def test_both_algorithms_are_one_in_the_limit_of_small_steps(exponent, scale):
     two = reverse_mean(schedule, X, classifier_output(schedule, OUT, t, X, scale), t)
     moved = scale * schedule.beta[t] * np.abs(X)
     assert (np.abs(one - two) <= moved * schedule.beta[t] + 1e-14).all()
+
+
+COSINE = Schedule.from_name("cosine", 40)
+SHAPE = (1, 3, 4)
+LABELS = torch.tensor([0, 3, 5])
+
+
+class Labelled:
+    """A network whose output depends on x, t and the label; it keeps the sizes of the batches that it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, x, t, label):
+        self.batches.append(len(x))
+        there = torch.arange(12.0).reshape(3, 4)
+        return torch.sin(x + 0.01 * t[:, None, None, None] + there * label[:, None, None, None])
+
+
+def draw(model=None, **options: Any) -> Tensor:
+    options = {"steps": 6, "labels": LABELS, "null_label": 7, "seed": 3, **options}
+    return accelerated_sample(model or Labelled(), COSINE, count=3, shape=SHAPE, **options).images
+
+
+@pytest.mark.parametrize("guidance", [torch.tensor([0.0, 1.0, 3.0]), Guidance(2.5, rescale=0.7)])
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_guidance_on_tensors_is_that_of_the_reference(guidance, sampler):
+    chain, model = COSINE.respace(6), Labelled()
+
+    def network(x, t):
+        x, t = torch.from_numpy(x), torch.from_numpy(t)
+        conditional, unconditional = model(x, t, LABELS).numpy(), model(x, t, torch.full((3,), 7)).numpy()
+        if isinstance(guidance, Tensor):
+            return guided(conditional, unconditional, guidance.numpy())
+        return rescaled(guided(conditional, unconditional, guidance.scale), conditional, guidance.rescale)
+
+    expected = sample(
+        chain, network, (3, *SHAPE), sampler=reference_sampler(sampler), seed=3, prediction="v", clip=(-1, 1)
+    )
+    actual = draw(guidance=guidance, sampler=sampler, prediction="v", steps=6)
+    # an output is below 3 + 2 * 3, with some 20 roundings; a step of v enlarges x by at most 1 + slope * weight
+    assert np.abs(actual.double().numpy() - expected).max() < 2**-24 * 9 * 20 * 8**3
+
+
+def test_scales_and_rescaling_hold_in_any_batch():
+    scales = torch.tensor([0.0, 1.0, 3.0])
+    together = draw(guidance=scales, prediction="v")
+    assert torch.equal(draw(guidance=scales, prediction="v", batch_size=2), together)
+    for row, scale in enumerate(scales.tolist()):
+        # one number goes into the fused op, which rounds in another order
+        torch.testing.assert_close(together[row], draw(guidance=scale, prediction="v")[row], rtol=0, atol=1e-4)
+
+
+def test_an_interval_that_covers_everything_is_ordinary_guidance_and_an_empty_one_is_none():
+    for sampler in ("ddim", "heun"):
+        everywhere = Guidance(3.0, interval=(0.0, math.inf))
+        assert torch.equal(draw(guidance=everywhere, sampler=sampler), draw(guidance=3.0, sampler=sampler))
+        nowhere = Guidance(3.0, interval=(1e9, math.inf))
+        assert torch.equal(draw(guidance=nowhere, sampler=sampler), draw(sampler=sampler))
+
+
+def test_the_network_is_asked_twice_only_inside_the_interval():
+    model, chain = Labelled(), COSINE.respace(6)
+    draw(model, guidance=Guidance(3.0, interval=(0.3, 2.0)))
+    inside = guided_steps(chain, 0.3, 2.0)
+    assert 0 < inside.sum() < 6
+    assert model.batches == [6 if inside[t] else 3 for t in range(6, 0, -1)]
+
+
+def mixture_classifier(chain):
+    """The gradient of the log of a mixture's posterior by autograd, as a user would write it."""
+
+    def gradient(x, t, label):
+        x.requires_grad_()
+        a = torch.tensor(COSINE.alpha_bar)[t][:, None, None, None].sqrt()
+        log_p = torch.stack([-((x.double() - a * mean) ** 2) for mean in MEANS]) / (2 * (a**2 * VARIANCE + 1 - a**2))
+        log_posterior = torch.log_softmax(log_p + torch.log(torch.from_numpy(WEIGHTS))[:, None, None, None, None], 0)
+        return torch.autograd.grad(log_posterior[Y].sum(), x)[0]
+
+    return gradient
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+def test_a_classifier_on_tensors_is_that_of_the_reference(prediction):
+    chain = COSINE.respace(6)
+
+    def network(x, t):
+        row = int(np.searchsorted(chain.timesteps, t[0]))
+        return classifier_output(chain, 0.5 * x, row, classifier_gradient(chain, x, row), prediction=prediction)
+
+    expected = sample(chain, network, (3, *SHAPE), sampler=ddim, seed=3, prediction=prediction, clip=(-1, 1))
+    actual = draw(lambda x, t, label: 0.5 * x, classifier=mixture_classifier(chain), prediction=prediction)
+    # x_0 of eps divides by sqrt(alpha_bar), 0.013 at the first step of six, where nearly all is clipped
+    assert np.abs(actual.double().numpy() - expected).max() < 2**-24 * 20 * 100 * 8
+
+
+def test_a_classifier_and_guidance_add_up():
+    moved = draw(lambda x, t, label: 0.5 * x, classifier=mixture_classifier(COSINE), guidance=2.0)
+    # both outputs are the same, so that guidance has nothing to add but a rounding
+    alone = draw(lambda x, t, label: 0.5 * x, classifier=mixture_classifier(COSINE))
+    torch.testing.assert_close(moved, alone, rtol=0, atol=1e-4)
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (lambda: draw(guidance=torch.ones(2)), r"guidance has shape \(2,\); 3 images need \(3,\)"),
+    (
+        lambda: draw(guidance=torch.ones(3, 1)),
+        r"tensor of shape \(count,\), got torch.float32 of shape \(3, 1",
+    ),
+    (lambda: draw(guidance=torch.ones(3), labels=None), "guidance is a tensor; it needs labels, and a model trained"),
+    (lambda: draw(guidance=math.nan), "guidance must be finite, got nan"),
+    (lambda: Guidance(2.0, interval=(3, 1)), "0 <= low <= high, got 3 and 1"),
+    (lambda: Guidance(2.0, rescale=2.0), r"the rescale of guidance must be in \[0, 1\], got 2.0"),
+    (
+        lambda: draw(classifier=lambda x, t, label: x[:1]),
+        r"gradient has shape \(1, 1, 3, 4\); x has shape",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_guidance_that_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.gpu
+def test_guidance_replays_its_cuda_graphs():
+    for guidance in (torch.tensor([0.0, 1.0, 3.0]), Guidance(3.0, interval=(0.3, 2.0), rescale=0.5)):
+        for sampler in ("ddim", "heun"):
+            options = dict(guidance=guidance, sampler=sampler, device="cuda", batch_size=2)
+            model = lambda x, t, label: torch.sin(x + 0.01 * t[:, None, None, None] + label[:, None, None, None])  # noqa: E731
+            assert torch.equal(draw(model, cuda_graph=True, **options), draw(model, **options))
+    with pytest.raises(ValueError, match="cuda_graph=True cannot capture a classifier"):
+        draw(classifier=lambda x, t, label: x, device="cuda", cuda_graph=True)
 
 
 BAD: list[tuple[Any, str]] = [

@@ -12,6 +12,7 @@ from noisestep.accelerated.backends import recording
 from noisestep.accelerated.models import UNet
 from noisestep.accelerated.samplers import SAMPLERS
 from noisestep.accelerated.samplers import loop as sampling
+from noisestep.accelerated.samplers.guidance import Guidance, Network
 from noisestep.accelerated.samplers.loop import sample
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import noise as reference_noise
@@ -204,10 +205,9 @@ def test_guidance_goes_through_the_labelled_output_away_from_the_other(monkeypat
 def chain_of(sampler: str, device: str = "cpu", **settings: Any) -> sampling.Chain:
     method, tables = SAMPLERS[sampler], DeviceSchedule(COSINE.respace(6), device)
     x_T, label = torch.randn(3, *SHAPE, device=device), torch.arange(3, device=device)
+    network = Network(Pointwise(), tables, guidance=Guidance(1.0))
     options = {"clip": (-1.0, 1.0)}
-    return sampling.Chain(
-        method, method.with_defaults(settings), Pointwise(), tables, x_T, label, seed=4, options=options
-    )
+    return sampling.Chain(method, method.with_defaults(settings), network, tables, x_T, label, seed=4, options=options)
 
 
 UPDATES: list[dict[str, Any]] = [{"sampler": name} for name in SAMPLERS] + [{"sampler": "ddim", "eta": 0.5}]

@@ -236,7 +236,7 @@ def slerp(a: ArrayLike, b: ArrayLike, fraction: ArrayLike) -> FloatArray:
     a, b = same_shape(a=a, b=b)
     (fractions,) = floats(fraction=np.atleast_1d(fraction))
     if not np.all((fractions >= 0) & (fractions <= 1)):
-        raise ValueError(f"fraction must be in [0, 1], got {fraction}")
+        raise ValueError(f"fraction must be in [0, 1], got {fraction!r}")
     unit_a, unit_b = (x / np.linalg.norm(x) for x in (a, b))
     # the angle between two unit vectors, exact where it is small too
     theta = 2 * math.atan2(float(np.linalg.norm(unit_a - unit_b)), float(np.linalg.norm(unit_a + unit_b)))
