@@ -207,7 +207,9 @@ def chain_of(sampler: str, device: str = "cpu", **settings: Any) -> sampling.Cha
     x_T, label = torch.randn(3, *SHAPE, device=device), torch.arange(3, device=device)
     network = Network(Pointwise(), tables, guidance=Guidance(1.0))
     options = {"clip": (-1.0, 1.0)}
-    return sampling.Chain(method, method.with_defaults(settings), network, tables, x_T, label, seed=4, options=options)
+    return sampling.Chain(
+        method, method.with_defaults(settings), network, tables, x_T, label, None, seed=4, options=options
+    )
 
 
 UPDATES: list[dict[str, Any]] = [{"sampler": name} for name in SAMPLERS] + [{"sampler": "ddim", "eta": 0.5}]

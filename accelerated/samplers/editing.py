@@ -94,18 +94,26 @@ class Edit:
         t_0 = schedule.T if self.strength is None else start_step(schedule.T, self.strength)
         return schedule.respace(np.arange(1, t_0 + 1))
 
-    def rows(self, first: int, count: int, device: torch.device | str) -> Edit:
-        """The edit of samples first .. first + count − 1 alone, on a device."""
-        here = slice(first, first + count)
+    def take(self, rows: Tensor) -> Edit:
+        """The edit of some of the samples, by their int64 places in the batch."""
         images, mask = self.images, self.mask
-        images = (images[here] if images.ndim == 4 else images.expand(count, *images.shape)).to(device, torch.float32)
+        return replace(
+            self,
+            images=images[rows] if images.ndim == 4 else images,
+            mask=mask[rows] if mask is not None and mask.ndim == 3 else mask,
+        )
+
+    def rows(self, first: int, count: int, device: torch.device | str) -> Edit:
+        """The edit of samples first .. first + count − 1, on a device, with images and mask ready to be combined."""
+        part = self.take(torch.arange(first, first + count))
+        images, mask = part.images.to(device, torch.float32), part.mask
         if mask is not None:
-            mask = (mask[here] if mask.ndim == 3 else mask.expand(count, *mask.shape))[:, None].to(device)
-        return replace(self, images=images, mask=mask)
+            mask = mask.to(device).expand(count, *mask.shape[-2:])[:, None]
+        return replace(part, images=images.expand(count, *images.shape[-3:]).contiguous(), mask=mask)
 
     def start(self, tables: DeviceSchedule, eps: Tensor) -> Tensor:
         """x_{t_0} of the images with this noise; the noise itself where the chain starts at noise."""
-        return eps if self.strength is None else q_sample(tables, self.images.contiguous(), tables.T, eps)
+        return eps if self.strength is None else q_sample(tables, self.images, tables.T, eps)
 
 
 def moves(chain: Chain, tables: DeviceSchedule, edit: Edit | None, *, seed: int, number: int) -> Iterator[None]:
@@ -128,7 +136,6 @@ def moves(chain: Chain, tables: DeviceSchedule, edit: Edit | None, *, seed: int,
             yield
         return
     timesteps, beta = tables.schedule.timesteps, tables.schedule.beta
-    images = edit.images.contiguous()
     walk = repaint_walk(tables.T, resample=edit.resample, jump=edit.jump)
     for (t, visit), (to, visit_there) in pairwise(walk):
         address = NoiseAddress(seed, INPAINTING, int(timesteps[to]) + VISIT * visit_there, number)
@@ -136,7 +143,7 @@ def moves(chain: Chain, tables: DeviceSchedule, edit: Edit | None, *, seed: int,
             if chain.visit is not None:
                 chain.visit.fill_(VISIT * visit)
             chain.step()
-            known = q_sample(tables, images, to, address)
+            known = q_sample(tables, edit.images, to, address)
             chain.x.copy_(torch.where(edit.mask, chain.x, known))
         else:
             z = noise(address, chain.x.shape, device=chain.x.device)

@@ -175,10 +175,12 @@ def sample(
         scale = network.scale_of(start, batch, device)
         if chain is None or len(chain.x) != batch:
             revisits = edit is not None and edit.resample > 1
-            chain = Chain(method, settings, network, tables, x, label, seed=seed, options=options, revisits=revisits)
+            chain = Chain(
+                method, settings, network, tables, x, label, scale, seed=seed, options=options, revisits=revisits
+            )
             if cuda_graph:
                 chain.capture()
-        chain.begin(x, label, number, scale)
+        chain.begin(x, label, scale, number)
         watched = max(0, min(trajectory - start, batch))
         # left on the device until the last step: to copy is to wait
         history = [x[:watched]]
@@ -204,6 +206,8 @@ class Chain:
     x_T : Tensor, shape (B, C, H, W)
         A batch like those that are drawn.
     label : Tensor of int64, shape (B,), or None
+    scale : Tensor, shape (B,), or None
+        Of the guidance, where each image has its own.
     seed : int
         Of the noise; an image's number is its sample, the original timestep its step.
     options : dict
@@ -232,6 +236,7 @@ class Chain:
         schedule: DeviceSchedule,
         x_T: Tensor,
         label: Tensor | None,
+        scale: Tensor | None,
         *,
         seed: int,
         options: dict[str, Any],
@@ -248,14 +253,14 @@ class Chain:
         self.memory = [torch.empty_like(x_T) for _ in range(sampler.memory)]
         self.visit = torch.zeros_like(self.t) if revisits else None
         self._label = None if label is None else torch.empty_like(label)
-        self._scale = network.scale_of(0, len(x_T), x_T.device)
+        self._scale = None if scale is None else torch.empty_like(scale)
         self._count = torch.arange(len(x_T), device=x_T.device)
         self._numbers = torch.empty_like(self._count)
         # by what they compute: the first or the second call of a step, without guidance or with it
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
-        self.begin(x_T, label, 0, self._scale)
+        self.begin(x_T, label, scale, 0)
 
-    def begin(self, x_T: Tensor, label: Tensor | None, first: int, scale: Tensor | None = None) -> None:
+    def begin(self, x_T: Tensor, label: Tensor | None, scale: Tensor | None, first: int) -> None:
         """Go to the start with a batch of images first, first + 1, ..., each with its scale of guidance."""
         self.x.copy_(x_T)
         if self._label is not None and label is not None:
