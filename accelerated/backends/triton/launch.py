@@ -267,6 +267,23 @@ def words_of(number: float) -> tuple[int, int]:
     return low, high
 
 
+def scalars_of(
+    values: Sequence[float | Tensor | None],
+) -> tuple[list[Tensor | None], tuple[int, ...], tuple[bool, ...]]:
+    """Numbers and tensors () or (B,) for `kernels.scalar`: pointers, words of 32 bits, and which are one a row."""
+    pointers: list[Tensor | None] = []
+    numbers: list[float] = []
+    per_row: list[bool] = []
+    for value in values:
+        in_tensor = isinstance(value, Tensor)
+        pointer, one_a_row = rows_of(value) if in_tensor else (None, False)
+        pointers.append(pointer)
+        per_row.append(one_a_row)
+        numbers.append(0.0 if in_tensor or value is None else value)
+    count = len(numbers)
+    return pointers, struct.unpack(f"<{2 * count}i", struct.pack(f"<{count}d", *numbers)), tuple(per_row)
+
+
 def _in_words(part: Tensor | None) -> Tensor | None:
     return None if part is None else part.reshape(-1).contiguous().view(torch.int32)
 
