@@ -565,8 +565,8 @@ FAULTS = [
                 "high = tl.where(x_0 > 2, _INFINITE_EDGE, ",
             ),
             "levels half as wide": (
-                "(1 / (levels - 1), low or 0.0",
-                "(0.5 / (levels - 1), low or 0.0",
+                "words_of(1 / (levels - 1), ",
+                "words_of(0.5 / (levels - 1), ",
             ),
             "the half level in float32": (
                 "kernels.float_of_words(bin_low, bin_high))",

@@ -209,9 +209,9 @@ def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def check_number(name: str, value: object, low: float, high: float) -> None:
     """value is a finite number in low..high."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (low <= value <= high and abs(value) < float("inf")):
+    if not (low <= value <= high and abs(value) < math.inf):
         raise ValueError(f"{name} must be finite and lie in {low:g}..{high:g}, got {value}")
 
 
@@ -227,6 +227,11 @@ def check_clip(clip: object) -> tuple[float, float] | None:
 
 def check_clip_of_samples(clip: object, x: Tensor, x_name: str) -> tuple[Number, Number] | None:
     """clip is None or (low, high), each of Python's numbers or a tensor as `check_scalar` allows."""
+    if clip is None:
+        return None
+    # the usual case, at once
+    if type(clip) is tuple and tuple(map(type, clip)) == (float, float) and clip[0] < clip[1]:
+        return clip
     if isinstance(clip, Sequence) and len(clip) == 2 and any(isinstance(end, Tensor) for end in clip):
         low, high = (
             check_scalar(f"clip's {name} end", end, x, x_name, -math.inf)
@@ -241,7 +246,7 @@ def check_scalar(name: str, value: object, x: Tensor, x_name: str, low: float) -
 
     The values in a tensor are not read here: `check_values` is for an implementation.
     """
-    if not isinstance(value, Tensor):
+    if type(value) is float or not isinstance(value, Tensor):
         check_number(name, value, low, math.inf)
         return float(value)
     if value.dtype not in FLOATS:

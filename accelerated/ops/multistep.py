@@ -27,7 +27,7 @@ from .checks import (
     share_memory,
 )
 from .registered import Registered
-from .update import SCALARS, Scalars, Update, check_outputs, check_scalars, in_eager, in_native, in_triton
+from .update import SCALARS, check_outputs, check_scalars, in_eager, in_native, in_triton
 
 _HISTORY = ", ".join(f"Tensor? history_{k + 1}" for k in range(MOST_HISTORY))
 # what both registered ops take after x_t
@@ -45,8 +45,6 @@ def _of_backend(run, *, in_place):
         noisy, memory,
     ):  # fmt: skip
         history = [h for h in (h_1, h_2, h_3, h_4) if h is not None]
-        scalars = Scalars(guidance, low, high, temperature)
-        update = Update(x_t, output, unconditional, history, t, table, eps, address, scalars, noisy, memory)
         read = dict(output=output, unconditional=unconditional, noise=eps)
         read |= {f"history[{k}]": h for k, h in enumerate(history)}
         if in_place:
@@ -55,7 +53,11 @@ def _of_backend(run, *, in_place):
             check_memory("keep", keep, {**read, "x_t": x_t})
             if in_place and share_memory(keep, x_t):
                 raise ValueError("with in_place=True, keep and x_t would both be written to memory that they share")
-        result = run(update, keep, in_place=in_place)
+        scalars = guidance, low, high, temperature
+        result = run(
+            x_t, output, unconditional, history, t, table, eps, address, scalars, noisy, memory, False, False,
+            False if keep is None else keep, in_place,
+        )  # fmt: skip
         return result if result is NotImplemented else result[0]
 
     return implementation

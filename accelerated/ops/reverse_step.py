@@ -19,7 +19,7 @@ from .checks import (
     compute_dtype,
 )
 from .registered import Registered
-from .update import SCALARS, Scalars, Update, check_outputs, check_scalars, in_eager, in_native, in_triton
+from .update import SCALARS, check_outputs, check_scalars, in_eager, in_native, in_triton
 
 # what both registered ops take after x_t
 _ARGUMENTS = (
@@ -30,36 +30,27 @@ _reverse_step = Registered(f"reverse_step(Tensor x_t, {_ARGUMENTS}) -> (Tensor, 
 _reverse_step_in_place = Registered(f"reverse_step_(Tensor(a!) x_t, {_ARGUMENTS}) -> Tensor")
 
 
-def _update(
-    x_t, output, unconditional, t, table, eps, address, guidance, low, high, temperature, noisy, own_eps, learned
-):
-    scalars = Scalars(guidance, low, high, temperature)
-    return Update(
-        x_t, output, unconditional, (), t, table, eps, address, scalars, noisy, own_eps=own_eps, learned=learned
-    )
+def _of_backend(run, *, in_place):
+    def implementation(
+        x_t, output, unconditional, t, table, eps, address, guidance, low, high, temperature, noisy, own_eps, learned,
+        return_x_0,
+    ):  # fmt: skip
+        if in_place:
+            check_memory("in_place=True", x_t, dict(output=output, unconditional=unconditional, noise=eps))
+        scalars = guidance, low, high, temperature
+        result = run(
+            x_t, output, unconditional, (), t, table, eps, address, scalars, noisy, None, own_eps, learned, return_x_0,
+            in_place,
+        )  # fmt: skip
+        return result if not in_place or result is NotImplemented else result[1]
+
+    return implementation
 
 
-def _new(run):
-    return lambda *arguments: run(_update(*arguments[:-1]), arguments[-1], in_place=False)
-
-
-def _in_place(run):
-    def over_x_t(*arguments):
-        update = _update(*arguments[:-1])
-        read = dict(output=update.output, unconditional=update.unconditional, noise=update.eps)
-        check_memory("in_place=True", update.x_t, read)
-        result = run(update, arguments[-1], in_place=True)
-        return result if result is NotImplemented else result[1]
-
-    return over_x_t
-
-
-_reverse_step.triton(_new(in_triton))
-_reverse_step.native(_new(in_native))
-_reverse_step.eager(_new(in_eager))
-_reverse_step_in_place.triton(_in_place(in_triton))
-_reverse_step_in_place.native(_in_place(in_native))
-_reverse_step_in_place.eager(_in_place(in_eager))
+for _op, _over_x_t in ((_reverse_step, False), (_reverse_step_in_place, True)):
+    _op.triton(_of_backend(in_triton, in_place=_over_x_t))
+    _op.native(_of_backend(in_native, in_place=_over_x_t))
+    _op.eager(_of_backend(in_eager, in_place=_over_x_t))
 
 
 def _fake_x_0(x_t, *rest):

@@ -8,13 +8,11 @@ For each element it reads x_t, the output (two with guidance) and the history, a
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..address import Address
 from ..backends import eager, native
 from ..backends.triton import kernels
 from ..backends.triton.launch import (
@@ -32,19 +30,12 @@ from ..schedule import COLUMNS, MOST_HISTORY, STEP_COLUMNS, ReverseRow, StepRow
 from .checks import Number, check_clip_of_samples, check_like, check_scalar, check_values, output_shape
 from .noise import normal
 
-
-class Scalars(NamedTuple):
-    """The numbers of a call that are in no table, Python's or in tensors () or (B,); None for what it does without."""
-
-    guidance: Number | None
-    low: Number | None
-    high: Number | None
-    temperature: Number
-
-
+# (guidance, low, high, temperature): the numbers of a call that are in no table, None for what it does without
+Scalars = tuple[Number | None, Number | None, Number | None, Number]
 # as the registered ops take them
 SCALARS = "Number guidance, Number low, Number high, Number temperature"
-_WORDS = tuple(f"{name}_{part}" for name in Scalars._fields for part in ("low", "high"))
+_WORDS = tuple(f"{name}_{part}" for name in ("guidance", "low", "high", "temperature") for part in ("low", "high"))
+_NO_HISTORY = (None,) * MOST_HISTORY
 
 
 @kernel(numbers=(*ADDRESS, *_WORDS))
@@ -136,58 +127,41 @@ def _kernel(
             tl.store(kept_ptr + offset, kernels.cast(kept, kept_ptr), mask=mask)
 
 
-class Update(NamedTuple):
-    """What a backend is given of an update: its tensors, and what it is compiled for."""
-
-    x_t: Tensor
-    output: Tensor
-    unconditional: Tensor | None
-    history: Sequence[Tensor]
-    t: Tensor
-    table: Tensor
-    eps: Tensor | None
-    address: Address
-    scalars: Scalars
-    noisy: bool
-    # None where the table has the columns of `ReverseRow`; "x_0" or "eps" where it has those of `StepRow`
-    memory: str | None = None
-    own_eps: bool = False
-    learned: bool = False
+# The update on each backend. memory is None where the table has the columns of `ReverseRow`, and "x_0" or "eps" where
+# it has those of `StepRow`. x_s is written over x_t (in_place) or to new memory; D, which is x_0 where memory is None,
+# to the tensor `kept`, to new memory (True) or nowhere (False). They return x_s and D.
 
 
-# x_s, and D where it is asked for
-Result = tuple[Tensor, Tensor | None]
-
-
-def in_triton(update: Update, kept: Tensor | bool, *, in_place: bool) -> Result:
-    """x_s, over x_t or in new memory, and D in the given memory, in new memory (True) or not at all (False)."""
-    x_t, history = update.x_t, update.history
+def in_triton(
+    x_t, output, unconditional, history, t, table, eps, address, scalars, noisy, memory, own_eps, learned, kept,
+    in_place,
+):  # fmt: skip
     layout = layout_of(x_t, x_t.dtype)
     x = layout.reads(x_t)
     # an element is read by the thread that writes it, and before it does
     x_s = x if in_place else layout.write(x_t, x_t.dtype)
-    given = kept if isinstance(kept, Tensor) else None
-    written = layout.write(x_t, x_t.dtype) if kept is True else layout.read(given)
-    t, t_rows = rows_of(update.t)
-    scalars, words, per_sample = scalars_of(update.scalars)
+    written = None
+    if kept is not False:
+        written = layout.write(x_t, x_t.dtype) if kept is True else layout.read(kept)
+    t, t_rows = rows_of(t)
+    pointers, words, per_sample = scalars_of(scalars)
     _kernel(
         layout,
         (
-            x, layout.read(update.output), layout.read(update.unconditional), layout.read(update.eps),
-            *map(layout.read, history), *(None,) * (MOST_HISTORY - len(history)),
-            x_s, written, t, update.table, *scalars, *pointers_of(update.address),
+            x, layout.read(output), layout.read(unconditional), layout.read(eps),
+            *map(layout.read, history), *_NO_HISTORY[len(history) :],
+            x_s, written, t, table, *pointers, *pointers_of(address),
         ),
-        (*numbers_of(update.address), *words),
+        (*numbers_of(address), *words),
         (
-            update.table.shape[0], update.noisy, update.scalars.low is not None, update.own_eps, update.learned,
-            update.memory, COLUMNS if update.memory is None else STEP_COLUMNS, per_sample, t_rows,
-            *constants_of(update.address),
+            table.shape[0], noisy, scalars[1] is not None, own_eps, learned, memory,
+            COLUMNS if memory is None else STEP_COLUMNS, per_sample, t_rows, *constants_of(address),
         ),
     )  # fmt: skip
-    if given is None:
-        written = None if written is None else layout.finished(written, x_t)
-    elif written is not given:
-        written = given.copy_(written)
+    if kept is True:
+        written = layout.finished(written, x_t)
+    elif written is not None and written is not kept:
+        written = kept.copy_(written)
     if not in_place:
         return layout.finished(x_s, x_t), written
     if x is not x_t:
@@ -195,55 +169,56 @@ def in_triton(update: Update, kept: Tensor | bool, *, in_place: bool) -> Result:
     return x_t, written
 
 
-def in_native(update: Update, kept: Tensor | bool, *, in_place: bool) -> Result:
-    """The same on a CPU; NotImplemented for tensors that native code has no form for."""
-    x_t = update.x_t
+def in_native(
+    x_t, output, unconditional, history, t, table, eps, address, scalars, noisy, memory, own_eps, learned, kept,
+    in_place,
+):  # fmt: skip
     given = kept if isinstance(kept, Tensor) else None
-    read = (x_t, update.output, update.unconditional, update.eps, given, *update.history)
-    if update.learned or not native.takes(*read):
+    if learned or not native.takes(x_t, output, unconditional, eps, given, *history):
         return NotImplemented
-    _check_values(update.scalars)
+    _check_values(scalars)
     x_s = x_t if in_place else torch.empty_like(x_t)
     written = torch.empty_like(x_t) if kept is True else given
-    native.update(*update[:9], x_s, written, noisy=update.noisy, memory=update.memory, own_eps=update.own_eps)
+    inputs = (x_t, output, unconditional, history, t, table, eps, address, scalars)
+    native.update(*inputs, x_s, written, noisy=noisy, memory=memory, own_eps=own_eps)
     return x_s, written
 
 
-def in_eager(update: Update, kept: Tensor | bool, *, in_place: bool) -> Result:
-    """The same in PyTorch's operations, which define its bits."""
-    x_t, t, table = update.x_t, update.t, update.table
+def in_eager(
+    x_t, output, unconditional, history, t, table, eps, address, scalars, noisy, memory, own_eps, learned, kept,
+    in_place,
+):  # fmt: skip
     if t.is_cpu:
         eager.check_range(t, table.shape[0] - 1)
-    _check_values(update.scalars)
+    _check_values(scalars)
     guidance, low, high, temperature = (
-        None if value is None else eager.scalar(value, x_t, table.dtype) for value in update.scalars
+        None if value is None else eager.scalar(value, x_t, table.dtype) for value in scalars
     )
     row = eager.rows_at(table, t, x_t)
-    x, out = x_t.to(table.dtype), update.output.to(table.dtype)
-    if update.unconditional is not None:
-        without = update.unconditional.to(table.dtype)
+    x, out = x_t.to(table.dtype), output.to(table.dtype)
+    if unconditional is not None:
+        without = unconditional.to(table.dtype)
         out = without + guidance * (out - without)
     bound = None if low is None else functools.partial(torch.clamp, min=low, max=high)
-    eps = update.eps
-    if update.noisy and eps is None:
-        eps = normal(update.address, x_t.shape, x_t.device)
+    if noisy and eps is None:
+        eps = normal(address, x_t.shape, x_t.device)
     noise = None
-    if update.memory is None:
+    if memory is None:
         c = ReverseRow(*row)
         c = c._replace(sigma=c.sigma * temperature)
         sigma = c.sigma
-        if update.learned:
+        if learned:
             out, fraction = out.chunk(2, dim=1)
             sigma = eager.sigma_in_range(c, fraction)
-        if update.noisy:
+        if noisy:
             noise = sigma * eps.to(table.dtype)
-        x_s, prediction = eager.reverse_update(c, x, out, noise, bound=bound, own_eps=update.own_eps)
+        x_s, prediction = eager.reverse_update(c, x, out, noise, bound=bound, own_eps=own_eps)
     else:
         c = StepRow(*row)
-        if update.noisy:
+        if noisy:
             noise = (c.sigma * temperature) * eps.to(table.dtype)
-        history = [h.to(table.dtype) for h in update.history]
-        x_s, prediction = eager.multistep_update(c, x, out, history, noise, bound=bound, memory=update.memory)
+        history = [h.to(table.dtype) for h in history]
+        x_s, prediction = eager.multistep_update(c, x, out, history, noise, bound=bound, memory=memory)
     # D first: in place, x_s may be written over what it is made of
     written = eager.cast(prediction, x_t, x_t.dtype) if kept is True else None
     if isinstance(kept, Tensor):
@@ -268,7 +243,7 @@ def check_scalars(x_t: Tensor, clip: object, guidance: object, temperature: obje
     temperature = check_scalar("temperature", temperature, x_t, "x_t", 0.0)
     if guidance is not None:
         guidance = check_scalar("guidance", guidance, x_t, "x_t", -math.inf)
-    return Scalars(guidance, low, high, temperature)
+    return guidance, low, high, temperature
 
 
 def check_outputs(output: object, x_t: Tensor, guided: bool, learned: bool = False) -> tuple[Tensor, Tensor | None]:

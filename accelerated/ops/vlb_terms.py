@@ -123,7 +123,7 @@ def _(x_0, x_t, output, t, table, variance, low, high, levels):
     _kernel(
         layout,
         (layout.read(x_0), layout.reads(x_t), layout.read(output), sums, t, table),
-        tuple(word for number in (1 / (levels - 1), low or 0.0, high or 0.0) for word in words_of(number)),
+        words_of(1 / (levels - 1), *((0.0, 0.0) if low is None else (low, high))),
         (table.shape[0], variance, low is not None, COLUMNS, t_rows),
     )
     return _bits_a_dimension(run_pairwise_sum(sums), x_t)
