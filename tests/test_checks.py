@@ -259,7 +259,7 @@ BAD_REVERSE_STEP = {
         (D, X[:1].expand(2, 3, 4), X, 1, NO),
         {"in_place": True},
         ValueError,
-        "in_place=True needs an x_t with memory of its own for each element, got one whose elements overlap",
+        "in_place=True needs a tensor with memory of its own for each element, got one whose elements overlap",
     ),
 }
 BAD_VLB_TERMS = {

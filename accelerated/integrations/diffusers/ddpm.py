@@ -94,7 +94,7 @@ steps_offset, rescale_betas_zero_snr
     def _prepare(self, chain: Chain, device: torch.device) -> None:
         options: list[Variance] = [VARIANCES.get(self.config.variance_type, "zero"), "zero"]
         for option in options:
-            chain.reverse(device).reverse_table(prediction=chain.prediction, variance=option, clip=chain.clip)
+            chain.reverse(device).reverse_table(prediction=chain.prediction, variance=option)
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
         """The next lower timestep of the chain; -1 after the last.
@@ -171,7 +171,7 @@ steps_offset, rescale_betas_zero_snr
         composed = chain.threshold is not None or kind == "learned" or wants_gradient(x_t, model_output)
         if learned and (composed or noise is None):
             model_output, extra = halves(model_output, x_t, kind)
-        options: dict[str, Any] = dict(prediction=chain.prediction, clip=chain.clip, variance=variance)
+        options: dict[str, Any] = dict(prediction=chain.prediction, variance=variance)
         schedule = chain.reverse(x_t.device)
         if composed:
             table = schedule.reverse_table(**options, dtype=compute_dtype(x_t))
@@ -180,7 +180,7 @@ steps_offset, rescale_betas_zero_snr
                 table, x_t, model_output, t, noise, clip=chain.clip, threshold=chain.threshold, own_eps=False, **how
             )
         else:
-            x_s, x_0 = reverse_step(schedule, x_t, model_output, t, noise, **options, return_x_0=True)
+            x_s, x_0 = reverse_step(schedule, x_t, model_output, t, noise, clip=chain.clip, **options, return_x_0=True)
         return DDPMSchedulerOutput(prev_sample=x_s, pred_original_sample=x_0) if return_dict else (x_s, x_0)
 
 
