@@ -1,6 +1,8 @@
 """Editing: the laws of the reference, and the same edits on tensors."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from noisestep.reference.samplers.ddpm import ddpm
 from sampler_laws import MEAN, VARIANCE, gaussian_x_0, reference_sampler
 from torch import Tensor
 
+PAGE = (Path(__file__).parent.parent / "docs" / "editing.md").read_text(encoding="utf-8")
 LINEAR = Schedule.from_name("linear", 20, start=1e-3, end=0.3)
 IMAGES = np.sin(np.arange(24.0)).reshape(2, 3, 4)
 MASK = np.arange(24).reshape(2, 3, 4) % 3 == 0
@@ -384,6 +387,18 @@ def test_an_edit_that_does_not_fit_is_refused_before_any_work(call, error, messa
     monkeypatch.setattr(f"{__name__}.pointwise", None)
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_examples_of_the_page_run_one_after_the_other():
+    names: dict[str, Any] = {}
+    for example in re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE):
+        exec(example, names)
+    for name in ("varied", "filled", "between", "guided", "bright"):
+        assert names[name].isfinite().all()
+    assert names["bright"].mean() > names["varied"].mean()
+    (calls,) = re.findall(r"50 steps with `--resample 10` are (\d+) calls", PAGE)
+    walk = repaint_walk(50, resample=10, jump=10)
+    assert int(calls) == sum(to < t for (t, _), (to, _) in pairwise(walk))
 
 
 @pytest.mark.gpu

@@ -122,7 +122,7 @@ class Network:
 
     def __call__(
         self, x: Tensor, t: Tensor, model_t: Tensor, label: Tensor | None, *, guided: bool, scale: Tensor | None
-    ) -> tuple[Tensor, float | None]:
+    ) -> tuple[Tensor, float | Tensor | None]:
         """The output for x at step t, which the model knows as `model_t`, and the guidance that is left for the update.
 
         Parameters
@@ -140,7 +140,7 @@ class Network:
         Returns
         -------
         output : Tensor, shape (B, C, H, W), or (2B, C, H, W) without and with the labels where guidance is left
-        guidance : float or None
+        guidance : float, Tensor of shape (B,), or None
         """
         move = self._move(x, t, model_t, label)
         if not guided:
@@ -150,13 +150,12 @@ class Network:
         assert self._null_label is not None
         without = torch.full_like(label, self._null_label)
         both = self._model(torch.cat([x, x]), torch.cat([model_t, model_t]), torch.cat([without, label]))
-        if not isinstance(self._scale, Tensor) and self._rescale == 0.0:
-            return (both if move is None else both + torch.cat([move, move])), self._scale
+        factor = self._scale if scale is None else scale
+        if not self._rescale:
+            return (both if move is None else both + torch.cat([move, move])), factor
         unconditional, conditional = both.to(x.dtype).chunk(2)
-        factor = self._scale if scale is None else scale[:, None, None, None]
-        output = unconditional + factor * (conditional - unconditional)
-        if self._rescale:
-            output = self._rescaled(output, conditional)
+        factor = factor[:, None, None, None] if isinstance(factor, Tensor) else factor
+        output = self._rescaled(unconditional + factor * (conditional - unconditional), conditional)
         return (output if move is None else output + move), None
 
     def _rescaled(self, output: Tensor, conditional: Tensor) -> Tensor:
