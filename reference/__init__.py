@@ -15,7 +15,11 @@ Each module begins with what it is for; ``docs/equations.md`` has the same order
 5. :mod:`.loss`: L_simple, which training minimises.
 6. :mod:`.reverse`: the step back with the network's guess; DDIM; guidance.
 7. :mod:`.samplers`: the loop over all steps, from noise to an image, in ``samplers/loop.py``, and one sampler a file;
+<<<<<<< HEAD
    editing in ``samplers/editing.py``. :mod:`.guidance`: more ways to guide it.
+=======
+   :mod:`.multistep`: the sum that a step of nearly all of them is.
+>>>>>>> lms
 8. :mod:`.network`, :mod:`.optimizer`, :mod:`.training`: all of it at work on real digits
    (``docs/training-by-hand.md``).
 9. :mod:`.bound`: the variational bound, and with ``docs/derivation.md`` the reason for L_simple.
@@ -110,6 +114,7 @@ from .loss import (
     truncated_snr_weights,
     uniform_weights,
 )
+from .multistep import multistep, prediction_coefficients, step_prediction
 from .network import Activations, SimpleUNet, initial_parameters, parameter_shapes, timestep_embedding
 from .noise import (
     AUGMENTATION,
@@ -211,6 +216,7 @@ __all__ = [
     "loss_weights",
     "min_snr_weights",
     "mu_from_eps",
+    "multistep",
     "normal",
     "normal_kl",
     "normal_pair",
@@ -222,6 +228,7 @@ __all__ = [
     "posterior_mean_variance",
     "posterior_sample",
     "predict_x_0",
+    "prediction_coefficients",
     "prior_kl",
     "q_mean_variance",
     "q_sample",
@@ -241,6 +248,7 @@ __all__ = [
     "slerp",
     "squared_error",
     "start_step",
+    "step_prediction",
     "timestep_embedding",
     "training_target",
     "truncated_snr_weights",
