@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         DROPOUT,
         FORWARD,
         INITIAL,
+        INPAINTING,
         LABEL_DROPOUT,
         NOISE_VERSION,
         PERMUTATION,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .ops.simple_loss import loss_and_gradient, simple_loss
     from .ops.vlb_terms import vlb_terms
     from .samplers import SAMPLERS, Sampler
+    from .samplers.editing import Edit
+    from .samplers.guidance import Guidance
     from .samplers.loop import Samples, sample
     from .schedule import DeviceSchedule
 
@@ -39,6 +42,7 @@ __all__ = [
     "DROPOUT",
     "FORWARD",
     "INITIAL",
+    "INPAINTING",
     "LABEL_DROPOUT",
     "NOISE_VERSION",
     "PERMUTATION",
@@ -47,6 +51,8 @@ __all__ = [
     "SAMPLERS",
     "TIMESTEP",
     "DeviceSchedule",
+    "Edit",
+    "Guidance",
     "NoiseAddress",
     "Sampler",
     "Samples",

@@ -15,6 +15,7 @@ from noisestep.reference.noise import (
     DROPOUT,
     FORWARD,
     INITIAL,
+    INPAINTING,
     LABEL_DROPOUT,
     NOISE_VERSION,
     PERMUTATION,
@@ -23,6 +24,7 @@ from noisestep.reference.noise import (
     STEPS,
     STREAMS,
     TIMESTEP,
+    VISIT,
 )
 from torch import Tensor
 
@@ -34,6 +36,7 @@ __all__ = [
     "EXPONENT",
     "FORWARD",
     "INITIAL",
+    "INPAINTING",
     "LABEL_DROPOUT",
     "LOG",
     "NOISE_VERSION",
@@ -45,6 +48,7 @@ __all__ = [
     "STEPS",
     "TIMESTEP",
     "TINY",
+    "VISIT",
     "Address",
     "NoiseAddress",
 ]
@@ -68,7 +72,7 @@ class NoiseAddress:
         64 bits are the seed. An integer may be NumPy's, here and in the other parts.
     stream : int
         In [0, 16): `FORWARD`, `TIMESTEP`, `INITIAL`, `REVERSE`, `LABEL_DROPOUT`, `AUGMENTATION`,
-        `PERMUTATION`, `DROPOUT`, `PROBE`, `DEQUANTISATION`, or one of the free ones from 11.
+        `PERMUTATION`, `DROPOUT`, `PROBE`, `DEQUANTISATION`, `INPAINTING`, or one of the free ones from 12.
     step : int or Tensor
         In [0, 2^28): the optimizer step in training, the timestep in sampling. A tensor is int64, with
         one element or one for each sample. The values of a tensor are not read: only their low 28 bits count.

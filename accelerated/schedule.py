@@ -3,11 +3,13 @@
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 import torch
+from noisestep.reference._arguments import require_name
 from noisestep.reference.jumps import Jumps
+from noisestep.reference.multistep import Memory, prediction_coefficients
 from noisestep.reference.reverse import reverse_coefficients
 from noisestep.reference.schedule import LOG_VARIANCE_FLOOR, Schedule
 from numpy.typing import ArrayLike
@@ -62,22 +64,76 @@ class ReverseRow(NamedTuple, Generic[_T]):
     # half the logs of the variances between which a learned one lies
     half_log_beta: _T
     half_log_posterior: _T
-    guidance: _T
-    # the range of x_0
-    low: _T
-    high: _T
+
+
+class StepRow(NamedTuple, Generic[_T]):
+    """The columns of a `StepTable`: every number that one linear multistep step needs."""
+
+    # the prediction of x_0
+    x_0_from_x: _T
+    x_0_from_out: _T
+    # the prediction of eps: from a clipped x_0, and where nothing is clipped
+    eps_from_x: _T
+    eps_from_x_0: _T
+    unclipped_eps_from_x: _T
+    unclipped_eps_from_out: _T
+    # the update; a table of fewer history entries has zeros for the rest
+    from_x: _T
+    from_prediction: _T
+    from_history_1: _T
+    from_history_2: _T
+    from_history_3: _T
+    from_history_4: _T
+    sigma: _T
 
 
 # the number of each column, for the kernels
 COLUMNS: ReverseRow[int] = ReverseRow(*range(len(ReverseRow._fields)))
+STEP_COLUMNS: StepRow[int] = StepRow(*range(len(StepRow._fields)))
+
+# the most history entries of a step: UniPC's corrector of third order takes an earlier x and three predictions
+MOST_HISTORY = 4
 
 _numbers = itertools.count()
 
-# the most tables of updates that a schedule keeps: one has 52 bytes a step in float32
+# the most tables of updates that a schedule keeps: one has 40 bytes a step in float32
 KEPT_TABLES = 64
 
 
-class DeviceSchedule:
+class Steps:
+    """The steps 0..T of a chain on one device.
+
+    Parameters
+    ----------
+    T : int
+    device : torch.device or str
+
+    Attributes
+    ----------
+    T : int
+    device : torch.device
+    """
+
+    def __init__(self, T: int, device: torch.device | str) -> None:
+        self.T = T
+        self.device = with_index(torch.device(device))
+        # t itself in row t: an integer t is a view of one of them, which costs no copy to the device
+        self._t = constant(np.arange(T + 1), torch.int64, self.device)
+
+    def at(self, t: int | torch.SymInt) -> Tensor:
+        """An integer t as a tensor on the device, shape (), without a copy to it.
+
+        Raises
+        ------
+        ValueError
+            For a t outside of 0..T.
+        """
+        if not 0 <= t <= self.T:
+            raise ValueError(f"t must lie in 0..{self.T}, got values from {t} to {t}")
+        return self._t[t]
+
+
+class DeviceSchedule(Steps):
     """A schedule's tables as tensors on one device, each computed in float64 and rounded once.
 
     Rows are picked on the device by a tensor of timesteps, so that no step of a loop reads a value
@@ -115,17 +171,14 @@ class DeviceSchedule:
     ) -> None:
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule must be a noisestep.reference Schedule, got {type(schedule).__name__}")
+        super().__init__(schedule.T, device)
         self._schedule = schedule
         # what a compiled graph knows a schedule by: its tables are constants there
         self._number = str(next(_numbers))
-        self.device = with_index(torch.device(device))
         self._previous = None if previous is None else Jumps(schedule, previous).previous
         if self._previous is not None:
             self._previous.flags.writeable = False
-        self.T = schedule.T
         self.timesteps = constant(schedule.timesteps.copy(), torch.int64, self.device)
-        # t itself in row t: an integer t is a view of one of them, which costs no copy to the device
-        self._t = constant(np.arange(self.T + 1), torch.int64, self.device)
         # the forward table is always wanted, and made here so that a compiled graph finds it
         marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
         self._forward = {dtype: self._on_device(marginal, dtype) for dtype in (torch.float32, torch.float64)}
@@ -177,9 +230,6 @@ class DeviceSchedule:
         variance: Variance = "posterior",
         eta: float | None = None,
         rederive_eps: bool = True,
-        clip: tuple[float, float] | None = None,
-        guidance: float | None = None,
-        temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Every number that one reverse step needs (`noisestep.reference.reverse.reverse_coefficients`).
@@ -192,18 +242,12 @@ class DeviceSchedule:
             None for the chapter's update; a number in [0, 1] for DDIM, which ignores `variance`.
         rederive_eps : bool
             DDIM: eps follows from the clipped x_0 (True), or is the network's (False).
-        clip : (float, float), optional
-            The range of the predicted x_0.
-        guidance : float, optional
-            The scale of classifier-free guidance.
-        temperature : float
-            What the fresh noise is multiplied by, at least 0.
         dtype : torch.dtype
             float32 or float64, the type that the op computes in.
 
         Returns
         -------
-        Tensor, shape (T + 1, 13)
+        Tensor, shape (T + 1, 10)
             The columns are those of `ReverseRow`, in
 
                 x_0 = x_0_from_x x_t + x_0_from_out output,
@@ -216,21 +260,7 @@ class DeviceSchedule:
         ValueError
             For an unknown option, with those allowed.
         """
-        return self._kept_table(
-            self._number, prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype
-        )
-
-    def at(self, t: int | torch.SymInt) -> Tensor:
-        """An integer t as a tensor on the device, shape (), without a copy to it.
-
-        Raises
-        ------
-        ValueError
-            For a t outside of 0..T.
-        """
-        if not 0 <= t <= self.T:
-            raise ValueError(f"t must lie in 0..{self.T}, got values from {t} to {t}")
-        return self._t[t]
+        return self._kept_table(self._number, prediction, variance, eta, rederive_eps, dtype)
 
     def is_noisy(self, *, variance: Variance = "posterior", eta: float | None = None) -> bool:
         """Whether any step of an update adds noise; the arguments are those of `reverse_table`.
@@ -259,6 +289,35 @@ class DeviceSchedule:
             return self
         return type(self)(self.schedule, device, previous=self.previous)
 
+    def step_table(
+        self, coefficients: ArrayLike, *, prediction: Prediction = "eps", memory: Memory = "x_0"
+    ) -> "StepTable":
+        """A `StepTable` for a network that was trained on this schedule; `noisestep.accelerated.ops.multistep`.
+
+        Parameters
+        ----------
+        coefficients : array_like, shape (T + 1, 3 + K), K in 0..4
+            Row t: (a, b, c_1, .., c_K, sigma) of the step whose network call is at t, in the order of the update's
+            terms; `noisestep.reference.multistep.multistep`. Finite, sigma at least 0.
+        prediction : {"eps", "x_0", "v"}
+            What the network predicts.
+        memory : {"x_0", "eps"}
+            What D is, which the coefficients multiply and the history keeps.
+
+        Returns
+        -------
+        StepTable
+
+        Raises
+        ------
+        ValueError
+            For an unknown option, with those allowed; coefficients of another shape or out of range; eps as the
+            prediction on a schedule with zero terminal SNR.
+        """
+        return StepTable(
+            prediction_coefficients(self.schedule, prediction), coefficients, memory=memory, device=self.device
+        )
+
     def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
         return constant(table, dtype, self.device)
 
@@ -269,23 +328,12 @@ class DeviceSchedule:
         variance: Variance,
         eta: float | None,
         rederive_eps: bool,
-        clip: tuple[float, float] | None,
-        guidance: float | None,
-        temperature: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        key = (prediction, variance, eta, rederive_eps, clip, guidance, temperature, dtype)
+        key = (prediction, variance, eta, rederive_eps, dtype)
         table = self._reverse.get(key)
         if table is None:
             row = _reverse_columns(self.schedule, self.previous, prediction, variance, eta, rederive_eps)
-            low, high = (0.0, 0.0) if clip is None else clip
-            whole = np.ones(self.T + 1)
-            row = row._replace(
-                sigma=temperature * row.sigma,
-                guidance=whole * (1.0 if guidance is None else guidance),
-                low=whole * low,
-                high=whole * high,
-            )
             table = self._reverse[key] = self._on_device(np.stack(row, axis=-1), dtype)
             while len(self._reverse) > KEPT_TABLES:
                 self._reverse.pop(next(iter(self._reverse)), None)
@@ -325,7 +373,6 @@ def _reverse_columns(
     else:
         ends = np.stack([jumps.beta, jumps.posterior_variance])
         half_log[:, 1:] = np.log(np.maximum(ends, LOG_VARIANCE_FLOOR)) / 2
-    none = np.zeros(schedule.T + 1)
     return ReverseRow(
         x_0_from_x,
         x_0_from_out,
@@ -337,7 +384,83 @@ def _reverse_columns(
         unclipped_from_out=from_x_0 * x_0_from_out + from_out,
         half_log_beta=half_log[0],
         half_log_posterior=half_log[1],
-        guidance=none,
-        low=none,
-        high=none,
     )
+
+
+class StepTable(Steps):
+    """The coefficients of a linear multistep step at every t, on one device; `noisestep.accelerated.ops.multistep`.
+
+    For a network that was trained on a `Schedule`, `DeviceSchedule.step_table` makes one. This constructor is for other
+    processes. For a flow, x_t = (1 - s) x_0 + s eps at s = s(t), and a network that predicts its velocity eps - x_0,
+    row t of `predictions` is (1, -s, 1/s, (s - 1)/s, 1, 1 - s), and Euler's step to s' is s'/s x_t + (1 - s'/s) x_0.
+
+    Row 0 of both tables is not read: t = 0 leaves x_t alone.
+
+    Parameters
+    ----------
+    predictions : array_like, shape (T + 1, 6)
+        Row t: x_0 and eps from x_t and the output, as `noisestep.reference.multistep.prediction_coefficients` has them.
+    coefficients : array_like, shape (T + 1, 3 + K), K in 0..4
+        Row t: (a, b, c_1, .., c_K, sigma). Finite, sigma at least 0.
+    memory : {"x_0", "eps"}
+        What D is, which the coefficients multiply and the history keeps.
+    device : torch.device or str
+
+    Attributes
+    ----------
+    history : int
+        K, the number of history entries.
+    memory : {"x_0", "eps"}
+    noisy : bool
+        Whether any step adds noise.
+    T : int
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        For another memory, with those allowed, and tables of other shapes or out of range.
+    """
+
+    def __init__(
+        self,
+        predictions: ArrayLike,
+        coefficients: ArrayLike,
+        *,
+        memory: Memory = "x_0",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        require_name("memory", memory, get_args(Memory))
+        known, update = np.array(predictions, np.float64), np.array(coefficients, np.float64)
+        if known.ndim != 2 or known.shape[1] != 6:
+            raise ValueError(f"predictions must have shape (T + 1, 6), got {known.shape}")
+        rows, most = len(known), 3 + MOST_HISTORY
+        if update.ndim != 2 or len(update) != rows or not 3 <= update.shape[1] <= most:
+            raise ValueError(f"coefficients must have shape ({rows}, 3) to ({rows}, {most}), got {update.shape}")
+        if not np.isfinite(update[1:]).all() or (update[1:, -1] < 0).any():
+            raise ValueError("coefficients must be finite, and the last of a row, sigma, at least 0")
+        super().__init__(rows - 1, device)
+        self.history = update.shape[1] - 3
+        self.memory: Memory = memory
+        self.noisy = bool((update[1:, -1] > 0).any())
+        table = np.zeros((rows, len(StepRow._fields)))
+        table[1:, :6] = known[1:]
+        table[1:, 6 : 8 + self.history] = update[1:, :-1]
+        table[1:, STEP_COLUMNS.sigma] = update[1:, -1]
+        table[0, [STEP_COLUMNS.x_0_from_x, STEP_COLUMNS.from_x]] = 1
+        # made here so that a compiled graph finds them
+        self._tables = {dtype: constant(table, dtype, self.device) for dtype in (torch.float32, torch.float64)}
+
+    def table(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The columns of `StepRow`.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            float32 or float64, the type that the op computes in.
+
+        Returns
+        -------
+        Tensor, shape (T + 1, 13)
+        """
+        return self._tables[dtype]

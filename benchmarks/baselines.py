@@ -68,6 +68,23 @@ def _reverse_step(x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, eps: Gi
     return c_2 * x_0 + c_3 * x_t + sigma * (torch.randn_like(x_t) if eps is None else eps)
 
 
+def _multistep(x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """As a solver of diffusers has it: the new x_0 and those of the history, each with its number."""
+    # what there is of the history, and the noise, which this call adds none of
+    *history, _ = rest
+    # as `schedule.StepRow` has the columns
+    c_0, c_1, _, _, _, _, from_x, from_x_0, *weights = _columns(table[t], x_t)
+    x_0 = (c_0 * x_t + c_1 * output).clamp(*CLIP)
+    x_s = from_x * x_t + from_x_0 * x_0
+    for weight, term in zip(weights, history, strict=False):
+        x_s = x_s + weight * term
+    return x_s, x_0
+
+
+def _of_multistep(table: Any, x_t: Tensor, output: Tensor, history: Any, t: Tensor, noise: Any, **_: Any) -> Any:
+    return x_t, output, t.reshape(-1), table.table().to(x_t.dtype), *history
+
+
 def _loss(output: Tensor, kept: Tensor, eps: Given) -> Tensor:
     # the noise is the one that noised the batch, and was kept; a loss is not for 8 bits of a number
     return mse_loss(output.float(), (kept if eps is None else eps).float())
@@ -98,7 +115,7 @@ def _of_vlb_terms(schedule: Any, x_0: Tensor, x_t: Tensor, output: Tensor, t: Te
 
 def _of_reverse_step(schedule: Any, x_t: Tensor, output: Tensor, t: Tensor, noise: Any, **_: Any) -> tuple[Any, ...]:
     # a row by a tensor of one element: `table[t]` with a 0-dim t waits for the device
-    return x_t, output, t.reshape(-1), schedule.reverse_table(clip=CLIP)[:, :6].to(x_t.dtype)
+    return x_t, output, t.reshape(-1), schedule.reverse_table()[:, :6].to(x_t.dtype)
 
 
 @cache
@@ -150,6 +167,8 @@ BASELINES = {
     ),
     # x_t, the output and x_{t-1}
     "reverse_step": Baseline(_reverse_step, _of_reverse_step, moved=3, in_diffusers=_step),
+    # x_t, the output, two of the history, x_s and the new x_0
+    "multistep": Baseline(_multistep, _of_multistep, moved=6),
     # the output and its gradient
     "simple_loss": Baseline(
         _loss, lambda output, noise, **_: (output, torch.randn_like(output)), moved=2, differentiated=True

@@ -14,7 +14,9 @@ Each module begins with what it is for; ``docs/equations.md`` has the same order
 4. :mod:`.prediction`: what the network guesses, and how one guess gives the others.
 5. :mod:`.loss`: L_simple, which training minimises.
 6. :mod:`.reverse`: the step back with the network's guess; DDIM; guidance.
-7. :mod:`.samplers`: the loop over all steps, from noise to an image, in ``samplers/loop.py``, and one sampler a file.
+7. :mod:`.samplers`: the loop over all steps, from noise to an image, in ``samplers/loop.py``, and one sampler a file;
+   editing in ``samplers/editing.py``. :mod:`.guidance`: more ways to guide it.
+   :mod:`.multistep`: the sum that a step of nearly all of them is.
 8. :mod:`.network`, :mod:`.optimizer`, :mod:`.training`: all of it at work on real digits
    (``docs/training-by-hand.md``).
 9. :mod:`.bound`: the variational bound, and with ``docs/derivation.md`` the reason for L_simple. :mod:`.likelihood`:
@@ -97,6 +99,7 @@ from .bound import (
 )
 from .digits import load_digits
 from .forward import q_mean_variance, q_sample, q_step, q_step_mean_variance
+from .guidance import classifier_coefficients, classifier_mean, classifier_output, guided_steps, rescaled
 from .jumps import Jumps
 from .likelihood import (
     SampledBound,
@@ -119,6 +122,7 @@ from .loss import (
     truncated_snr_weights,
     uniform_weights,
 )
+from .multistep import multistep, prediction_coefficients, step_prediction
 from .network import Activations, SimpleUNet, initial_parameters, parameter_shapes, timestep_embedding
 from .noise import (
     AUGMENTATION,
@@ -127,6 +131,7 @@ from .noise import (
     FORWARD,
     INITIAL,
     INITIAL_WEIGHTS,
+    INPAINTING,
     LABEL_DROPOUT,
     NOISE_VERSION,
     PERMUTATION,
@@ -167,6 +172,7 @@ from .reverse import (
     reverse_step,
     reverse_variance,
 )
+from .samplers.editing import image_to_image, inpaint, repaint_walk, slerp, start_step, x_T_between
 from .samplers.loop import sample
 from .schedule import Schedule
 
@@ -178,6 +184,7 @@ __all__ = [
     "FORWARD",
     "INITIAL",
     "INITIAL_WEIGHTS",
+    "INPAINTING",
     "LABEL_DROPOUT",
     "LOSS_WEIGHTINGS",
     "NOISE_VERSION",
@@ -194,6 +201,9 @@ __all__ = [
     "SimpleUNet",
     "beta_schedule",
     "bits_per_dimension",
+    "classifier_coefficients",
+    "classifier_mean",
+    "classifier_output",
     "constant_beta",
     "convert",
     "cosine_beta",
@@ -208,8 +218,11 @@ __all__ = [
     "eps_from_v",
     "eps_from_x_0",
     "guided",
+    "guided_steps",
     "image_grid",
+    "image_to_image",
     "initial_parameters",
+    "inpaint",
     "integers",
     "jsd_beta",
     "learned_range_variance",
@@ -219,6 +232,7 @@ __all__ = [
     "loss_weights",
     "min_snr_weights",
     "mu_from_eps",
+    "multistep",
     "normal",
     "normal_kl",
     "normal_pair",
@@ -232,6 +246,7 @@ __all__ = [
     "posterior_mean_variance",
     "posterior_sample",
     "predict_x_0",
+    "prediction_coefficients",
     "prior_kl",
     "q_mean_variance",
     "q_sample",
@@ -239,6 +254,8 @@ __all__ = [
     "q_step_mean_variance",
     "quadratic_beta",
     "rademacher",
+    "repaint_walk",
+    "rescaled",
     "reverse_coefficients",
     "reverse_mean",
     "reverse_step",
@@ -248,7 +265,10 @@ __all__ = [
     "scaled_linear_beta",
     "sigmoid_beta",
     "simple_loss",
+    "slerp",
     "squared_error",
+    "start_step",
+    "step_prediction",
     "timestep_embedding",
     "training_target",
     "truncated_snr_weights",
@@ -265,5 +285,6 @@ __all__ = [
     "x_0_from_eps",
     "x_0_from_mu",
     "x_0_from_v",
+    "x_T_between",
     "zero_terminal_snr_beta",
 ]

@@ -119,6 +119,14 @@ def given_variance(variance: ArrayLike, x_t: FloatArray) -> FloatArray:
     return given
 
 
+def given_scale(scale: ArrayLike, x: FloatArray) -> FloatArray:
+    """A scale of guidance, one number or (B,), shaped to multiply ``x``."""
+    given = np.asarray(scale, np.float64)
+    if given.ndim and given.shape != x.shape[:1]:
+        raise ValueError(f"scale must be one number or {x.shape[:1]} of them, got shape {given.shape}")
+    return given.reshape(given.shape + (1,) * (x.ndim - 1)) if given.ndim else given
+
+
 def _floating(name: str, array: Any) -> FloatArray:
     checked = np.asarray(array)
     if not np.issubdtype(checked.dtype, np.floating):

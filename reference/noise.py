@@ -23,7 +23,7 @@ from ._arguments import integer, integer_row
 # the version of docs/noise.md: other bits of any number would be another version
 NOISE_VERSION = 1
 
-# what a random number is for; 11 to 15 are free
+# what a random number is for; 12 to 15 are free
 FORWARD = 0
 TIMESTEP = 1
 INITIAL = 2
@@ -35,10 +35,13 @@ DROPOUT = 7
 INITIAL_WEIGHTS = 8
 PROBE = 9
 DEQUANTISATION = 10
+INPAINTING = 11
 
 STREAMS = 1 << 4
 STEPS = 1 << 28
 ELEMENTS = 1 << 34
+# RePaint comes back to timesteps: on visit u of timestep t, counted from 0, the step is t + VISIT u
+VISIT = 1 << 20
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)

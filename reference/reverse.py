@@ -14,7 +14,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, given_variance, per_sample, require_name, rows, same_shape, steps
+from ._arguments import FloatArray, given_scale, given_variance, per_sample, require_name, rows, same_shape, steps
 from .jumps import Jumps
 from .posterior import posterior_mean
 from .prediction import Prediction, Quantity, convert, eps_from_x_0, mu_from_eps, predict_x_0
@@ -60,7 +60,7 @@ def learned_range_variance(schedule: Schedule, fraction: ArrayLike, t: ArrayLike
     return np.exp(fraction * log_beta + (1 - fraction) * log_posterior)
 
 
-def guided(conditional: ArrayLike, unconditional: ArrayLike, scale: float) -> FloatArray:
+def guided(conditional: ArrayLike, unconditional: ArrayLike, scale: ArrayLike) -> FloatArray:
     """Classifier-free guidance, one output made of two; Ho & Salimans 2022, eq. 6.
 
         output = unconditional + scale (conditional - unconditional)
@@ -72,8 +72,8 @@ def guided(conditional: ArrayLike, unconditional: ArrayLike, scale: float) -> Fl
     ----------
     conditional, unconditional : array_like, shape (B, ...), floating
         Outputs of the network with and without its label.
-    scale : float
-        How far to go from the second through the first.
+    scale : float, or array_like of shape (B,)
+        How far to go from the second through the first; one for all samples, or one for each.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def guided(conditional: ArrayLike, unconditional: ArrayLike, scale: float) -> Fl
     [4.0]
     """
     conditional, unconditional = same_shape(conditional=conditional, unconditional=unconditional)
-    return unconditional + scale * (conditional - unconditional)
+    return unconditional + given_scale(scale, conditional) * (conditional - unconditional)
 
 
 def reverse_mean(
@@ -267,7 +267,7 @@ def reverse_coefficients(
     table = np.zeros((schedule.T + 1, 6))
     table[0] = [1, 0, 0, 1, 0, 0]
     c = table[1:]
-    c[:, 0], c[:, 1] = _x_0_coefficients(schedule, prediction)
+    c[:, 0], c[:, 1] = x_0_coefficients(schedule, prediction)
     clean, renewed = jumps.previous == 0, jumps.beta / schedule.one_minus_alpha_bar[1:]
     if eta is None:
         c[:, 2] = schedule.sqrt_alpha_bar[jumps.previous] * renewed
@@ -303,7 +303,7 @@ def _require_eta(eta: float) -> None:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
 
 
-def _x_0_coefficients(schedule: Schedule, prediction: Prediction) -> tuple[FloatArray, FloatArray]:
+def x_0_coefficients(schedule: Schedule, prediction: Prediction) -> tuple[FloatArray, FloatArray]:
     signal, noise = schedule.sqrt_alpha_bar[1:], schedule.sqrt_one_minus_alpha_bar[1:]
     if prediction == "x_0":
         return np.zeros(schedule.T), np.ones(schedule.T)

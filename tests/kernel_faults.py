@@ -427,7 +427,7 @@ FAULTS = [
     ),
     *_faults(
         "reverse_step",
-        "ops/reverse_step.py",
+        "ops/update.py",
         {
             "the last element masked": ("number < n\n", "number < n - 1\n"),
             "t off by one": (
@@ -449,23 +449,30 @@ FAULTS = [
                 "x_s += scale * scale * kernels.upcast(eps, compute)",
             ),
             "not clipped": (
-                "x_0 = tl.clamp(x_0, low, high, propagate_nan=tl.PropagateNan.ALL)",
-                "x_0 = x_0",
+                "kept = tl.clamp(kept, low, high, propagate_nan=tl.PropagateNan.ALL)",
+                "kept = kept",
             ),
-            "clipped to the wrong end": ("tl.clamp(x_0, low, high", "tl.clamp(x_0, -high, high"),
+            "clipped to the wrong end": ("tl.clamp(kept, low, high", "tl.clamp(kept, -high, high"),
             "NaN clipped away": (", propagate_nan=tl.PropagateNan.ALL)", ")"),
             "DDIM's own eps lost": ("x_s += from_out * out", "x_s += from_out * 0 * out"),
             "another order of the sum": (
-                "x_s = from_x_0 * x_0 + from_x * x\n            if OWN_EPS:\n                x_s += from_out * out",
-                "x_s = from_x_0 * x_0 + (from_x * x + from_out * out)",
+                "x_s = from_x_0 * kept + from_x * x\n            if OWN_EPS:\n                x_s += from_out * out",
+                "x_s = from_x_0 * kept + (from_x * x + from_out * out)",
             ),
             "guidance the other way": (
-                "out = without + guidance * (out - without)",
-                "out = out + guidance * (without - out)",
+                "            out = without + guidance * (out - without)",
+                "            out = out + guidance * (without - out)",
             ),
-            "guidance ignored": ("out = without + guidance * (out - without)", "out = without + (out - without)"),
-            "x_0 of another place": ("tl.store(x_0_ptr + offset", "tl.store(x_0_ptr + row * n + number"),
-            "x_{t-1} for x_0": ("kernels.cast(x_0, x_0_ptr)", "kernels.cast(x_s, x_0_ptr)"),
+            "guidance ignored": (
+                "            out = without + guidance * (out - without)",
+                "            out = without + (out - without)",
+            ),
+            "x_0 of another place": ("tl.store(kept_ptr + offset", "tl.store(kept_ptr + row * n + number"),
+            "x_{t-1} for x_0": ("kernels.cast(kept, kept_ptr)", "kernels.cast(x_s, kept_ptr)"),
+            "guidance of the first sample": ("row, PER_SAMPLE[0]", "row, False"),
+            "a clip of the first sample": ("row, PER_SAMPLE[1]", "row, False"),
+            "a temperature of the first sample": ("row, PER_SAMPLE[3]", "row, False"),
+            "temperature lost": ("tl.load(c + C.sigma) * temperature", "tl.load(c + C.sigma)"),
             "the given eps not read": ("else tl.load(eps_ptr + offset, mask=mask)", "else x * 0"),
             "learned channels of the prediction": ("output_ptr + out_offset + behind", "output_ptr + out_offset"),
             "learned channels of the sample before": (
@@ -482,6 +489,40 @@ FAULTS = [
                 "unconditional_ptr + out_offset + behind",
                 "unconditional_ptr + out_offset",
             ),
+        },
+    ),
+    *_faults(
+        "multistep",
+        "ops/update.py",
+        {
+            "swapped coefficients": (
+                "x_s = from_x * x + from_prediction * kept",
+                "x_s = from_prediction * x + from_x * kept",
+            ),
+            "the last of the history forgotten": ("if history_4_ptr is not None:", "if False:"),
+            "two of the history swapped": (
+                "from_history_1 * kernels.upcast(tl.load(history_1_ptr",
+                "from_history_2 * kernels.upcast(tl.load(history_1_ptr",
+            ),
+            "eps of x_0 as it was before the clip": (
+                "kept = eps_from_x * x + eps_from_x_0 * kept",
+                "kept = unclipped_eps_from_x * x + unclipped_eps_from_out * out",
+            ),
+            "x_0 remembered for eps": ('if MEMORY == "eps" and not CLIP:', "if False:"),
+            "the history read after it is written over": (
+                "        out = kernels.upcast(tl.load(output_ptr + out_offset, mask=mask), compute)\n",
+                "        out = kernels.upcast(tl.load(output_ptr + out_offset, mask=mask), compute)\n"
+                "        if MEMORY is not None and kept_ptr is not None:\n"
+                "            tl.store(kept_ptr + offset, kernels.cast(out, kept_ptr), mask=mask)\n",
+            ),
+        },
+    ),
+    *_faults(
+        "multistep",
+        "ops/multistep.py",
+        {
+            "memory that both write to": ("if in_place and share_memory(keep, x_t):", "if False:"),
+            "a part of the history written over": ('check_memory("keep", keep, {**read, "x_t": x_t})', "pass"),
         },
     ),
     *_faults(
@@ -524,8 +565,8 @@ FAULTS = [
                 "high = tl.where(x_0 > 2, _INFINITE_EDGE, ",
             ),
             "levels half as wide": (
-                "words_of(1 / (levels - 1))",
-                "words_of(0.5 / (levels - 1))",
+                "words_of(1 / (levels - 1), ",
+                "words_of(0.5 / (levels - 1), ",
             ),
             "the half level in float32": (
                 "kernels.float_of_words(bin_low, bin_high))",
@@ -602,6 +643,7 @@ FAULTS = [
                 "exponent == 0x0F800000u ? normal",
             ),
             "float16's NaN an infinity": ("bits > 0x7F800000u ? 0x7E00u", "bits > 0x7F800000u ? 0x7C00u"),
+            "a number of the first sample": ("rows[row * stride]", "rows[0]"),
         },
     ),
     *_faults(
@@ -650,27 +692,35 @@ FAULTS = [
                 "a.grad[a.grad_stride ? row : 0]",
             ),
             "guidance from the wrong side": (
-                "without[i] + c[GUIDANCE] * (out[i] - without[i])",
-                "out[i] + c[GUIDANCE] * (out[i] - without[i])",
+                "without[i] + guidance * (out[i] - without[i])",
+                "out[i] + guidance * (out[i] - without[i])",
             ),
-            "not clipped below": ("clean[i] < c[LOW] ? c[LOW] : clean[i]", "clean[i]"),
+            "not clipped below": ("kept[i] < low ? low : kept[i]", "kept[i]"),
             "a NaN that is clipped": (
-                "clean[i] > c[HIGH] ? c[HIGH] : clean[i]",
-                "clean[i] <= c[HIGH] ? clean[i] : c[HIGH]",
+                "kept[i] > high ? high : kept[i]",
+                "kept[i] <= high ? kept[i] : high",
             ),
             "the mean's coefficients swapped": (
-                "c[FROM_X_0] * clean[i] + c[FROM_X] * x[i]",
-                "c[FROM_X] * clean[i] + c[FROM_X_0] * x[i]",
+                "c[FROM_X_0] * kept[i] + c[FROM_X] * x[i]",
+                "c[FROM_X] * kept[i] + c[FROM_X_0] * x[i]",
             ),
             "the unclipped update's swapped": (
                 "c[UNCLIPPED_FROM_X] * x[i] + c[UNCLIPPED_FROM_OUT] * out[i]",
                 "c[UNCLIPPED_FROM_OUT] * x[i] + c[UNCLIPPED_FROM_X] * out[i]",
             ),
             "eps of its own forgotten": ("if (a.own_eps)", "if (false)"),
-            "noise lost": ("next[i] += c[SIGMA] * z[i];", "next[i] += 0 * c[SIGMA] * z[i];"),
+            "noise lost": ("next[i] += scale * z[i];", "next[i] += 0 * scale * z[i];"),
+            "temperature lost": (" * a.temperature.at(row);", ";"),
+            "a term of the history forgotten": ("k < MOST_HISTORY && a.history[k]", "k < 3 && a.history[k]"),
+            "x_0 remembered for eps": ("a.memory == OF_EPS && !a.clip", "false"),
+            "a clipped x_0 remembered for eps": ("a.clip && a.memory == OF_EPS", "false"),
+            "multistep's coefficients swapped": (
+                "c[step::FROM_X] * x[i] + c[step::FROM_PREDICTION] * kept[i]",
+                "c[step::FROM_PREDICTION] * x[i] + c[step::FROM_X] * kept[i]",
+            ),
             "x_0 before the clip": (
-                "a.x_0.write(at, count, clean);",
-                "a.x_0.write(at, count, next);",
+                "a.prediction.write(at, count, kept);",
+                "a.prediction.write(at, count, next);",
             ),
             "the divergence's one": ("exp_of(ratio) - 1 - ratio", "exp_of(ratio) - ratio"),
             "the divergence of a row": ("std::expm1(row_ratio) - row_ratio", "std::expm1(row_ratio) + row_ratio"),
@@ -687,7 +737,7 @@ FAULTS = [
             "learned rows as short as others": ("(a.learned ? row * n : 0)", "0"),
             "the decoder at every t": ("a.timesteps.at(row) == 1;", "a.timesteps.at(row) >= 1;"),
             "the likelihood's sign": ("term[i] = -log_likelihood", "term[i] = log_likelihood"),
-            "the prediction's clip": ("predicted[i] > c[HIGH] ? c[HIGH] : predicted[i]", "predicted[i]"),
+            "the prediction's clip": ("predicted[i] > a.high ? a.high : predicted[i]", "predicted[i]"),
             "nats for bits": ("std::max<i64>(1, n)) * 0.6931471805599453;", "std::max<i64>(1, n));"),
         },
     ),

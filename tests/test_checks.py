@@ -5,7 +5,16 @@ import re
 import pytest
 import torch
 from noisestep.accelerated.address import FORWARD, NoiseAddress
-from noisestep.accelerated.ops import advance, noise, pairwise_sum, q_sample, reverse_step, simple_loss, vlb_terms
+from noisestep.accelerated.ops import (
+    advance,
+    multistep,
+    noise,
+    pairwise_sum,
+    q_sample,
+    reverse_step,
+    simple_loss,
+    vlb_terms,
+)
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
 from op_cases import device_schedule
@@ -236,6 +245,67 @@ BAD_REVERSE_STEP = {
         ValueError,
         "temperature must be finite and lie in 0..inf, got -1.0",
     ),
+    "guidance of integers": (
+        (D, X, (X, X), 1, NO),
+        {"guidance": T2},
+        TypeError,
+        "guidance must be one of float32, float16, bfloat16, float64, got int64",
+    ),
+    "three guidances": (
+        (D, X, (X, X), 1, NO),
+        {"guidance": torch.ones(3)},
+        ValueError,
+        "guidance must be a number or have shape () or (2,) to fit x_t, got (3,)",
+    ),
+    "guidance elsewhere": (
+        (D, X, (X, X), 1, NO),
+        {"guidance": torch.ones(2, device="meta")},
+        ValueError,
+        "guidance is on meta, x_t on cpu; both must be on one device",
+    ),
+    "guidance that wants a gradient": (
+        (D, X, (X, X), 1, NO),
+        {"guidance": torch.ones(2, requires_grad=True)},
+        ValueError,
+        "guidance requires a gradient, and this op gives none to it",
+    ),
+    "an infinite guidance in a tensor": (
+        (D, X, (X, X), 1, NO),
+        {"guidance": torch.tensor([1.0, float("inf")])},
+        ValueError,
+        "guidance must be finite and lie in -inf..inf, got values from 1 to inf",
+    ),
+    "a temperature below 0 in a tensor": (
+        (D, X, X, 1, NO),
+        {"temperature": torch.tensor([1.0, -0.5])},
+        ValueError,
+        "temperature must be finite and lie in 0..inf, got values from -0.5 to 1",
+    ),
+    "temperature None": ((D, X, X, 1, NO), {"temperature": None}, TypeError, "temperature must be a number, got None"),
+    "clip of two shapes": (
+        (D, X, X, 1, NO),
+        {"clip": (torch.ones(2, 1), 1.0)},
+        ValueError,
+        "clip's low end must be a number or have shape () or (2,) to fit x_t, got (2, 1)",
+    ),
+    "clip backwards for a sample": (
+        (D, X, X, 1, NO),
+        {"clip": (torch.tensor([-1.0, 2.0]), 1.0)},
+        ValueError,
+        "clip must be (low, high) with low < high, or None, got (tensor([-1.,  2.]), 1.0)",
+    ),
+    "clip NaN in a tensor": (
+        (D, X, X, 1, NO),
+        {"clip": (-1.0, torch.tensor(float("nan")))},
+        ValueError,
+        "clip must be (low, high) with low < high, or None, got (-1.0, tensor(nan))",
+    ),
+    "clip of a tensor and a string": (
+        (D, X, X, 1, NO),
+        {"clip": (torch.tensor(-1.0), "1")},
+        TypeError,
+        "clip's high end must be a number, got '1'",
+    ),
     "noise missing": (
         (D, X, X, 1, None),
         {"eta": 0.5},
@@ -259,7 +329,81 @@ BAD_REVERSE_STEP = {
         (D, X[:1].expand(2, 3, 4), X, 1, NO),
         {"in_place": True},
         ValueError,
-        "in_place=True needs an x_t with memory of its own for each element, got one whose elements overlap",
+        "in_place=True needs a tensor with memory of its own for each element, got one whose elements overlap",
+    ),
+}
+STEP = D.step_table([[1.0, 0.5, 0.25, 0.0]] * 51)
+NOISY = D.step_table([[1.0, 0.5, 0.25]] * 51)
+BAD_MULTISTEP = {
+    "a schedule": ((D, X, X, [X], 1, None), {}, TypeError, "table must be a StepTable, got DeviceSchedule"),
+    "a table elsewhere": (
+        (D.to("meta").step_table(torch.zeros(51, 3)), X, X, [], 1, None),
+        {},
+        ValueError,
+        "table is on meta, x_t on cpu; both must be on one device",
+    ),
+    "t above": ((STEP, X, X, [X], 51, None), {}, ValueError, "t must lie in 0..50, got values from 51 to 51"),
+    "t above in a tensor": (
+        (STEP, X, X, [X], torch.tensor([1, 51]), None),
+        {},
+        ValueError,
+        "t must lie in 0..50, got values from 1 to 51",
+    ),
+    "no history": (
+        (STEP, X, X, [], 1, None),
+        {},
+        ValueError,
+        "history must be a sequence of 1 tensors, as the table has it, got 0",
+    ),
+    "a tensor for the history": (
+        (STEP, X, X, X, 1, None),
+        {},
+        ValueError,
+        "history must be a sequence of 1 tensors, as the table has it, got Tensor",
+    ),
+    "a history that broadcasts": (
+        (STEP, X, X, [X[:1]], 1, None),
+        {},
+        ValueError,
+        "history[0] must have shape (2, 3, 4) to fit x_t, got (1, 3, 4)",
+    ),
+    "two outputs without guidance": (
+        (STEP, X, (X, X), [X], 1, None),
+        {},
+        TypeError,
+        "output must be a tensor, got tuple",
+    ),
+    "noise missing": ((NOISY, X, X, [], 1, None), {}, ValueError, "this table adds noise; noise must not be None"),
+    "temperature": (
+        (NOISY, X, X, [], 1, NO),
+        {"temperature": -1.0},
+        ValueError,
+        "temperature must be finite and lie in 0..inf, got -1.0",
+    ),
+    "keep of integers": ((STEP, X, X, [X], 1, None), {"keep": INT}, TypeError, "keep must be one of float32, float16"),
+    "keep of another shape": (
+        (STEP, X, X, [X], 1, None),
+        {"keep": X[:1]},
+        ValueError,
+        "keep must have shape (2, 3, 4) to fit x_t, got (1, 3, 4)",
+    ),
+    "keep that wants a gradient": (
+        (STEP, X, X, [X], 1, None),
+        {"keep": X.clone().requires_grad_()},
+        ValueError,
+        "keep requires a gradient, and this op gives none to it",
+    ),
+    "keep that has no memory of its own": (
+        (STEP, X, X, [X], 1, None),
+        {"keep": X[:1].clone().expand(2, 3, 4)},
+        ValueError,
+        "keep needs a tensor with memory of its own for each element, got one whose elements overlap",
+    ),
+    "in place of what wants a gradient": (
+        (STEP, X.clone().requires_grad_(), X, [X], 1, None),
+        {"in_place": True},
+        ValueError,
+        "in_place=True would overwrite an x_t that requires a gradient",
     ),
 }
 BAD_VLB_TERMS = {
@@ -314,6 +458,7 @@ TABLES = [
     (q_sample, BAD_Q_SAMPLE),
     (simple_loss, BAD_SIMPLE_LOSS),
     (reverse_step, BAD_REVERSE_STEP),
+    (multistep, BAD_MULTISTEP),
     (vlb_terms, BAD_VLB_TERMS),
     (pairwise_sum, BAD_FIXED_SUM),
     (advance, BAD_ADVANCE),

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from noisestep.accelerated.cli import commands as cli
 from noisestep.accelerated.cli import main
 from noisestep.accelerated.cli import sample as sampling
-from noisestep.accelerated.cli.flags import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, default_of, field_at
+from noisestep.accelerated.cli.flags import EDIT_FLAGS, RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, default_of, field_at
 from noisestep.accelerated.cli.flags import given as given_flags
 from noisestep.accelerated.training.config import RECIPES, SECTIONS, TrainConfig, from_dict, train_config
-from noisestep.accelerated.training.settings import Choice, Kind, Range, Size, Switch
+from noisestep.accelerated.training.settings import Choice, Interval, Kind, Range, Size, Switch
 from PIL import Image
 from tiny_run import SETTINGS, run
 
@@ -63,6 +63,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "short").mkdir()
     (folder / "short" / "config.json").write_text('{"schedule": {"T": 2}, "sample": {"steps": 1}}')
     (folder / "file").write_text("")
+    picture = np.arange(90, dtype=np.uint8).reshape(9, 10)
+    Image.fromarray(picture).save(folder / "big.png")
+    Image.fromarray(picture[:8, :8]).save(folder / "small.png")
+    Image.fromarray(np.where(np.arange(8) < 4, 255, 0).astype(np.uint8)[None].repeat(8, axis=0)).save(
+        folder / "left.png"
+    )
     (folder / "few.npy").write_bytes(npy(np.zeros((9, 8, 8), np.uint8)))
     (folder / "odd.npy").write_bytes(npy(np.arange(20 * 7 * 7, dtype=np.uint8).reshape(20, 7, 7)))
     return folder
@@ -161,6 +167,28 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("sample run --eta 1.5", 2, "'1.5' is not a number from 0.0 to 1.0"),
     ("sample run --sampler ddpm --eta 0.1", 2, "eta means nothing to sampler ddpm, which takes variance"),
     ("sample run --sampler heun --eta 0", 2, "eta means nothing to sampler heun, which takes no setting of its own"),
+    ("sample run --guidance-rescale 2", 2, "'2' is not a number from 0 to 1"),
+    ("sample run --guidance-interval 2", 2, "'2' is not two numbers with 0 <= low <= high: .* 0.2,5 as a flag"),
+    ("sample run --guidance-interval 2,1", 2, "'2,1' is not two numbers with 0 <= low <= high"),
+    ("sample run --guidance-rescale 0.7", 2, "guidance_rescale is 0.7, but guidance is 1: there is none"),
+    ("sample run --strength 0.5", 2, "strength is 0.5, but there is no image to edit"),
+    ("sample run --image big.png", 2, "image is big.png; it also needs a strength, a mask, or both"),
+    ("sample run --image big.png --strength 0", 2, "'0' is not a number from 0 to 1, 0 excluded"),
+    ("sample run --image big.png --strength 1 --resample 2", 2, "resample is 2; without a mask there is nothing"),
+    ("sample run --image big.png --mask big.png --sampler heun", 2, "a mask changes x .*, and sampler heun looks"),
+    ("sample run --image big.png --mask big.png --resample 2", 2, "jump is 10, and the chain has 3 steps"),
+    ("sample run --image nowhere.png --strength 0.5", 1, "nowhere.png: no such file"),
+    ("sample run --image file --strength 0.5", 1, "file: expected an image"),
+    ("sample run --image big.png --strength 0.5", 1, r"big.png: expected 8×8 pixels \(height × width\), got 9×10"),
+    ("sample run --image small.png --mask big.png", 1, "big.png: expected 8×8 pixels .*, got 9×10"),
+    ("sample run --interpolate 3 3 --eta 0", 2, "--interpolate 3 3: name two different samples"),
+    (
+        "sample run --interpolate 3 4",
+        2,
+        "--interpolate needs a sampler without noise .* and ddim adds some: pass --eta",
+    ),
+    ("sample run --interpolate 3 4 --sampler ddpm", 2, "and ddpm adds some: pass --variance zero"),
+    ("sample run --interpolate 3 4 --eta 0 --image small.png --strength 1", 2, "cannot be given with --image"),
     ("sample run --labels 10", 1, "--labels: no class '10'; there are 0, 1, 2, .*, or their numbers 0 to 9"),
     ("sample run --labels 1,,2", 1, "--labels: no class ''"),
     ("sample plain --out file", 2, "--out file exists and is not an empty folder"),
@@ -249,6 +277,44 @@ def test_samples_are_written_as_pictures_and_arrays(folder: Path, monkeypatch: p
     }
     assert json.loads((some / "sampling.json").read_text())["first"] == 4
     assert "plain/generated/002" in call("sample", "plain", "--count", "1", "--steps", "1").output
+
+
+def test_an_image_is_edited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    image = np.asarray(Image.open("small.png"))
+    flags = ("--device", "cpu", "--count", "3", "--steps", "6", "--image", "small.png")
+    result = call("sample", "run", "--mask", "left.png", "--resample", "2", "--jump", "2", "--out", "inpainted", *flags)
+    assert result.exit_code == 0, result.output
+    made = np.load("inpainted/samples.npz")["images"][:, 0]
+    assert np.array_equal(made[:, :, 4:], image[None, :, 4:].repeat(3, axis=0))
+    assert not np.array_equal(made[0, :, :4], image[:, :4])
+    # original, mask and three results, each 8×8 drawn as 48×48 with 2 pixels around it
+    with Image.open("inpainted/edit.png") as picture:
+        assert picture.size == (5 * 50 + 2, 52)
+        assert np.array_equal(np.asarray(picture)[2:50:6, 2:50:6], image)
+        assert np.array_equal(np.asarray(picture)[2:50:6, 52:100:6], np.asarray(Image.open("left.png")))
+    settings = json.loads(Path("inpainted/sampling.json").read_text())
+    assert settings["edit"] == {"image": "small.png", "strength": None, "mask": "left.png", "resample": 2, "jump": 2}
+    result = call("sample", "run", "--strength", "0.5", "--out", "varied", *flags)
+    assert result.exit_code == 0, result.output
+    # from step 3 of 6: where it starts, and three steps
+    with Image.open("varied/denoising.gif") as animation:
+        assert getattr(animation, "n_frames", 1) == 4
+    assert Path("varied/edit.png").exists()
+    shutil.rmtree("inpainted")
+    shutil.rmtree("varied")
+
+
+def test_the_ends_of_an_interpolation_are_its_two_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    flags = ("--device", "cpu", "--eta", "0", "--labels", "3")
+    for name, more in (("between", ("--interpolate", "2", "5", "--count", "4")), ("ends", ("--count", "6"))):
+        assert call("sample", "run", "--out", name, *more, *flags).exit_code == 0
+    between, samples = (np.load(f"{name}/samples.npz")["images"].astype(int) for name in ("between", "ends"))
+    # sums may round differently in another batch
+    assert np.abs(between[[0, 3]] - samples[[2, 5]]).max() <= 1
+    shutil.rmtree("between")
+    shutil.rmtree("ends")
 
 
 def test_labels_go_by_name_or_number_in_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,6 +444,8 @@ def test_the_help_names_every_flag_with_its_range_and_defaults() -> None:
     for command in ("sample", "evaluate"):
         output = call(command, "--help").output
         assert all(flag in output for flag in SAMPLE_FLAGS)
+        # evaluation is of what a model makes by itself
+        assert all((flag in output) == (command == "sample") for flag in EDIT_FLAGS)
     for name in ("train", "sample", "evaluate"):
         assert f"noisestep {name} " in call(name, "--help").output, "an example"
     assert call("--version").output.startswith("noisestep, version ")
@@ -413,6 +481,8 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
             return st.sampled_from(kind.values)
         case Switch():
             return st.booleans()
+        case Interval():
+            return st.tuples(st.floats(0), st.floats(0)).map(lambda ends: (min(ends), max(ends)))
         case Size():
             side = values(kind.side)
             return st.tuples(side, side)
@@ -450,7 +520,8 @@ def flags_of(config: TrainConfig) -> list[str]:
         if isinstance(value, bool):
             line.append(flag if value else f"--no-{flag[2:]}")
         elif value is not None:
-            line.append(f"{flag}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}")
+            between = "," if isinstance(field_at(path).metadata["kind"], Interval) else "x"
+            line.append(f"{flag}={between.join(map(str, value)) if isinstance(value, tuple) else value}")
     return line
 
 

@@ -1,6 +1,7 @@
 """The configuration: what it admits, what it refuses and in which words, and its way through JSON."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -13,6 +14,7 @@ from noisestep.accelerated.data.pixels import FITS, MODES
 from noisestep.accelerated.training.config import (
     RECIPES,
     DataConfig,
+    EditConfig,
     SampleConfig,
     ScheduleConfig,
     TrainConfig,
@@ -63,6 +65,13 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({"steps": 100}, "warmup is 100 of 100 steps; it must be smaller"),
     ({"sample": {"guidance": 2}}, "guidance is 2; other than 1 it needs a model trained with and without labels"),
     ({"sample": {"guidance": 2}, "label_dropout": 0.1, "conditional": False}, "guidance is 2; other than 1 it needs"),
+    (
+        {"sample": {"guidance_interval": [2, 1]}},
+        r"guidance_interval is \(2, 1\); allowed: two numbers with 0 <= low",
+    ),
+    ({"sample": {"guidance_interval": 3}}, "guidance_interval is 3; allowed: two numbers"),
+    ({"sample": {"guidance_interval": [0.2, 5]}}, r"guidance_interval is \(0.2, 5\), but guidance is 1: there is none"),
+    ({"sample": {"guidance_rescale": 0.7}}, "guidance_rescale is 0.7, but guidance is 1: there is none"),
 ]
 
 
@@ -93,6 +102,32 @@ def test_text_that_is_no_json_object_is_refused(text: str, message: str) -> None
         read_json(text)
 
 
+@pytest.mark.parametrize(
+    ("edit", "sample", "message"),
+    [
+        ({"strength": 0.5}, {}, "strength is 0.5, but there is no image to edit"),
+        ({"mask": "m.png"}, {}, "mask is m.png, but there is no image to edit"),
+        ({"image": "i.png"}, {}, "image is i.png; it also needs a strength, a mask, or both"),
+        ({"image": "i.png", "strength": 0}, {}, "strength is 0; allowed: a number from 0 to 1, 0 excluded, or null"),
+        ({"image": "i.png", "strength": 1, "resample": 2}, {}, "resample is 2; without a mask there is nothing"),
+        (
+            {"image": "i.png", "mask": "m.png"},
+            {"sampler": "heun"},
+            "a mask changes x .*, and sampler heun looks",
+        ),
+        ({"image": "i.png", "mask": "m.png", "resample": 2}, {"steps": 10}, "jump is 10, and the chain has 10 steps"),
+        (
+            {"image": "i.png", "mask": "m.png", "strength": 0.1, "resample": 2},
+            {},
+            "the chain has 5 steps",
+        ),
+    ],
+)
+def test_an_edit_that_cannot_be_is_refused(edit: dict[str, Any], sample: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EditConfig(**edit).check(SampleConfig(**sample))
+
+
 @given(
     steps=st.integers(200, 2**28 - 1),
     rate=st.floats(1e-300, 1.0),
@@ -100,9 +135,16 @@ def test_text_that_is_no_json_object_is_refused(text: str, message: str) -> None
     size=st.none() | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
     prediction=st.sampled_from(get_args(Prediction)),
     end=st.floats(0.001, 0.999),
+    interval=st.tuples(st.floats(0, 1), st.floats(1, math.inf)),
 )
 def test_json_and_back_is_the_same_configuration(
-    steps: int, rate: float, seed: int, size: tuple[int, int] | None, prediction: Any, end: float
+    steps: int,
+    rate: float,
+    seed: int,
+    size: tuple[int, int] | None,
+    prediction: Any,
+    end: float,
+    interval: tuple[float, float],
 ) -> None:
     config = TrainConfig(
         steps=steps,
@@ -111,6 +153,8 @@ def test_json_and_back_is_the_same_configuration(
         prediction=prediction,
         data=DataConfig(size=size),
         schedule=ScheduleConfig(name="linear", T=100, parameters={"end": end}),
+        label_dropout=0.1,
+        sample=SampleConfig(guidance=2.0, guidance_interval=interval),
     )
     assert from_dict(read_json(to_json(config))) == config
 
@@ -166,7 +210,7 @@ def test_a_range_admits_what_lies_in_it(x: float, low: float, width: float, belo
 
 
 def test_every_setting_admits_its_own_default_and_has_a_help_text() -> None:
-    for kind in (TrainConfig, DataConfig, ScheduleConfig, SampleConfig):
+    for kind in (TrainConfig, DataConfig, ScheduleConfig, SampleConfig, EditConfig):
         for item in fields(kind):
             if item.metadata:
                 assert item.default is None or item.metadata["kind"].admits(item.default), item.name

@@ -81,8 +81,8 @@ def test_tables_that_were_made_in_a_mode_are_those_made_without(mode):
     expected = *noised_with_gradient(fresh), stepped(fresh)
     made_within = MODES[mode](lambda: DeviceSchedule(LINEAR))
     asked_within = DeviceSchedule(LINEAR)
-    table = MODES[mode](lambda: asked_within.reverse_table(clip=(-1, 1)))
-    assert asked_within.reverse_table(clip=(-1, 1)) is table
+    table = MODES[mode](lambda: asked_within.reverse_table(variance="beta"))
+    assert asked_within.reverse_table(variance="beta") is table
     for schedule in (made_within, asked_within):
         for tensor in (schedule.forward_table(), schedule.timesteps, schedule.reverse_table(), table):
             assert type(tensor) is torch.Tensor
@@ -101,13 +101,21 @@ def test_a_step_is_the_same_after_it_was_exported():
 
 def test_the_tables_of_updates_are_bounded_in_number():
     schedule = DeviceSchedule(LINEAR)
-    first = schedule.reverse_table(guidance=0.0)
-    assert schedule.reverse_table(guidance=0.0) is first
+    first = schedule.reverse_table(eta=0.0)
+    assert schedule.reverse_table(eta=0.0) is first
     for k in range(1, 3 * module.KEPT_TABLES):
-        schedule.reverse_table(guidance=float(k))
+        schedule.reverse_table(eta=k / 1000)
     assert len(schedule._reverse) == module.KEPT_TABLES
-    assert schedule.reverse_table(guidance=0.0) is not first
-    assert torch.equal(schedule.reverse_table(guidance=0.0), first)
+    assert schedule.reverse_table(eta=0.0) is not first
+    assert torch.equal(schedule.reverse_table(eta=0.0), first)
+
+
+def test_the_numbers_of_a_call_make_no_table():
+    schedule = DeviceSchedule(LINEAR)
+    for k in range(1, 4):
+        numbers = dict(clip=(-k, k), guidance=float(k), temperature=k / 4)
+        reverse_step(schedule, X, (X, X / 2), T, NoiseAddress(0, REVERSE, 5), **numbers)
+    assert len(schedule._reverse) == 1
 
 
 def test_the_source_of_the_tables_cannot_change():

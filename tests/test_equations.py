@@ -24,8 +24,10 @@ MODULES = (
     "jumps",
     "loss",
     "bound",
+    "guidance",
     "likelihood",
     "samplers.loop",
+    "samplers.editing",
     "noise",
 )
 # a heading of the third level is one equation, up to the next heading

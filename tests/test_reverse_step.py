@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from interpreter import GPU, assert_same_bits, run_kernel
 from laws import NAMED
 from noisestep.accelerated.address import REVERSE, NoiseAddress
+from noisestep.accelerated.backends import backend
 from noisestep.accelerated.ops import noise as noise_op
 from noisestep.accelerated.ops import reverse_step
-from noisestep.accelerated.schedule import DeviceSchedule
+from noisestep.accelerated.schedule import DeviceSchedule, ReverseRow
 from noisestep.reference import Schedule
 from op_cases import (
     FLOATS,
@@ -244,6 +245,75 @@ def test_temperature_scales_the_noise():
     actual = reverse_step(D, x_t, output, 9, z, temperature=0.25)
     # exact in binary but for the sum
     assert_same_bits(actual=actual, expected=mean + D.reverse_table(dtype=torch.float64)[9, 5] * 0.25 * z)
+
+
+def in_float32(x, out, without, z, c, clip, guidance, temperature, own_eps):
+    """The update in NumPy, each operation rounded; c are the columns of a row in float32."""
+    f = np.float32
+    if without is not None:
+        out = without + f(guidance) * (out - without)
+    if clip is None:
+        x_s = c.unclipped_from_x * x + c.unclipped_from_out * out
+    else:
+        x_0 = np.clip(c.x_0_from_x * x + c.x_0_from_out * out, f(clip[0]), f(clip[1]))
+        x_s = c.from_x_0 * x_0 + c.from_x * x
+        if own_eps:
+            x_s = x_s + c.from_out * out
+    return x_s + (c.sigma * f(temperature)) * z
+
+
+@pytest.mark.kernel(op="reverse_step")
+@pytest.mark.parametrize(
+    "option", [{}, {"variance": "beta"}, {"eta": 0.3}, {"eta": 0.3, "rederive_eps": False}], ids=str
+)
+@pytest.mark.parametrize("guidance", [None, 3.3])
+@pytest.mark.parametrize("clip", [None, (-0.9, 0.7)])
+def test_the_bits_are_those_of_the_update_as_it_is_written(option, clip, guidance):
+    x_t, output, without, z = torch.randn(4, 3, 37, generator=torch.Generator().manual_seed(0))
+    for temperature in (1.0, 0.7):
+        numbers = dict(clip=clip, guidance=guidance, temperature=temperature)
+        c = ReverseRow(*D.reverse_table(**option)[9].numpy())
+        unconditional = None if guidance is None else without.numpy()
+        own_eps = option.get("rederive_eps") is False
+        given = (part.numpy() for part in (x_t, output))
+        expected = torch.from_numpy(
+            in_float32(*given, unconditional, z.numpy(), c, clip, guidance, temperature, own_eps)
+        )
+        arguments = D, x_t, output if guidance is None else (without, output), 9, z
+        for name in ("eager", "native"):
+            with backend(name):
+                assert_same_bits(actual=reverse_step(*arguments, **numbers, **option), expected=expected)
+        assert_same_bits(actual=run_kernel(reverse_step, *arguments, **numbers, **option), expected=expected)
+
+
+@pytest.mark.parametrize("variance", ["posterior", "learned_range"])
+def test_a_sample_with_numbers_of_its_own_is_one_alone_with_them(variance):
+    count = 4 if variance == "learned_range" else 2
+    x_t, without, output = torch.randn(3, 2, 3), torch.randn(3, count, 3), torch.randn(3, count, 3)
+    guidance, temperature = torch.tensor([0.0, 1.5, 7.5]), torch.tensor([0.25, 1.0, 2.0])
+    low, high = torch.tensor([-1.0, -0.5, -0.1], dtype=torch.float64), torch.tensor(0.5)
+    together = reverse_step(
+        D, x_t, (without, output), 9, NoiseAddress(0, REVERSE, 9), clip=(low, high), guidance=guidance,
+        temperature=temperature, variance=variance,
+    )  # fmt: skip
+    for i in range(3):
+        alone = reverse_step(
+            D, x_t[i : i + 1], (without[i : i + 1], output[i : i + 1]), 9, NoiseAddress(0, REVERSE, 9, i),
+            clip=(low[i].item(), 0.5), guidance=guidance[i].item(), temperature=temperature[i].item(),
+            variance=variance,
+        )  # fmt: skip
+        assert_same_bits(actual=alone, expected=together[i : i + 1], strides=False)
+
+
+def test_one_graph_for_every_guidance_clip_and_temperature_in_tensors():
+    def function(x_t, output, low, guidance, temperature):
+        numbers = dict(clip=(low, 1.0), guidance=guidance, temperature=temperature)
+        return reverse_step(D, x_t, (output, -output), 9, NoiseAddress(0, REVERSE, 9), **numbers)
+
+    traced = compiled(function)
+    for i in range(3):
+        inputs = *torch.randn(2, 2, 3), torch.tensor(-1.0 / (i + 1)), torch.rand(2) * i, torch.rand(())
+        assert_same_bits(actual=traced(*inputs), expected=function(*inputs))
 
 
 @pytest.mark.kernel(op="reverse_step")

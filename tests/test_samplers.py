@@ -33,7 +33,7 @@ ROOTS = {
 # the places that name a sampler because it is the default
 DEFAULTS = {
     "ddim": {"accelerated/samplers/loop.py", "accelerated/training/config.py"},
-    "ddpm": {"reference/samplers/loop.py"},
+    "ddpm": {"reference/samplers/loop.py", "reference/samplers/editing.py"},
 }
 
 

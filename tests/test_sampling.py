@@ -12,6 +12,7 @@ from noisestep.accelerated.backends import recording
 from noisestep.accelerated.models import UNet
 from noisestep.accelerated.samplers import SAMPLERS
 from noisestep.accelerated.samplers import loop as sampling
+from noisestep.accelerated.samplers.guidance import Guidance, Network
 from noisestep.accelerated.samplers.loop import sample
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import noise as reference_noise
@@ -204,9 +205,10 @@ def test_guidance_goes_through_the_labelled_output_away_from_the_other(monkeypat
 def chain_of(sampler: str, device: str = "cpu", **settings: Any) -> sampling.Chain:
     method, tables = SAMPLERS[sampler], DeviceSchedule(COSINE.respace(6), device)
     x_T, label = torch.randn(3, *SHAPE, device=device), torch.arange(3, device=device)
+    network = Network(Pointwise(), tables, guidance=Guidance(1.0))
     options = {"clip": (-1.0, 1.0)}
     return sampling.Chain(
-        method, method.with_defaults(settings), Pointwise(), tables, x_T, label, seed=4, options=options
+        method, method.with_defaults(settings), network, tables, x_T, label, None, seed=4, options=options
     )
 
 
@@ -227,9 +229,9 @@ def test_the_launches_of_a_step_read_nothing_back(update: dict[str, Any]) -> Non
     # tensors on "meta" have no values
     with recording() as launches:
         chain_of(device="meta", **update).step()
-    steps = ["reverse_step", "advance"]
+    steps = ["update", "advance"]
     if SAMPLERS[update["sampler"]].correct is not None:
-        steps.append("reverse_step")
+        steps.append("update")
     assert [launch.kernel.fn.__module__.rpartition(".")[2] for launch in launches] == steps
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..address import EVEN, EXPONENT, LOG, ODD, STEPS, TINY, Address
-from ..schedule import ReverseRow
+from ..schedule import ReverseRow, StepRow
 
 # a sample is summed in chunks of this many elements; part of the definition of the ops that sum
 CHUNK = 1024
@@ -38,6 +38,13 @@ def rows_at(table: Tensor, t: Tensor, x: Tensor) -> list[Tensor]:
     # with an index of no axis, PyTorch would read it back
     rows = table[t.reshape(-1).clamp(0, table.shape[0] - 1)]  # (B or 1, columns)
     return [per_sample(column, x) for column in rows.unbind(-1)]
+
+
+def scalar(value: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A number of a call, or a tensor () or (B,) of them, rounded to the type that an op computes in, shaped for x."""
+    if isinstance(value, Tensor):
+        return per_sample(value.to(dtype), x)
+    return torch.full((), value, dtype=dtype, device=x.device)
 
 
 def reverse_row(table: Tensor, t: Tensor, x: Tensor) -> ReverseRow[Tensor]:
@@ -76,6 +83,44 @@ def reverse_update(
     else:
         x_s = c.unclipped_from_x * x + c.unclipped_from_out * out
     return (x_s if noise is None else x_s + noise), x_0
+
+
+def multistep_update(
+    c: StepRow[Tensor],
+    x: Tensor,
+    out: Tensor,
+    history: Sequence[Tensor],
+    noise: Tensor | None,
+    *,
+    bound: Callable[[Tensor], Tensor] | None,
+    memory: str,
+) -> tuple[Tensor, Tensor]:
+    """x_s and D, from row t of a `StepTable`: the arithmetic of a linear multistep step.
+
+    Parameters
+    ----------
+    x, out, *history : Tensor, shape (B, ...)
+        In the dtype of the table.
+    noise : Tensor, shape (B, ...), optional
+        sigma z.
+    bound : callable, optional
+        What clips x_0.
+    memory : {"x_0", "eps"}
+        What D is.
+    """
+    if memory == "eps" and bound is None:
+        prediction = c.unclipped_eps_from_x * x + c.unclipped_eps_from_out * out
+    else:
+        prediction = c.x_0_from_x * x + c.x_0_from_out * out
+    if bound is not None:
+        prediction = bound(prediction)
+        if memory == "eps":
+            prediction = c.eps_from_x * x + c.eps_from_x_0 * prediction
+    x_s = c.from_x * x + c.from_prediction * prediction
+    weights = (c.from_history_1, c.from_history_2, c.from_history_3, c.from_history_4)
+    for weight, term in zip(weights, history, strict=False):
+        x_s = x_s + weight * term
+    return (x_s if noise is None else x_s + noise), prediction
 
 
 def sigma_in_range(c: ReverseRow[Tensor], fraction: Tensor) -> Tensor:

@@ -15,9 +15,19 @@ from typing import Any, Literal
 import click
 
 from ..samplers import SAMPLERS
-from ..training.config import SampleConfig, TrainConfig, from_dict, merge, read_json, train_config
+from ..training.config import EditConfig, SampleConfig, TrainConfig, from_dict, merge, read_json, train_config
 from .errors import runtime_errors, usage_errors
-from .flags import RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, FieldType, field_at, field_options, given, keyword
+from .flags import (
+    EDIT_FLAGS,
+    RESUME_FLAGS,
+    SAMPLE_FLAGS,
+    TRAIN_FLAGS,
+    FieldType,
+    field_at,
+    field_options,
+    given,
+    keyword,
+)
 from .run_folder import RunFolder, SampleFolder
 
 FOLDER = click.Path(path_type=Path)
@@ -143,6 +153,14 @@ def train(
     metavar="K",
     help="number of the first sample; sample K of a seed is always the same  [default 0]",
 )
+@field_options(EDIT_FLAGS, defaults=False)
+@click.option(
+    "--interpolate",
+    nargs=2,
+    type=click.IntRange(0, 2**62),
+    metavar="K L",
+    help="draw samples between samples K and L of the seed; needs a sampler without noise on the way, such as --eta 0",
+)
 @click.option("--labels", metavar="A,B,...", help="cycle through these classes, by name or number  [default all]")
 @click.option("--out", type=FOLDER, metavar="DIR", help="output folder  [default RUN/generated/NNN]")
 @device_option
@@ -151,6 +169,7 @@ def train(
 def sample(
     run: Path,
     first: int,
+    interpolate: tuple[int, int] | None,
     labels: str | None,
     out: Path | None,
     device: str,
@@ -164,14 +183,21 @@ def sample(
       noisestep sample runs/digits-001
       noisestep sample runs/digits-001 --count 10 --labels 3 --seed 7
       noisestep sample runs/digits-001 --sampler ddpm --steps 250 --out threes
+      noisestep sample runs/digits-001 --image three.png --strength 0.5
+      noisestep sample runs/digits-001 --image three.png --mask hole.png --resample 10
+      noisestep sample runs/digits-001 --interpolate 3 8 --count 9 --eta 0
 
     The defaults are the settings of the run's evaluation. Sample K of a seed does not depend on how many samples
     are drawn, or how many at a time.
     """
     folder = RunFolder(run)
     settings = _sample_config(folder, values)
-    if out is not None:
-        with usage_errors():
+    with usage_errors():
+        edit = EditConfig(**given(values, EDIT_FLAGS).get("edit", {}))
+        edit.check(settings)
+        if interpolate is not None:
+            _check_interpolation(interpolate, settings, edit)
+        if out is not None:
             SampleFolder(out).require_new()
     _greet()
     with runtime_errors():
@@ -180,7 +206,9 @@ def sample(
 
         with start(device, parallel, timeout) as runtime:
             target = None if out is None else SampleFolder(out)
-            written = sample_run(folder, settings, runtime, first=first, labels=labels, out=target)
+            written = sample_run(
+                folder, settings, runtime, first=first, labels=labels, edit=edit, interpolate=interpolate, out=target
+            )
             runtime.say(f"{settings.count} images are in {written}")
 
 
@@ -332,6 +360,20 @@ def _likelihood_steps(config: TrainConfig, settings: SampleConfig, flags: Mappin
     if steps >= T:
         raise ValueError(f"{steps} likelihood steps, but the schedule has T = {T}: at most {T - 1}")
     return steps
+
+
+def _check_interpolation(numbers: tuple[int, int], settings: SampleConfig, edit: EditConfig) -> None:
+    """Refuse what has no place between two samples."""
+    if numbers[0] == numbers[1]:
+        raise ValueError(f"--interpolate {numbers[0]} {numbers[1]}: name two different samples")
+    if edit.image is not None:
+        raise ValueError("--interpolate starts from noise, and cannot be given with --image")
+    own = SAMPLERS[settings.sampler].settings
+    if ("eta" in own and settings.eta > 0) or ("variance" in own and settings.variance != "zero"):
+        raise ValueError(
+            f"--interpolate needs a sampler without noise on the way, and {settings.sampler} adds some: pass "
+            f"{'--eta 0' if 'eta' in own else '--variance zero'}"
+        )
 
 
 def _greet() -> None:

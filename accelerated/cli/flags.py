@@ -6,15 +6,19 @@ from typing import Any
 
 import click
 
-from ..training.config import RECIPES, SECTIONS, TrainConfig, from_dict
+from ..training.config import RECIPES, SECTIONS, EditConfig, TrainConfig, from_dict
 from ..training.settings import Kind, Range, Switch
 
 # a flag is called like its field, except these
 NAMES = {"data.source": "--data", "schedule.name": "--schedule", "schedule.T": "--timesteps"}
 
 
+# what the parts of a path before the dot name; an edit is not of a run's configuration, and has flags all the same
+_KINDS = {"": TrainConfig, **SECTIONS, "edit": EditConfig}
+
+
 def _section_flags(section: str, prefix: str = "--") -> dict[str, str]:
-    paths = {item.name: f"{section}.{item.name}".lstrip(".") for item in fields(SECTIONS.get(section, TrainConfig))}
+    paths = {item.name: f"{section}.{item.name}".lstrip(".") for item in fields(_KINDS[section])}
     flags = {path: NAMES.get(path, prefix + name.replace("_", "-")) for name, path in paths.items()}
     return {flag: path for path, flag in flags.items() if field_at(path).metadata}
 
@@ -22,7 +26,7 @@ def _section_flags(section: str, prefix: str = "--") -> dict[str, str]:
 def field_at(path: str) -> Any:
     """The dataclass field of the configuration at a path such as "steps" or "sample.steps"."""
     section, _, name = path.rpartition(".")
-    return next(item for item in fields(SECTIONS.get(section, TrainConfig)) if item.name == name)
+    return next(item for item in fields(_KINDS[section]) if item.name == name)
 
 
 # flag -> path of the field that it sets
@@ -33,6 +37,7 @@ TRAIN_FLAGS = {
     **_section_flags("sample", "--sample-"),
 }
 SAMPLE_FLAGS = _section_flags("sample")
+EDIT_FLAGS = _section_flags("edit")
 # what --resume can change: the number of steps, and what does not change the result of a step (a micro-batch has its
 # own dropout masks, which are equally random)
 RESUME_FLAGS = (
@@ -130,4 +135,6 @@ def _defaults(path: str) -> str:
 def _say(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return "unchanged" if value is None else str(value)

@@ -19,6 +19,8 @@ class SampleFolder:
         self.arrays = path / "samples.npz"
         # how they were drawn
         self.settings = path / "sampling.json"
+        # what was edited: the image, its mask or where the chain starts, and results
+        self.edit = path / "edit.png"
         # x_t on the way from x_T to x_0
         self.reverse_strip = path / "reverse_strip.png"
         self.animation = path / "denoising.gif"

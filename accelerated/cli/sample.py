@@ -3,13 +3,19 @@
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
+import torch
+from noisestep.reference.samplers.editing import x_T_between
+from PIL import Image
 
+from ..data import read_image
 from ..errors import RunError
+from ..samplers.editing import Edit
 from ..samplers.loop import Samples
 from ..training.atomic import write_atomically, write_json
-from ..training.config import SampleConfig
+from ..training.config import EditConfig, SampleConfig
 from ..training.progress import progress_bar
 from ..training.trained import TrainedModel
 from .pictures import grid, save_gif, save_png, strip, to_uint8
@@ -27,6 +33,8 @@ def sample_run(
     *,
     first: int = 0,
     labels: str | None = None,
+    edit: EditConfig | None = None,
+    interpolate: tuple[int, int] | None = None,
     out: SampleFolder | None = None,
 ) -> SampleFolder:
     """Draw samples into a folder of their own.
@@ -41,6 +49,10 @@ def sample_run(
         Number of the first sample.
     labels : str, optional
         Names or numbers of classes, separated by commas, through which the samples cycle; all by default.
+    edit : EditConfig, optional
+        The image to edit, where there is one.
+    interpolate : (int, int), optional
+        Numbers of two samples of the seed; the samples start on the arc between their x_T, both ends included.
     out : SampleFolder, optional
         The next free one of the run by default.
 
@@ -50,11 +62,15 @@ def sample_run(
     """
     model = TrainedModel.load(run.checkpoints, runtime.device, runtime.world, report=runtime.say)
     classes = None if labels is None else _parse_labels(labels, model)
+    given = None if edit is None or edit.image is None else _read_edit(edit, model)
+    x_T = None if interpolate is None else _starts_between(interpolate, settings, model)
     with progress_bar(settings.count, "sampling", shown=runtime.world.is_rank0) as bar:
         samples = model.sample(
             settings,
             first=first,
             labels=model.labels(first, settings.count, classes),
+            x_T=x_T,
+            edit=given,
             trajectory=min(ANIMATED, settings.count),
             progress=lambda done: bar.update(done - bar.n),
         )
@@ -62,11 +78,18 @@ def sample_run(
     if runtime.world.is_rank0:
         folder.create()
         write_samples(folder, samples, columns=grid_columns(model.num_classes) if labels is None else None)
+        if given is not None:
+            save_png(_edit_picture(given, samples), folder.edit)
         for number, pixels in enumerate(to_uint8(samples.images), start=first):
             path = folder.image(number)
             path.parent.mkdir(exist_ok=True)
             save_png(grid(pixels[None], scale=1, padding=0), path)
-        write_json(folder.settings, {"run": str(run), "first": first, "labels": labels, **asdict(settings)})
+        facts = {"run": str(run), "first": first, "labels": labels, **asdict(settings)}
+        if given is not None and edit is not None:
+            facts["edit"] = asdict(edit)
+        if interpolate is not None:
+            facts["interpolate"] = list(interpolate)
+        write_json(folder.settings, facts)
     return folder
 
 
@@ -87,6 +110,31 @@ def write_samples(folder: SampleFolder, samples: Samples, *, columns: int | None
 def grid_columns(num_classes: int | None) -> int | None:
     """Columns of a grid: one for each class, if that gives a grid of sensible shape."""
     return num_classes if num_classes is not None and 4 <= num_classes <= 16 else None
+
+
+def _read_edit(edit: EditConfig, model: TrainedModel) -> Edit:
+    """The image and the mask of an edit from their files, which must have the size of the run's images."""
+    assert edit.image is not None
+    pixels = read_image(Path(edit.image), model.record.shape)
+    mask = None
+    if edit.mask is not None:
+        mask = torch.tensor(read_image(Path(edit.mask), (1, *model.record.shape[1:]))[0] >= 128)
+    images = torch.tensor(pixels, dtype=torch.float32) / 127.5 - 1
+    return Edit(images, edit.strength, mask, edit.resample, edit.jump)
+
+
+def _starts_between(numbers: tuple[int, int], settings: SampleConfig, model: TrainedModel) -> torch.Tensor:
+    fractions = np.linspace(0, 1, settings.count)
+    x_T = x_T_between(settings.seed, *numbers, fractions, model.record.shape)
+    # rounded as the x_T of the two samples is
+    return settings.temperature * torch.from_numpy(x_T).to(torch.float32)
+
+
+def _edit_picture(edit: Edit, samples: Samples) -> Image.Image:
+    """A row: the image, its mask or where the first chain starts, and the first samples."""
+    second = samples.trajectory[0, 0] if edit.mask is None else (2.0 * edit.mask - 1).expand(edit.images.shape)
+    row = torch.cat([edit.images[None], second[None], samples.images[:STRIP]])
+    return grid(to_uint8(row), columns=len(row))
 
 
 def _parse_labels(text: str, model: TrainedModel) -> Sequence[int]:

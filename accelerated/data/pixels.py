@@ -18,6 +18,7 @@ The rules, for a file in a folder and in a tar alike:
 
 import io
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,23 @@ def render(image: Image.Image, channels: int, size: tuple[int, int], fit: str) -
     """Bring an image of mode L, RGB or RGBA to uint8 (channels, *size), where size is (H, W)."""
     pixels = np.asarray(_fitted(_converted(image, MODES[channels]), size, fit))
     return pixels.reshape(*size, channels).transpose(2, 0, 1)
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """One image file as uint8 (C, H, W) of a given shape: converted to its channels, and refused if of another size.
+
+    Raises
+    ------
+    DataError
+        In one line, for a file that cannot be read, and for another size, with both sizes.
+    """
+    channels, height, width = shape
+    # Pillow's warnings speak of metadata, which is not used, and of sizes that are allowed
+    with warnings.catch_warnings(action="ignore"):
+        image = open_image(path)
+    if (image.height, image.width) != (height, width):
+        raise DataError(f"{path}: expected {height}×{width} pixels (height × width), got {image.height}×{image.width}")
+    return render(image, channels, (height, width), "crop")
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:

@@ -1,6 +1,7 @@
 """The fused operations, one a module: plain functions over tensors, the schedule and the address being values."""
 
 from .advance import advance
+from .multistep import multistep
 from .noise import noise
 from .pairwise_sum import pairwise_sum
 from .q_sample import q_sample
@@ -13,6 +14,7 @@ __all__ = [
     "advance",
     "integers",
     "loss_and_gradient",
+    "multistep",
     "noise",
     "pairwise_sum",
     "q_sample",

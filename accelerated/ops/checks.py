@@ -1,7 +1,8 @@
 """What every op refuses before it launches anything, with both sides of the disagreement."""
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..address import NOWHERE, Address, NoiseAddress, plain_int
-from ..schedule import DeviceSchedule
+from ..schedule import DeviceSchedule, Steps
+
+# a Python number, or a tensor of one for all samples, (), or one for each, (B,)
+Number = float | Tensor
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -75,10 +79,10 @@ def check_schedule(schedule: object, x: Tensor, x_name: str) -> DeviceSchedule:
     return schedule
 
 
-def check_timesteps(t: object, schedule: DeviceSchedule, x: Tensor, x_name: str) -> Tensor:
+def check_timesteps(t: object, steps: Steps, x: Tensor, x_name: str) -> Tensor:
     """t is int64 or int32, one for all or one for each sample, on x's device. Returned as a tensor, () or (B,)."""
     if not isinstance(t, Tensor):
-        return schedule.at(plain_int("t", t, "an int or a tensor of integers"))
+        return steps.at(plain_int("t", t, "an int or a tensor of integers"))
     if t.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"t must be int64 or int32, got {_short(t.dtype)}")
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
@@ -119,29 +123,37 @@ def check_address(address: object, batch: int, device: torch.device) -> None:
             )
 
 
-def check_memory(x_t: Tensor, **read: Tensor | None) -> None:
-    """x_t can be written to while the others are read: each element has its own memory, or that of its like in x_t.
+def check_memory(option: str, written: Tensor, read: Mapping[str, Tensor | None]) -> None:
+    """written can be written to while the others are read: each element has its own memory, or that of its like there.
 
     For an implementation, whose tensors have memory: no fakes, and none that functorch wraps.
     """
     reach = 0
-    for stride, n in sorted(zip(x_t.stride(), x_t.shape, strict=True)):
-        if n > 1 and x_t.numel():
+    for stride, n in sorted(zip(written.stride(), written.shape, strict=True)):
+        if n > 1 and written.numel():
             if stride <= reach:
                 raise ValueError(
-                    f"in_place=True needs an x_t with memory of its own for each element, got one whose elements "
-                    f"overlap (shape {tuple(x_t.shape)}, strides {x_t.stride()})"
+                    f"{option} needs a tensor with memory of its own for each element, got one whose elements overlap "
+                    f"(shape {tuple(written.shape)}, strides {written.stride()})"
                 )
             reach += stride * (n - 1)
     for name, other in read.items():
-        if other is None or not _storages_meet(other, x_t) or not x_t.numel():
-            continue
-        distance, one, written = other.data_ptr() - x_t.data_ptr(), _layout(other), _layout(x_t)
-        if (distance or one != written) and _overlap(distance, one, written):
+        if other is not None and not _one_layout(other, written) and share_memory(other, written):
             raise ValueError(
-                f"in_place=True would write over elements of {name} that are still to be read, since it shares a part "
-                f"of x_t's memory; pass a copy of it"
+                f"{option} would write over elements of {name} that are still to be read, since the two share a part "
+                f"of their memory; pass a copy of it"
             )
+
+
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have a byte in common."""
+    if not one.numel() or not other.numel() or not _storages_meet(one, other):
+        return False
+    return _overlap(one.data_ptr() - other.data_ptr(), _layout(one), _layout(other))
+
+
+def _one_layout(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() and _layout(one) == _layout(other)
 
 
 def _storages_meet(one: Tensor, other: Tensor) -> bool:
@@ -197,20 +209,63 @@ def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def check_number(name: str, value: object, low: float, high: float) -> None:
     """value is a finite number in low..high."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (low <= value <= high and abs(value) < float("inf")):
+    if not (low <= value <= high and abs(value) < math.inf):
         raise ValueError(f"{name} must be finite and lie in {low:g}..{high:g}, got {value}")
 
 
-def check_clip(clip: Sequence[float] | None) -> tuple[float, float] | None:
-    """clip is None or (low, high)."""
+def check_clip(clip: object) -> tuple[float, float] | None:
+    """clip is None or (low, high), of Python's numbers."""
     if clip is None:
         return None
     pair = isinstance(clip, Sequence) and len(clip) == 2 and all(isinstance(end, int | float) for end in clip)
     if not pair or not clip[0] < clip[1]:
         raise ValueError(f"clip must be (low, high) with low < high, or None, got {clip!r}")
     return float(clip[0]), float(clip[1])
+
+
+def check_clip_of_samples(clip: object, x: Tensor, x_name: str) -> tuple[Number, Number] | None:
+    """clip is None or (low, high), each of Python's numbers or a tensor as `check_scalar` allows."""
+    if clip is None:
+        return None
+    # the usual case, at once
+    if type(clip) is tuple and tuple(map(type, clip)) == (float, float) and clip[0] < clip[1]:
+        return clip
+    if isinstance(clip, Sequence) and len(clip) == 2 and any(isinstance(end, Tensor) for end in clip):
+        low, high = (
+            check_scalar(f"clip's {name} end", end, x, x_name, -math.inf)
+            for name, end in zip(("low", "high"), clip, strict=True)
+        )
+        return low, high
+    return check_clip(clip)
+
+
+def check_scalar(name: str, value: object, x: Tensor, x_name: str, low: float) -> Number:
+    """value is a finite number of at least `low`, or a floating tensor, one for all samples or one for each.
+
+    The values in a tensor are not read here: `check_values` is for an implementation.
+    """
+    if type(value) is float or not isinstance(value, Tensor):
+        check_number(name, value, low, math.inf)
+        return float(value)
+    if value.dtype not in FLOATS:
+        raise TypeError(f"{name} must be one of {', '.join(map(_short, FLOATS))}, got {_short(value.dtype)}")
+    if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != x.shape[0]):
+        raise ValueError(
+            f"{name} must be a number or have shape () or ({x.shape[0]},) to fit {x_name}, got {tuple(value.shape)}"
+        )
+    check_constant(name, value)
+    check_device(name, value, x, x_name)
+    return value
+
+
+def check_values(name: str, value: object, low: float) -> None:
+    """The numbers in a tensor are finite and at least `low`; looked at on a CPU, where it costs no synchronisation."""
+    if isinstance(value, Tensor) and value.is_cpu and value.numel():
+        least, most = float(value.min()), float(value.max())
+        if not (low <= least and math.isfinite(least) and math.isfinite(most)):
+            raise ValueError(f"{name} must be finite and lie in {low:g}..inf, got values from {least:g} to {most:g}")
 
 
 def output_shape(x_t: Tensor, learned: bool) -> tuple[int, ...]:

@@ -6,9 +6,12 @@
     def _(x_0, t, address, return_eps): ...
 
 In a schema, ``Address address`` stands for the seven parts of a noise address. They reach an implementation as one
-argument, `noisestep.accelerated.address.Address`. An implementation returns None for a result that was not asked for.
+argument, `noisestep.accelerated.address.Address`. ``Number name`` stands for a Python number or a tensor of them, and
+reaches an implementation as whichever it is, or as None. An implementation returns None for a result that was not asked
+for.
 """
 
+import re
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +26,8 @@ _ADDRESS = (
     "SymInt seed, Tensor? seed_tensor, SymInt stream, SymInt step, Tensor? step_tensor, SymInt sample, "
     "Tensor? sample_tensor"
 )
-_PARTS = 7
+# how many arguments of the op stand for one of these
+_PARTS = {"Address": 7, "Number": 2}
 
 # by name, every op of the package
 OPS: dict[str, "Registered"] = {}
@@ -43,7 +47,8 @@ class Registered:
     Parameters
     ----------
     schema : str
-        PyTorch's, with ``Address address`` for a noise address. A tensor that is written to is ``Tensor(a!)``.
+        PyTorch's, with ``Address address`` for a noise address, and ``Number name`` for a number or a tensor. A tensor
+        that is written to is ``Tensor(a!)``.
     """
 
     def __init__(self, schema: str) -> None:
@@ -55,8 +60,10 @@ class Registered:
         # the arguments, or something of each, by name
         self._named = _named(self.names)
         kinds = [kind for kind, _ in declared]
+        self._parts = [_PARTS.get(kind, 1) for kind in kinds]
         self._address = self.names.index("address") if "address" in self.names else None
         self._tensors = [i for i, kind in enumerate(kinds) if kind.startswith("Tensor")]
+        self._numbers = [i for i, kind in enumerate(kinds) if kind == "Number"]
         self._mutated = [i for i, kind in enumerate(kinds) if "!" in kind]
         self._device = self.names.index("device") if "device" in self.names else None
         # how many results are tensors: an op that gives one gives it alone
@@ -67,7 +74,7 @@ class Registered:
             f"noisestep::{self.name}",
             self._registered,
             mutates_args=[self.names[i] for i in self._mutated],
-            schema=f"({inside.replace('Address address', _ADDRESS)}) -> {results}",
+            schema=f"({_expanded(inside)}) -> {results}",
         )
         OPS[self.name] = self
 
@@ -81,7 +88,8 @@ class Registered:
             return self._function.apply(*arguments)
         result = self.run(*arguments)
         for i in self._mutated:
-            torch.autograd.graph.increment_version(arguments[i])
+            if arguments[i] is not None:
+                torch.autograd.graph.increment_version(arguments[i])
         return result
 
     def eager(self, implementation: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,8 +129,8 @@ class Registered:
             ctx.wanted = self._named(*self._packed(ctx.needs_input_grad))
             by_name = {} if gradients[0] is None else backward(ctx, gradients[0])
             flat: list[Any] = []
-            for name in self.names:
-                flat += [None] * _PARTS if name == "address" else [by_name.get(name)]
+            for name, parts in zip(self.names, self._parts, strict=True):
+                flat += [by_name.get(name)] if parts == 1 else [None] * parts
             return tuple(flat)
 
         self.op.register_autograd(run, setup_context=setup)
@@ -162,6 +170,10 @@ class Registered:
             x = arguments[i]
             if x is not None and not _ordinary(x):
                 return False
+        for i in self._numbers:
+            x = arguments[i]
+            if x is not None and type(x) is not float and not _ordinary(x):
+                return False
         at = self._address
         if at is not None:
             _, seed, _, _, step, _, sample = arguments[at]
@@ -171,10 +183,15 @@ class Registered:
         return True
 
     def _dispatched(self, arguments: tuple[Any, ...]) -> Any:
-        at = self._address
-        if at is not None:
-            arguments = (*arguments[:at], *arguments[at], *arguments[at + 1 :])
-        return self.op(*arguments)
+        flat: list[Any] = []
+        for i, argument in enumerate(arguments):
+            if i == self._address:
+                flat += argument
+            elif i in self._numbers:
+                flat += (None, argument) if isinstance(argument, Tensor) else (argument, None)
+            else:
+                flat.append(argument)
+        return self.op(*flat)
 
     def run(self, *arguments: Any) -> Any:
         """The implementation of the chosen backend, for ordinary tensors: what other ops' implementations call."""
@@ -201,10 +218,21 @@ class Registered:
         return tuple(like.new_empty(0) if part is None else part for part in result)
 
     def _packed(self, flat: tuple[Any, ...]) -> tuple[Any, ...]:
-        at = self._address
-        if at is None:
-            return flat
-        return (*flat[:at], flat[at : at + _PARTS], *flat[at + _PARTS :])
+        arguments, at = [], 0
+        for i, parts in enumerate(self._parts):
+            if i == self._address:
+                arguments.append(flat[at : at + parts])
+            else:
+                # of a number, the tensor or else the number
+                arguments.append(flat[at] if flat[at + parts - 1] is None else flat[at + parts - 1])
+            at += parts
+        return tuple(arguments)
+
+
+def _expanded(arguments: str) -> str:
+    """A schema's arguments with the parts of each address and number."""
+    arguments = arguments.replace("Address address", _ADDRESS)
+    return re.sub(r"\bNumber (\w+)", r"float? \1, Tensor? \1_tensor", arguments)
 
 
 def _named(names: list[str]) -> Any:

@@ -57,9 +57,10 @@ def _log_likelihood_kernel(x_0, mean, log_variance, half_bin):
     return tl.where(near < 4.0, tl.log(tl.where(near < 4.0, between, 1.0) * 0.5), in_tail)
 
 
-@kernel(numbers=("bin_low", "bin_high"))
+@kernel(numbers=("bin_low", "bin_high", "low_low", "low_high", "high_low", "high_high"))
 def _kernel(
-    x_0_ptr, x_t_ptr, output_ptr, sums_ptr, t_ptr, table_ptr, bin_low, bin_high,
+    x_0_ptr, x_t_ptr, output_ptr, sums_ptr, t_ptr, table_ptr,
+    bin_low, bin_high, low_low, low_high, high_low, high_high,
     rows, VARIANCE: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, T_ROWS: tl.constexpr,
     n, inner, TILING: tl.constexpr,
 ):  # fmt: skip
@@ -86,7 +87,7 @@ def _kernel(
     out = tl.load(output_ptr + out_offset, mask=mask, other=0).to(tl.float64)
     predicted = tl.load(c + C.x_0_from_x) * x + tl.load(c + C.x_0_from_out) * out
     if CLIP:
-        low, high = tl.load(c + C.low), tl.load(c + C.high)
+        low, high = kernels.float_of_words(low_low, low_high), kernels.float_of_words(high_low, high_high)
         predicted = tl.clamp(predicted, low, high, propagate_nan=tl.PropagateNan.ALL)
     from_x_0 = tl.load(c + C.from_x_0)
     # row 1: the decoder
@@ -103,7 +104,10 @@ def _kernel(
 
 # four elements a thread: with 32, float64 spills 1304 bytes of a thread's registers, and ptxas takes 37 s instead of 2
 _BLOCKS = 32
-_ARGUMENTS = "Tensor x_0, Tensor x_t, Tensor output, Tensor t, Tensor table, str variance, bool clip, SymInt levels"
+_ARGUMENTS = (
+    "Tensor x_0, Tensor x_t, Tensor output, Tensor t, Tensor table, str variance, float? low, float? high, "
+    "SymInt levels"
+)
 _vlb_terms = Registered(f"vlb_terms({_ARGUMENTS}) -> Tensor")
 
 
@@ -112,36 +116,36 @@ def _bits_a_dimension(nats: Tensor, x_t: Tensor) -> Tensor:
 
 
 @_vlb_terms.triton
-def _(x_0, x_t, output, t, table, variance, clip, levels):
+def _(x_0, x_t, output, t, table, variance, low, high, levels):
     layout = layout_of(x_t, x_t.dtype, sums=True, blocks=_BLOCKS)
     sums = table.new_empty((layout.shape[0], layout.programs_a_row))
     t, t_rows = rows_of(t)
     _kernel(
         layout,
         (layout.read(x_0), layout.reads(x_t), layout.read(output), sums, t, table),
-        words_of(1 / (levels - 1)),
-        (table.shape[0], variance, clip, COLUMNS, t_rows),
+        words_of(1 / (levels - 1), *((0.0, 0.0) if low is None else (low, high))),
+        (table.shape[0], variance, low is not None, COLUMNS, t_rows),
     )
     return _bits_a_dimension(run_pairwise_sum(sums), x_t)
 
 
 @_vlb_terms.native
-def _(x_0, x_t, output, t, table, variance, clip, levels):
+def _(x_0, x_t, output, t, table, variance, low, high, levels):
     if not x_t.is_cpu or not native.takes():
         return NotImplemented
-    return native.vlb_terms(x_0, x_t, output, t, table, variance, clip, levels)
+    return native.vlb_terms(x_0, x_t, output, t, table, variance, low, high, levels)
 
 
 @_vlb_terms.eager
-def _(x_0, x_t, output, t, table, variance, clip, levels):
+def _(x_0, x_t, output, t, table, variance, low, high, levels):
     if t.is_cpu:
         eager.check_range(t, table.shape[0] - 1)
-    nats = _Parts(x_0, x_t, output, t, table, variance, clip, levels).nats()
+    nats = _Parts(x_0, x_t, output, t, table, variance, low, high, levels).nats()
     return _bits_a_dimension(eager.pairwise_sum(nats.reshape(len(x_t), prod(x_t.shape[1:]))), x_t)
 
 
 @_vlb_terms.fake
-def _(x_0, x_t, output, t, table, variance, clip, levels):
+def _(x_0, x_t, output, t, table, variance, low, high, levels):
     return x_t.new_empty(x_t.shape[0], dtype=torch.float64)
 
 
@@ -149,9 +153,9 @@ _vlb_terms_backward = Registered(f"vlb_terms_backward(Tensor grad, {_ARGUMENTS})
 
 
 @_vlb_terms_backward.eager
-def _(grad, x_0, x_t, output, t, table, variance, clip, levels):
+def _(grad, x_0, x_t, output, t, table, variance, low, high, levels):
     # the parts are made again, so that the forward pass keeps nothing but its arguments
-    parts = _Parts(x_0, x_t, output, t, table, variance, clip, levels)
+    parts = _Parts(x_0, x_t, output, t, table, variance, low, high, levels)
     scale = eager.per_sample(grad / (parts.n * math.log(2)), x_t)
     for_prediction, for_log_variance = parts.gradient()
     gradient = scale * for_prediction
@@ -162,13 +166,13 @@ def _(grad, x_0, x_t, output, t, table, variance, clip, levels):
 
 
 @_vlb_terms_backward.fake
-def _(grad, x_0, x_t, output, t, table, variance, clip, levels):
+def _(grad, x_0, x_t, output, t, table, variance, low, high, levels):
     return torch.empty_like(output)
 
 
 def _save(ctx, inputs, output):
     ctx.save_for_backward(inputs.x_0, inputs.x_t, inputs.output, inputs.t, inputs.table)
-    ctx.options = inputs.variance, inputs.clip, inputs.levels
+    ctx.options = inputs.variance, inputs.low, inputs.high, inputs.levels
 
 
 def _backward(ctx, grad):
@@ -189,7 +193,8 @@ class _Parts:
         t: Tensor,
         table: Tensor,
         variance: str,
-        clip: bool,
+        low: float | None,
+        high: float | None,
         levels: int,
     ) -> None:
         self.c = c = eager.reverse_row(table, t, x_t)
@@ -205,9 +210,9 @@ class _Parts:
         predicted = c.x_0_from_x * x + c.x_0_from_out * out
         # what reaches the output of the network through the prediction
         self.slope = c.x_0_from_out.expand_as(predicted)
-        if clip:
-            self.slope = torch.where((predicted >= c.low) & (predicted <= c.high), self.slope, 0.0)
-            predicted = torch.clamp(predicted, c.low, c.high)
+        if low is not None:
+            self.slope = torch.where((predicted >= low) & (predicted <= high), self.slope, 0.0)
+            predicted = torch.clamp(predicted, low, high)
         # both means have the same part in x_t
         self.difference = c.from_x_0 * (x_0 - predicted)
         # the decoder: the edges of the level of x_0 in units of sigma from the mean
@@ -301,6 +306,6 @@ def vlb_terms(
     levels = integer("levels", levels, 2)
     t = check_timesteps(t, schedule, x_t, "x_t")
     check_like("output", output, x_t, "x_t", shape=output_shape(x_t, variance == "learned_range"))
-    clip = check_clip(clip)
-    table = schedule.reverse_table(prediction=prediction, variance=variance, clip=clip, dtype=torch.float64)
-    return _vlb_terms(x_0, x_t, output, t, table, variance, clip is not None, levels)
+    low, high = check_clip(clip) or (None, None)
+    table = schedule.reverse_table(prediction=prediction, variance=variance, dtype=torch.float64)
+    return _vlb_terms(x_0, x_t, output, t, table, variance, low, high, levels)

@@ -14,6 +14,8 @@ from ..address import INITIAL, REVERSE, NoiseAddress
 from ..ops import advance, noise, reverse_step
 from ..schedule import DeviceSchedule
 from . import SAMPLERS, Sampler
+from .editing import Edit, moves
+from .guidance import Guidance, Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,8 @@ class Samples:
     labels : Tensor or None
         int64 (count,), the class that each image was asked to be.
     trajectory : Tensor
-        float32 (n + 1, k, C, H, W): x_T first, x_0 last, of the first k images, as many as were asked for.
+        float32 (n + 1, k, C, H, W): where the chain starts first, x_0 last, of the first k images, as many as were
+        asked for. n is the number of steps; with RePaint's resampling, of those up and down.
     """
 
     images: Tensor
@@ -49,9 +52,12 @@ def sample(
     sampler: str = "ddim",
     prediction: Prediction = "eps",
     clip: bool = True,
-    guidance: float = 1.0,
+    guidance: float | Tensor | Guidance = 1.0,
+    classifier: Callable[..., Tensor] | None = None,
     temperature: float = 1.0,
     null_label: int | None = None,
+    x_T: Tensor | None = None,
+    edit: Edit | None = None,
     batch_size: int = 100,
     trajectory: int = 0,
     device: str | torch.device = "cpu",
@@ -86,14 +92,22 @@ def sample(
         What the model predicts.
     clip : bool
         Keep the predicted x_0 in [−1, 1] at every step.
-    guidance : float
-        Weight of classifier-free guidance (Ho & Salimans 2022); other than 1 it runs the model with and without
-        the labels, and needs `labels` and `null_label`.
+    guidance : float, Tensor of shape (count,) or Guidance
+        Scale of classifier-free guidance (Ho & Salimans 2022), for all images or for each; other than 1 it runs the
+        model with and without the labels, and needs `labels` and `null_label`. A `Guidance` may also have an interval
+        and a rescaling.
+    classifier : function, optional
+        `classifier(x, t, label)`, called like the model: the gradient of log p(y | x_t) in x_t, times a scale
+        (Dhariwal & Nichol 2021, algorithm 2). It gets ordinary tensors, and autograd is on.
     temperature : float
         What x_T and all fresh noise are multiplied by. A little above 1 it gives back the variety that few steps of
         DDIM lose.
     null_label : int, optional
         The label that says "no label".
+    x_T : Tensor, shape (count, C, H, W), optional
+        Where to start in place of noise, floating. The temperature does not scale it.
+    edit : Edit, optional
+        Images to start from, or to keep in part.
     batch_size : int
         Images drawn together; a matter of speed and memory alone.
     trajectory : int
@@ -116,7 +130,8 @@ def sample(
     ------
     TypeError, ValueError
         A number that is no integer or out of range, a sampler of another name, a setting that means nothing to it,
-        labels of another shape, guidance without what it needs, a graph on a device that has none, and what the
+        labels, guidance, x_T or an edit of another shape, guidance without what it needs, two starts, a mask with a
+        sampler that looks beyond one step, a graph on a device that has none or with a classifier, and what the
         schedule and the ops refuse.
     """
     count, first = integer("count", count, 1), integer("first", first, 0)
@@ -127,35 +142,49 @@ def sample(
     settings = method.with_defaults(settings)
     if labels is not None and labels.shape != (count,):
         raise ValueError(f"labels have shape {tuple(labels.shape)}; {count} images need ({count},)")
-    unguided = guidance == 1.0
-    if not unguided and (labels is None or null_label is None):
-        raise ValueError(f"guidance is {guidance:g}; it needs labels, and a model trained with label dropout")
+    guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    guidance.check(count, labelled=labels is not None and null_label is not None)
+    if x_T is not None and (x_T.shape != (count, *shape) or not x_T.is_floating_point()):
+        raise ValueError(f"x_T is {x_T.dtype} of shape {tuple(x_T.shape)}; it must be floating, {(count, *shape)}")
+    if edit is not None:
+        edit.check(count, shape, method)
+        if x_T is not None and edit.strength is not None:
+            raise ValueError("x_T and the edit's strength both say where to start; give one of them")
     if cuda_graph and torch.device(device).type != "cuda":
         raise ValueError(f"cuda_graph=True needs a GPU, and the device is {device}")
-    tables = DeviceSchedule(schedule if steps is None else schedule.respace(steps), device)
-    options = dict(
-        prediction=prediction,
-        clip=(-1.0, 1.0) if clip else None,
-        guidance=None if unguided else guidance,
-        temperature=temperature,
+    if cuda_graph and classifier is not None:
+        raise ValueError("cuda_graph=True cannot capture a classifier, which is called from Python at every step")
+    kept = schedule if steps is None else schedule.respace(steps)
+    tables = DeviceSchedule(kept if edit is None else edit.schedule(kept), device)
+    network = Network(
+        model, tables, guidance=guidance, null_label=null_label, classifier=classifier, prediction=prediction
     )
-    network = model if null_label is None or unguided else _guided(model, null_label)
+    options = dict(prediction=prediction, clip=(-1.0, 1.0) if clip else None, temperature=temperature)
     images, histories = [], []
     chain: Chain | None = None
     for start in range(0, count, batch_size):
         batch, number = min(batch_size, count - start), first + start
         label = None if labels is None else labels[start : start + batch].to(device)
-        x_T = temperature * noise(NoiseAddress(seed, INITIAL, 0, number), (batch, *shape), device=device)
+        if x_T is None:
+            x = temperature * noise(NoiseAddress(seed, INITIAL, 0, number), (batch, *shape), device=device)
+        else:
+            x = x_T[start : start + batch].to(device, torch.float32)
+        here = None if edit is None else edit.rows(start, batch, device)
+        if here is not None:
+            x = here.start(tables, x)
+        scale = network.scale_of(start, batch, device)
         if chain is None or len(chain.x) != batch:
-            chain = Chain(method, settings, network, tables, x_T, label, seed=seed, options=options)
+            revisits = edit is not None and edit.resample > 1
+            chain = Chain(
+                method, settings, network, tables, x, label, scale, seed=seed, options=options, revisits=revisits
+            )
             if cuda_graph:
                 chain.capture()
-        chain.begin(x_T, label, number)
+        chain.begin(x, label, scale, number)
         watched = max(0, min(trajectory - start, batch))
         # left on the device until the last step: to copy is to wait
-        history = [x_T[:watched]]
-        for _ in range(tables.T):
-            chain.step()
+        history = [x[:watched]]
+        for _ in moves(chain, tables, here, seed=seed, number=number):
             history.append(chain.x[:watched].clone())
         images.append(chain.x.to("cpu", copy=True))
         histories.append(torch.stack(history).cpu())
@@ -171,17 +200,20 @@ class Chain:
     sampler : Sampler
     settings : dict
         Of the sampler.
-    network : function
-        `network(x, t, label)`.
+    network : Network
     schedule : DeviceSchedule
         T steps on the device of the batch.
     x_T : Tensor, shape (B, C, H, W)
         A batch like those that are drawn.
     label : Tensor of int64, shape (B,), or None
+    scale : Tensor, shape (B,), or None
+        Of the guidance, where each image has its own.
     seed : int
         Of the noise; an image's number is its sample, the original timestep its step.
     options : dict
         Options of `noisestep.accelerated.ops.reverse_step` that hold for every sampler.
+    revisits : bool
+        Whether the chain comes back to a t, as RePaint does: `visit` is then a tensor.
 
     Attributes
     ----------
@@ -192,19 +224,23 @@ class Chain:
     memory : list of Tensor, each of shape (B, C, H, W)
         What the sampler keeps.
     settings : dict
+    visit : Tensor of int64, shape (), or None
+        What is added to the step of the noise's address: VISIT times how often the chain has been at t before.
     """
 
     def __init__(
         self,
         sampler: Sampler,
         settings: dict[str, Any],
-        network: Callable[..., Tensor],
+        network: Network,
         schedule: DeviceSchedule,
         x_T: Tensor,
         label: Tensor | None,
+        scale: Tensor | None,
         *,
         seed: int,
         options: dict[str, Any],
+        revisits: bool = False,
     ) -> None:
         self.settings = settings
         self._sampler, self._network, self._schedule, self._seed = sampler, network, schedule, seed
@@ -215,23 +251,32 @@ class Chain:
         self.x = torch.empty_like(x_T)
         self.t = torch.zeros((), dtype=torch.int64, device=x_T.device)
         self.memory = [torch.empty_like(x_T) for _ in range(sampler.memory)]
+        self.visit = torch.zeros_like(self.t) if revisits else None
         self._label = None if label is None else torch.empty_like(label)
+        self._scale = None if scale is None else torch.empty_like(scale)
         self._count = torch.arange(len(x_T), device=x_T.device)
         self._numbers = torch.empty_like(self._count)
-        self._graphs: list[torch.cuda.CUDAGraph] = []
-        self.begin(x_T, label, 0)
+        # by what they compute: the first or the second call of a step, without guidance or with it
+        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        self.begin(x_T, label, scale, 0)
 
-    def begin(self, x_T: Tensor, label: Tensor | None, first: int) -> None:
-        """Go to the start with a batch of images first, first + 1, ..."""
+    def begin(self, x_T: Tensor, label: Tensor | None, scale: Tensor | None, first: int) -> None:
+        """Go to the start with a batch of images first, first + 1, ..., each with its scale of guidance."""
         self.x.copy_(x_T)
         if self._label is not None and label is not None:
             self._label.copy_(label)
+        if self._scale is not None and scale is not None:
+            self._scale.copy_(scale)
         self._numbers.copy_(self._count + first)
-        self.t.fill_(self._schedule.T)
         for tensor in self.memory:
             tensor.zero_()
-        # t as the host counts it, which decides whether there is a step to correct
-        self._left = self._schedule.T
+        self.go_to(self._schedule.T)
+
+    def go_to(self, t: int) -> None:
+        """Say that `x` is x_t."""
+        self.t.fill_(t)
+        # t as the host counts it, which decides whether a step is guided, and whether there is one to correct
+        self._left = t
 
     def step(self) -> None:
         """x_t becomes x_{t-1}, and t is t − 1."""
@@ -241,59 +286,55 @@ class Chain:
             self._run(1)
 
     def capture(self) -> None:
-        """Put CUDA graphs in the place of what a step computes: one, or two where the sampler corrects."""
-        calls = [self._predict] if self._sampler.correct is None else [self._predict, self._correct]
+        """Put CUDA graphs in the place of what a step computes: one for each call, without and with guidance."""
+        calls = (0,) if self._sampler.correct is None else (0, 1)
+        ways = [(call, guided) for call in calls for guided in sorted(set(self._network.guided[1:]))]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             # what is compiled, tuned or allocated at first is not for the graph
             for _ in range(2):
                 self.t.fill_(self._schedule.T)
-                for call in calls:
-                    call()
+                for way in ways:
+                    self._compute(*way)
         torch.cuda.current_stream().wait_stream(aside)
-        graphs = []
-        for call in calls:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                call()
-            graphs.append(graph)
+        graphs = {}
+        for way in ways:
+            graphs[way] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graphs[way]):
+                self._compute(*way)
         self._graphs = graphs
 
     def reverse_step(self, **options: Any) -> Any:
         """The op `noisestep.accelerated.ops.reverse_step` at `x` and `t`, with a call of the network."""
         # a gather: to index with a tensor of no axes would read it back
         model_t = self._schedule.timesteps.gather(0, self.t[None])
-        output = self._network(self.x, model_t.expand(len(self.x)), self._label)
-        address = NoiseAddress(self._seed, REVERSE, model_t, self._numbers)
-        return reverse_step(self._schedule, self.x, output, self.t, address, **self._options, **options)
+        output, guidance = self._network(
+            self.x, self.t[None], model_t.expand(len(self.x)), self._label, guided=self._guided, scale=self._scale
+        )
+        step = model_t if self.visit is None else model_t + self.visit
+        address = NoiseAddress(self._seed, REVERSE, step, self._numbers)
+        return reverse_step(
+            self._schedule, self.x, output, self.t, address, guidance=guidance, **self._options, **options
+        )
 
     def weight(self) -> Tensor:
         """The number at t of the sampler's `weights`, shape (1,)."""
         assert self._weights is not None
         return self._weights.gather(0, self.t[None])
 
-    def _run(self, i: int) -> None:
+    def _run(self, call: int) -> None:
+        way = call, self._network.guided[self._left]
         if self._graphs:
-            self._graphs[i].replay()
+            self._graphs[way].replay()
         else:
-            (self._predict, self._correct)[i]()
+            self._compute(*way)
 
-    def _predict(self) -> None:
-        self._sampler.predict(self)
-        advance(self.t, -1)
-
-    def _correct(self) -> None:
-        assert self._sampler.correct is not None
-        self._sampler.correct(self)
-
-
-def _guided(model: nn.Module, null_label: int) -> Callable[..., Tensor]:
-    """The network run without and with the labels, in one batch of twice the size."""
-
-    def both(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        without = torch.full_like(label, null_label)
-        output: Tensor = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([without, label]))
-        return output  # (2B, C, H, W)
-
-    return both
+    def _compute(self, call: int, guided: bool) -> None:
+        self._guided = guided
+        if call == 0:
+            self._sampler.predict(self)
+            advance(self.t, -1)
+        else:
+            assert self._sampler.correct is not None
+            self._sampler.correct(self)

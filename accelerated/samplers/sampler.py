@@ -50,6 +50,11 @@ class Sampler:
     weights: Callable[[Schedule], NDArray[np.float64]] | None = None
     memory: int = 0
 
+    @property
+    def one_step(self) -> bool:
+        """Whether a step depends on x_t alone: no second call of the network, and nothing remembered."""
+        return self.correct is None and self.memory == 0
+
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The settings, as given or by default.
 
@@ -63,3 +68,12 @@ class Sampler:
                 takes = ", ".join(self.settings) or "no setting of its own"
                 raise ValueError(f"{name} means nothing to sampler {self.name}, which takes {takes}")
         return {**self.settings, **given}
+
+
+def check_maskable(sampler: Sampler) -> None:
+    """Raise ValueError for a sampler that inpainting cannot use: a mask changes x between two steps."""
+    if not sampler.one_step:
+        raise ValueError(
+            f"a mask changes x between two steps, and sampler {sampler.name} looks beyond one; take one that calls the "
+            "network once a step and remembers nothing, such as ddim"
+        )

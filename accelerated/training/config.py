@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from noisestep.reference.betas import BETA_SCHEDULES
 from noisestep.reference.loss import LOSS_WEIGHTINGS
 from noisestep.reference.prediction import Prediction
+from noisestep.reference.samplers.editing import repaint_walk, start_step
 from noisestep.reference.schedule import Schedule
 
 from ..samplers import SAMPLERS
-from .settings import Checked, Choice, Range, Size, Switch, Text, plain, setting
+from ..samplers.sampler import check_maskable
+from .settings import Checked, Choice, Interval, Range, Size, Switch, Text, plain, setting
 
 if TYPE_CHECKING:
     from ..models import UNetConfig
@@ -107,12 +109,57 @@ class SampleConfig(Checked):
     guidance: float = setting(
         1.0, Range(float, 0, 100), "classifier-free guidance scale; 1 is no guidance, others need label dropout"
     )
+    guidance_interval: tuple[float, float] = setting(
+        (0.0, math.inf),
+        Interval(),
+        "guide only where sigma, the noise level sqrt((1 - alpha_bar) / alpha_bar), is in this range",
+    )
+    guidance_rescale: float = setting(
+        0.0, Range(float, 0, 1), "how far guidance keeps the contrast of the unguided output; 0 is not at all"
+    )
     temperature: float = setting(
         1.07, Range(float, 0, 2), "factor on all noise; above 1 gives more variety, below 1 less"
     )
     count: int = setting(900, Range(int, 1, 10_000_000), "number of samples")
     seed: int = setting(1, _SEED, "seed of the samples")
     batch_size: int = setting(100, Range(int, 1, 65_536), "samples drawn at a time; does not change them")
+
+
+@dataclass(frozen=True)
+class EditConfig(Checked):
+    """An image file that samples start from, or of which they keep a part; no part of a run's configuration."""
+
+    image: str | None = setting(None, Text(), "image file to edit, of the size of the run's images")
+    strength: float | None = setting(
+        None,
+        Range(float, 0, 1, open_low=True),
+        "how much to change the image: noise it by this fraction of the sampling steps, rounded up; sample from there",
+    )
+    mask: str | None = setting(
+        None, Text(), "image file of the same size: what is white (128 or more of 255) is made anew, the rest is kept"
+    )
+    resample: int = setting(
+        1, Range(int, 1, 128), "RePaint, with --mask: how often to take each stretch of steps; 1 is plain replacement"
+    )
+    jump: int = setting(10, Range(int, 1, 1_000_000), "RePaint: number of steps in a stretch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image is None:
+            for name in ("strength", "mask"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(f"{name} is {value}, but there is no image to edit")
+        elif self.strength is None and self.mask is None:
+            raise ValueError(f"image is {self.image}; it also needs a strength, a mask, or both")
+        if self.mask is None and self.resample > 1:
+            raise ValueError(f"resample is {self.resample}; without a mask there is nothing to resample")
+
+    def check(self, sample: SampleConfig) -> None:
+        """Raise ValueError where these samples cannot be drawn this way: their sampler, or too few steps."""
+        if self.mask is not None:
+            check_maskable(SAMPLERS[sample.sampler])
+            steps = sample.steps if self.strength is None else start_step(sample.steps, self.strength)
+            repaint_walk(steps, resample=self.resample, jump=self.jump)
 
 
 @dataclass(frozen=True)
@@ -188,6 +235,10 @@ class TrainConfig(Checked):
                 f"guidance is {self.sample.guidance:g}; other than 1 it needs a model trained with and without labels: "
                 "conditional, with a label dropout such as 0.1"
             )
+        if self.sample.guidance == 1.0:
+            for name in ("guidance_interval", "guidance_rescale"):
+                if (value := getattr(self.sample, name)) != getattr(SampleConfig, name):
+                    raise ValueError(f"{name} is {value}, but guidance is 1: there is none")
 
 
 SECTIONS = {"data": DataConfig, "schedule": ScheduleConfig, "sample": SampleConfig}

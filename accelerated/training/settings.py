@@ -138,6 +138,27 @@ class Size(Kind):
         return sides * 2 if len(sides) == 1 else sides
 
 
+class Interval(Kind):
+    """The ends of a range of numbers of at least 0, either of them included; the high one may be inf."""
+
+    @property
+    def metavar(self) -> str:
+        """Both ends."""
+        return "LOW,HIGH"
+
+    def __str__(self) -> str:
+        return "two numbers with 0 <= low <= high: [0.2, 5] in JSON, 0.2,5 as a flag"
+
+    def admits(self, value: object) -> bool:
+        """Whether `value` is (low, high)."""
+        number = Range(float, 0, math.inf)
+        return isinstance(value, tuple) and len(value) == 2 and all(map(number.admits, value)) and value[0] <= value[1]
+
+    def parse(self, text: str) -> Any:
+        """Two numbers with a comma between them."""
+        return tuple(float(end) for end in text.split(","))
+
+
 def setting(default: Any, kind: Kind, help: str) -> Any:
     """A dataclass field with its kind and help text; a field whose default is None takes None as well."""
     return field(default=default, metadata={"kind": kind, "help": help})

@@ -11,6 +11,8 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..models import UNet
 from ..samplers import SAMPLERS
+from ..samplers.editing import Edit
+from ..samplers.guidance import Guidance
 from ..samplers.loop import Samples, sample
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
@@ -92,6 +94,8 @@ class TrainedModel:
         *,
         first: int = 0,
         labels: Tensor | None = None,
+        x_T: Tensor | None = None,
+        edit: Edit | None = None,
         trajectory: int = 0,
         progress: Callable[[int], object] = lambda images: None,
     ) -> Samples:
@@ -103,8 +107,8 @@ class TrainedModel:
         world, count = self.world, settings.count
         own = -(-count // world.size)
         start = world.rank * own
-        if labels is not None:
-            labels = labels[(start + torch.arange(own)) % count]
+        rows = (start + torch.arange(own)) % count
+        labels, x_T = (None if x is None else x[rows] for x in (labels, x_T))
         samples = sample(
             self.model,
             self.config.schedule.build(),
@@ -117,9 +121,11 @@ class TrainedModel:
             sampler=settings.sampler,
             prediction=self.config.prediction,
             clip=settings.clip_x0,
-            guidance=settings.guidance,
+            guidance=Guidance(settings.guidance, settings.guidance_interval, settings.guidance_rescale),
             temperature=settings.temperature,
             null_label=self.num_classes,
+            x_T=x_T,
+            edit=None if edit is None else edit.take(rows),
             batch_size=settings.batch_size,
             trajectory=min(trajectory, own),
             device=self.device,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arguments import FloatArray
-from ..noise import REVERSE, normal
+from ..noise import REVERSE, VISIT, normal
 from ..prediction import Quantity, predict_x_0
 from ..schedule import Schedule
 
@@ -30,6 +30,8 @@ class Chain:
     numbers : ndarray of uint64, shape (B,)
     temperature : float
         Factor on every z.
+    visit : int
+        How often RePaint has been at the first step before.
     """
 
     schedule: Schedule
@@ -40,6 +42,7 @@ class Chain:
     seed: int
     numbers: NDArray[np.uint64]
     temperature: float
+    visit: int = 0
 
     def output(self, x_t: FloatArray, t: int) -> NDArray[Any]:
         """The model's output for x_t; its t is ``schedule.timesteps[t]``, the step that it was trained on."""
@@ -51,6 +54,6 @@ class Chain:
         return predict_x_0(self.schedule, x_t, output, t, prediction=self.prediction, clip=self.clip)
 
     def z(self, t: int) -> FloatArray:
-        """z ~ N(0, I) of step t, times the temperature; stream REVERSE, step ``schedule.timesteps[t]``."""
-        step = int(self.schedule.timesteps[t])
+        """z ~ N(0, I) of step t, times the temperature; stream REVERSE, step ``timesteps[t] + VISIT visit``."""
+        step = int(self.schedule.timesteps[t]) + VISIT * self.visit
         return self.temperature * normal(self.seed, REVERSE, step, self.numbers, self.x_T.shape[1:]).astype(np.float64)

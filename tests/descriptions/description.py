@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import combinations, product
 from typing import Any
 
+import torch
 from interpreter import assert_same_bits
 from noisestep.accelerated.backends import Launch, backend
 from op_cases import FLOATS, PREDICTIONS, Case
@@ -24,6 +25,8 @@ BOTH = (False, True)
 PLACE: dict[str, Sequence[Any]] = {"shape": SHAPES, "misaligned": BOTH, "wide": BOTH, "programs": (None, 2, 1)}
 ADDRESS: dict[str, Sequence[Any]] = {"in_tensors": (False, True, "step"), "one_t": BOTH}
 GIVEN_EPS: dict[str, Sequence[Any]] = {"eps_dtype": (None, "float32", "bfloat16", "float64")}
+# the numbers of a call: Python's, or in tensors
+SCALARS: dict[str, Sequence[Any]] = {"scalars": ("numbers", "float32 for all", "float64 for each", "bfloat16 for each")}
 PREDICTION: dict[str, Sequence[Any]] = {"prediction": PREDICTIONS}
 
 # the factors that are fields of a case
@@ -131,6 +134,17 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     """Options that are fields of a case, and the others."""
     of_case = {name: value for name, value in options.items() if name in OF_A_CASE}
     return of_case, {name: value for name, value in options.items() if name not in of_case}
+
+
+def in_tensors(case: Case, scalars: str, number: float, *, spread: float) -> Any:
+    """A number as `SCALARS` has it; one for each sample grows by `spread` from one to the next."""
+    if scalars == "numbers":
+        return number
+    dtype, _, rows = scalars.split()
+    if rows == "all":
+        return torch.tensor(number, dtype=getattr(torch, dtype), device=case.device)
+    values = number + spread * torch.arange(case.shape[0], dtype=torch.float64, device=case.device)
+    return values.to(getattr(torch, dtype))
 
 
 def pairwise(factors: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,18 @@ from noisestep.reference.prediction import predict_x_0
 from op_cases import UNIT, Case, assert_within, float64, gamma
 from torch import Tensor
 
-from .description import ADDRESS, BOTH, FLOATS, GIVEN_EPS, LAYOUTS, PLACE, PREDICTION, Description
+from .description import (
+    ADDRESS,
+    BOTH,
+    FLOATS,
+    GIVEN_EPS,
+    LAYOUTS,
+    PLACE,
+    PREDICTION,
+    SCALARS,
+    Description,
+    in_tensors,
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,9 @@ def assert_near_the_reference(result: Any, inputs: tuple, update: Update) -> Non
         x_0_error = np.minimum(x_0_error, high - low) + unit * max(abs(low), abs(high))
         terms = np.abs(c[2]) * max(abs(low), abs(high)) + np.abs(c[3] * x) + np.abs(c[4]) * size
         error = np.abs(c[2]) * x_0_error + gamma(5 + guided, unit) * terms
-    error = error + added * (np.exp(spread) * (1 + gamma(4, unit)) - 1)
+    # the table, z, its product and the sum; a temperature, and its product
+    heated = 0 if update.temperature == 1 else 2
+    error = error + added * (np.exp(spread) * (1 + gamma(4 + heated, unit)) - 1)
     # the reference's own rounding, and how far alpha_bar_t, a sum of T logarithms, is from alpha_t alpha_bar_{t-1}
     own = gamma((16 + 8 * table.T) * (1 + log_alpha_bar(table).max()), exact)
     expanded = np.abs(c[2]) * of_x_0 + np.abs(c[3] * x) + np.abs(c[4]) * size + (1 + logarithm) * added
@@ -140,16 +153,35 @@ def assert_near_the_reference(result: Any, inputs: tuple, update: Update) -> Non
         assert_within(actual=x_0, expected=expected, error=x_0_error + own * of_x_0)
 
 
+def numbers(case: Case, update: Any, scalars: str) -> dict[str, Any]:
+    """The clip, guidance and temperature of an update as `SCALARS` has them."""
+    # the bound of a learned variance is that of one number for all
+    unequal = 0.0 if update.learned else 0.125
+    if update.learned and scalars != "numbers":
+        scalars = f"float64 for {scalars.split()[2]}"
+    made = {"temperature": in_tensors(case, scalars, update.temperature, spread=unequal)}
+    if update.guidance is not None:
+        made["guidance"] = in_tensors(case, scalars, update.guidance, spread=-unequal)
+    if update.clip is not None:
+        low, high = update.clip
+        # a Python number beside a tensor
+        made["clip"] = low, in_tensors(case, scalars, high, spread=unequal)
+        if scalars.endswith("each"):
+            made["clip"] = in_tensors(case, scalars, low, spread=-unequal), made["clip"][1]
+    return made
+
+
 def _update(case: Case, options: dict[str, Any]) -> tuple[Update, dict[str, Any]]:
     """The update that the options say, and the rest of them."""
     options = dict(options)
-    rest = {name: options.pop(name) for name in ("eps_dtype", "joined", "in_place") if name in options}
+    rest = {name: options.pop(name) for name in ("eps_dtype", "joined", "in_place", "scalars") if name in options}
     return Update(**options).fitting(case), rest
 
 
 def _prepare(case: Case, **options: Any) -> tuple[tuple, dict]:
     update, rest = _update(case, options)
-    keywords = vars(update) | {"in_place": rest.pop("in_place", False)}
+    scalars = rest.pop("scalars", "numbers")
+    keywords = vars(update) | numbers(case, update, scalars) | {"in_place": rest.pop("in_place", False)}
     return arguments(case, update, **rest), keywords
 
 
@@ -161,7 +193,7 @@ def _exact(case: Case, **options: Any) -> bool:
 def _near(actual: Any, case: Case, **options: Any) -> None:
     update, rest = _update(case, options)
     if update.learned:
-        rest.pop("in_place", None)
+        rest.pop("in_place", None), rest.pop("scalars", None)
         assert_near_the_reference(actual, arguments(case, update, **rest), update)
 
 
@@ -186,6 +218,7 @@ Description(
         "rederive_eps": (True, False),
         "guidance": (None, 7.5, 0.0),
         "temperature": (1.0, 0.5),
+        **SCALARS,
         "joined": BOTH,
         "return_x_0": BOTH,
         "in_place": BOTH,

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from noisestep.reference import noise as reference
 
-from ...schedule import ReverseRow
+from ...schedule import MOST_HISTORY, ReverseRow, StepRow
 from ..eager import CHUNK
 
 # read once, when noisestep is imported
@@ -48,13 +48,15 @@ _TENSOR = "2q"
 _ADDRESS = "6q"
 # t, whether it is int64, how many, their stride; the table and its rows
 _TIMESTEPS = "6q"
+# a number, or where it lies in memory and its stride
+_SCALAR = "d2q"
 _STRUCTURES = {
     "noise": (_BATCH, _ADDRESS, _TENSOR),
     "q_sample": (_BATCH, *(_TENSOR,) * 2, _ADDRESS, _TIMESTEPS, *(_TENSOR,) * 3),
     "simple_loss": (_BATCH, _TENSOR, "q", *(_TENSOR,) * 2, _ADDRESS, _TIMESTEPS, "q", _TENSOR, "qd", "2q"),
     "simple_loss_backward": (_BATCH, "3q", *(_TENSOR,) * 2),
-    "reverse_step": (_BATCH, *(_TENSOR,) * 4, _ADDRESS, _TIMESTEPS, "3q", *(_TENSOR,) * 2),
-    "vlb_terms": (_BATCH, *(_TENSOR,) * 3, _TIMESTEPS, "3q", "dq"),
+    "update": (_BATCH, *(_TENSOR,) * (4 + MOST_HISTORY), _ADDRESS, _TIMESTEPS, *(_SCALAR,) * 4, "4q", *(_TENSOR,) * 2),
+    "vlb_terms": (_BATCH, *(_TENSOR,) * 3, _TIMESTEPS, "3q3dq"),
 }
 
 # by name, a function of the library: takes the words of its structure, returns 1 where it refuses them
@@ -152,10 +154,12 @@ def _constants() -> list[str]:
         return ",".join(f"{value.hex()}f" for value in np.atleast_1d(values).astype(np.float64).tolist())
 
     names = ("LOG", "EVEN", "ODD", "EXPONENT", "TINY")
-    columns = ",".join(name.upper() for name in ReverseRow._fields)
+    columns, step_columns = (",".join(map(str.upper, row._fields)) for row in (ReverseRow, StepRow))
     return [
         f"-DNOISESTEP_CHUNK={CHUNK}",
         f"-DNOISESTEP_COLUMNS={columns}",
+        f"-DNOISESTEP_STEP_COLUMNS={step_columns}",
+        f"-DNOISESTEP_MOST_HISTORY={MOST_HISTORY}",
         *(f"-DNOISESTEP_{name}={text(getattr(reference, name))}" for name in names),
     ]
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...address import Address
+from ...schedule import MOST_HISTORY
 from ..eager import check_noisy, check_range
 from . import build
 
@@ -16,6 +17,8 @@ _GRAIN = 1 << 16
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3, torch.float64: 4}
 # what is computed in float32
 _NARROW = frozenset(_TYPES) - {torch.float64}
+# what D is: a step without history has a table of its own
+_MEMORY = {None: 0, "x_0": 1, "eps": 2}
 _TARGETS = {"eps": 0, "x_0": 1, "v": 2}
 # the most elements of which q_sample keeps the noise for the loss
 _KEPT = 1 << 22
@@ -115,38 +118,50 @@ def simple_loss_backward(grad: Tensor, residual: Tensor, mean: bool) -> Tensor:
     return gradient
 
 
-def reverse_step(
+def update(
     x_t: Tensor,
     output: Tensor,
     unconditional: Tensor | None,
+    history: Sequence[Tensor],
     t: Tensor,
     table: Tensor,
     eps: Tensor | None,
     address: Address,
+    scalars: Sequence[float | Tensor | None],
     x_s: Tensor,
+    prediction: Tensor | None,
     *,
     noisy: bool,
-    clip: bool,
+    memory: str | None,
     own_eps: bool,
-    return_x_0: bool,
-) -> Tensor | None:
-    """Writes x_s, which may be x_t; returns x_0 where it is asked for."""
-    x_0 = torch.empty_like(x_t) if return_x_0 else None
+) -> None:
+    """Writes x_s, which may be x_t, and the prediction where there is memory for it."""
     place, _held = _place(address)
-    inputs = (*_tensor(x_t), *_tensor(output), *_tensor(unconditional), *_tensor(eps), *place, *_timesteps(t, table))
-    if _run("reverse_step", x_t, *inputs, noisy, clip, own_eps, *_tensor(x_s), *_tensor(x_0)):
+    numbers, _held_too = _scalars(scalars)
+    terms = [word for k in range(MOST_HISTORY) for word in _tensor(history[k] if k < len(history) else None)]
+    inputs = (*_tensor(x_t), *_tensor(output), *_tensor(unconditional), *_tensor(eps), *terms, *place)
+    options = (*numbers, noisy, scalars[1] is not None, own_eps, _MEMORY[memory])
+    if _run("update", x_t, *inputs, *_timesteps(t, table), *options, *_tensor(x_s), *_tensor(prediction)):
         check_range(t, table.shape[0] - 1)
-    return x_0
 
 
 def vlb_terms(
-    x_0: Tensor, x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, variance: str, clip: bool, levels: int
+    x_0: Tensor,
+    x_t: Tensor,
+    output: Tensor,
+    t: Tensor,
+    table: Tensor,
+    variance: str,
+    low: float | None,
+    high: float | None,
+    levels: int,
 ) -> Tensor:
     """The terms of the bound (B,), in bits per dimension, from tensors of any layout."""
     x_0, x_t, output = x_0.contiguous(), x_t.contiguous(), output.contiguous()
     terms = torch.empty(x_t.shape[0], dtype=torch.float64, device="cpu")
     inputs = (*_tensor(x_0), *_tensor(x_t), *_tensor(output), *_timesteps(t, table))
-    options = (variance == "beta", variance == "learned_range", clip, 1 / (levels - 1))
+    clip = (True, low, high) if low is not None else (False, 0.0, 0.0)
+    options = (variance == "beta", variance == "learned_range", *clip, 1 / (levels - 1))
     if _run("vlb_terms", x_t, *inputs, *options, terms.data_ptr()):
         check_range(t, table.shape[0] - 1)
     return terms
@@ -178,6 +193,20 @@ def _place(address: Address) -> tuple[tuple[int, ...], tuple[Tensor | None, ...]
     steps, samples = (None if x is None else x.contiguous() for x in (step_tensor, sample_tensor))
     places = (0 if x is None else x.data_ptr() for x in (steps, samples))
     return (seed, stream, step, next(places), sample, next(places)), (steps, samples)
+
+
+def _scalars(values: Sequence[float | Tensor | None]) -> tuple[list[Any], list[Tensor]]:
+    """Numbers for the library, each with the tensor and stride that stand for it if there are any; and the tensors."""
+    words: list[Any] = []
+    held = []
+    for value in values:
+        if isinstance(value, Tensor):
+            rows = value.float()
+            held.append(rows)
+            words += (0.0, rows.data_ptr(), rows.stride(0) if rows.ndim else 0)
+        else:
+            words += (0.0 if value is None else value, 0, 0)
+    return words, held
 
 
 def _tensor(x: Tensor | None) -> tuple[int, int]:

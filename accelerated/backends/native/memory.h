@@ -128,6 +128,15 @@ struct Timesteps {
     }
 };
 
+// a number of a call: one for all rows, or in memory, a stride apart
+struct Scalar {
+    double number;
+    const float* rows;
+    i64 stride;
+
+    float at(i64 row) const { return rows ? rows[row * stride] : float(number); }
+};
+
 // eps of a tile: given, or made in the buffer
 const float* eps_of(const Tensor& eps, const Address& address, i64 row, i64 n, i64 first, int count, float* buffer) {
     if (eps) return eps.read(row * n + first, count, buffer);

@@ -12,8 +12,12 @@
 
 namespace {
 
-// the columns of a reverse table: noisestep.accelerated.schedule.ReverseRow
+// the columns of a table: noisestep.accelerated.schedule.ReverseRow and StepRow
 enum Column { NOISESTEP_COLUMNS, COLUMNS };
+namespace step {
+enum Column { NOISESTEP_STEP_COLUMNS, COLUMNS };
+}
+constexpr int MOST_HISTORY = NOISESTEP_MOST_HISTORY;
 
 enum Target : i64 { EPS, X_0, V };
 
@@ -155,38 +159,62 @@ i64 noisestep_simple_loss_backward(const SimpleLossBackward* given) {
     return 0;
 }
 
-struct ReverseStep {
+// what D is; NONE is a step without history, whose table has the columns of ReverseRow
+enum Memory : i64 { NONE, OF_X_0, OF_EPS };
+
+struct Update {
     Batch batch;
-    Tensor x_t, output, unconditional, eps;
+    Tensor x_t, output, unconditional, eps, history[MOST_HISTORY];
     Address address;
     Timesteps timesteps;
+    Scalar guidance, low, high, temperature;
     i64 noisy, clip, own_eps;
-    Tensor x_s, x_0;
+    Memory memory;
+    // D where it is wanted
+    Tensor x_s, prediction;
 };
 
-// x_s may be x_t: a tile is read before it is written
-i64 noisestep_reverse_step(const ReverseStep* given) {
-    const ReverseStep a = *given;
+// x_s may be x_t, and the prediction one of the history: a tile is read before it is written
+i64 noisestep_update(const Update* given) {
+    const Update a = *given;
     if (a.timesteps.outside()) return 1;
     over_tiles(a.batch, [=](i64 row, i64 first, int count) {
-        float eps[TILE], read[TILE], out[TILE], clean[TILE], next[TILE];
-        const float* c = a.timesteps.row<float>(row, COLUMNS);
+        float eps[TILE], read[TILE], earlier[TILE], out[TILE], kept[TILE], next[TILE];
+        const float* c = a.timesteps.row<float>(row, a.memory ? i64(step::COLUMNS) : i64(COLUMNS));
+        const float guidance = a.guidance.at(row), low = a.low.at(row), high = a.high.at(row);
         const i64 at = row * a.batch.n + first;
         std::copy_n(a.output.read(at, count, read), count, out);
         if (a.unconditional) {
             const float* without = a.unconditional.read(at, count, read);
-            for (int i = 0; i < count; ++i) out[i] = without[i] + c[GUIDANCE] * (out[i] - without[i]);
+            for (int i = 0; i < count; ++i) out[i] = without[i] + guidance * (out[i] - without[i]);
         }
         const float* x = a.x_t.read(at, count, read);
-        if (a.clip || a.x_0)
-            for (int i = 0; i < count; ++i) clean[i] = c[X_0_FROM_X] * x[i] + c[X_0_FROM_OUT] * out[i];
-        if (a.clip) {
+        // both tables begin with these two
+        static_assert(int(X_0_FROM_X) == int(step::X_0_FROM_X) && int(X_0_FROM_OUT) == int(step::X_0_FROM_OUT));
+        float from_x = c[X_0_FROM_X], from_out = c[X_0_FROM_OUT];
+        if (a.memory == OF_EPS && !a.clip) {
+            from_x = c[step::UNCLIPPED_EPS_FROM_X];
+            from_out = c[step::UNCLIPPED_EPS_FROM_OUT];
+        }
+        if (a.clip || a.memory || a.prediction)
+            for (int i = 0; i < count; ++i) kept[i] = from_x * x[i] + from_out * out[i];
+        if (a.clip)
             for (int i = 0; i < count; ++i) {
                 // written so that a NaN stays one
-                clean[i] = clean[i] < c[LOW] ? c[LOW] : clean[i];
-                clean[i] = clean[i] > c[HIGH] ? c[HIGH] : clean[i];
+                kept[i] = kept[i] < low ? low : kept[i];
+                kept[i] = kept[i] > high ? high : kept[i];
             }
-            for (int i = 0; i < count; ++i) next[i] = c[FROM_X_0] * clean[i] + c[FROM_X] * x[i];
+        if (a.clip && a.memory == OF_EPS)
+            for (int i = 0; i < count; ++i) kept[i] = c[step::EPS_FROM_X] * x[i] + c[step::EPS_FROM_X_0] * kept[i];
+        if (a.memory) {
+            for (int i = 0; i < count; ++i) next[i] = c[step::FROM_X] * x[i] + c[step::FROM_PREDICTION] * kept[i];
+            for (int k = 0; k < MOST_HISTORY && a.history[k]; ++k) {
+                const float weight = c[step::FROM_HISTORY_1 + k];
+                const float* term = a.history[k].read(at, count, earlier);
+                for (int i = 0; i < count; ++i) next[i] += weight * term[i];
+            }
+        } else if (a.clip) {
+            for (int i = 0; i < count; ++i) next[i] = c[FROM_X_0] * kept[i] + c[FROM_X] * x[i];
             if (a.own_eps)
                 for (int i = 0; i < count; ++i) next[i] += c[FROM_OUT] * out[i];
         } else {
@@ -194,10 +222,11 @@ i64 noisestep_reverse_step(const ReverseStep* given) {
         }
         if (a.noisy) {
             const float* z = eps_of(a.eps, a.address, row, a.batch.n, first, count, eps);
-            for (int i = 0; i < count; ++i) next[i] += c[SIGMA] * z[i];
+            const float scale = c[a.memory ? int(step::SIGMA) : int(SIGMA)] * a.temperature.at(row);
+            for (int i = 0; i < count; ++i) next[i] += scale * z[i];
         }
         a.x_s.write(at, count, next);
-        if (a.x_0) a.x_0.write(at, count, clean);
+        if (a.prediction) a.prediction.write(at, count, kept);
     });
     return 0;
 }
@@ -207,7 +236,7 @@ struct VlbTerms {
     Tensor x_0, x_t, output;
     Timesteps timesteps;
     i64 beta, learned, clip;
-    double half_bin;
+    double low, high, half_bin;
     double* terms;
 };
 
@@ -238,8 +267,8 @@ i64 noisestep_vlb_terms(const VlbTerms* given) {
             if (a.clip)
                 for (int i = 0; i < count; ++i) {
                     // written so that a NaN stays one
-                    predicted[i] = predicted[i] < c[LOW] ? c[LOW] : predicted[i];
-                    predicted[i] = predicted[i] > c[HIGH] ? c[HIGH] : predicted[i];
+                    predicted[i] = predicted[i] < a.low ? a.low : predicted[i];
+                    predicted[i] = predicted[i] > a.high ? a.high : predicted[i];
                 }
             std::fill_n(log_variance, count, row_log_variance);
             if (a.learned) {

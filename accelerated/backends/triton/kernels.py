@@ -207,3 +207,13 @@ def float_of_words(low, high):
     """A float64 from its two words of 32 bits."""
     bits = low.to(tl.uint32, bitcast=True).to(tl.uint64) | (high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32)
     return bits.to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def scalar(pointer, low, high, row, PER_ROW: tl.constexpr, compute: tl.constexpr):
+    """A number of a call in the type that an op computes in: of a tensor, for all rows or this one, or of two words."""
+    if pointer is not None:
+        value = upcast(tl.load(pointer + (row if PER_ROW else 0)), compute)
+    else:
+        value = float_of_words(low, high).to(compute)
+    return value

@@ -135,7 +135,7 @@ class Kernel:
 
     def __init__(self, function: Any) -> None:
         self.function = function
-        self._kept: dict[tuple[Any, ...], tuple[Any, tuple[int, ...], tuple[Any, ...]]] = {}
+        self._kept: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
     def __call__(
         self,
@@ -167,31 +167,22 @@ class Kernel:
         if on_cuda and first.get_device() != torch._C._cuda_getDevice():
             with torch.cuda.device(first.device):
                 return self(layout, tensors, numbers, constants, warps=warps)
-        pointers: list[int | None] = []
-        dtypes: list[torch.dtype | None] = []
+        pointers = [None if x is None else x.data_ptr() for x in tensors]
+        dtypes = [None if x is None else x.dtype for x in tensors]
         bits = 0
-        for x in tensors:
-            if x is None:
-                pointers.append(None)
-                dtypes.append(None)
-            else:
-                pointer = x.data_ptr()
-                bits |= pointer
-                pointers.append(pointer)
-                dtypes.append(x.dtype)
+        for pointer in pointers:
+            bits |= pointer or 0
         # Triton's code for pointers that are multiples of 16 is another one
         aligned = True if bits & 15 == 0 else tuple([None if p is None else p & 15 == 0 for p in pointers])
         key = (layout, constants, warps, first.device, aligned, *dtypes)
         kept = None if choice().hook is not None else self._kept.get(key)
         if kept is None:
             return self._first(key, layout, tensors, numbers, constants, warps)
-        compiled, grid, constants = kept
+        launch, constants = kept
         if on_cuda:
-            compiled[grid](
-                *pointers, *numbers, *constants, stream=torch._C._cuda_getCurrentRawStream(first.get_device())
-            )
+            launch(*pointers, *numbers, *constants, stream=torch._C._cuda_getCurrentRawStream(first.get_device()))
         else:
-            compiled[grid](*pointers, *numbers, *constants)
+            launch(*pointers, *numbers, *constants)
 
     def _first(
         self,
@@ -219,7 +210,7 @@ class Kernel:
         compiled = launch.run()
         # the interpreter compiles nothing
         if compiled is not None:
-            self._kept[key] = compiled, grid, constants
+            self._kept[key] = compiled[grid], constants
 
 
 def kernel(function: Any = None, *, numbers: tuple[str, ...] = ()) -> Any:
@@ -238,7 +229,11 @@ def pointers_of(address: Address) -> tuple[Tensor | None, Tensor | None, Tensor 
     _, seed, _, _, step, _, sample = address
     if seed is None and step is None and sample is None:
         return None, None, None
-    return _in_words(seed), _in_words(step), _in_words(sample)
+    return (
+        None if seed is None else _in_words(seed),
+        None if step is None else _in_words(step),
+        None if sample is None else _in_words(sample),
+    )
 
 
 def numbers_of(address: Address) -> tuple[int, int, int, int, int]:
@@ -261,14 +256,34 @@ def rows_of(t: Tensor) -> tuple[Tensor, bool]:
     return t.contiguous(), True
 
 
-def words_of(number: float) -> tuple[int, int]:
-    """The 64 bits of a float64 in two numbers of a kernel, which would take a float as float32."""
-    low, high = struct.unpack("<ii", struct.pack("<d", number))
-    return low, high
+# of each count, the formats of float64 numbers and of their words
+_STRUCTS = [(struct.Struct(f"<{count}d").pack, struct.Struct(f"<{2 * count}i").unpack) for count in range(5)]
 
 
-def _in_words(part: Tensor | None) -> Tensor | None:
-    return None if part is None else part.reshape(-1).contiguous().view(torch.int32)
+def words_of(*numbers: float) -> tuple[int, ...]:
+    """The 64 bits of each float64 in two numbers of a kernel, the low ones first: a float would be taken as float32."""
+    pack, unpack = _STRUCTS[len(numbers)]
+    return unpack(pack(*numbers))
+
+
+def scalars_of(
+    values: Sequence[float | Tensor | None],
+) -> tuple[tuple[Tensor | None, ...], tuple[int, ...], tuple[bool, ...]]:
+    """Numbers and tensors () or (B,) for `kernels.scalar`: pointers, words of 32 bits, and which are one a row."""
+    for value in values:
+        if type(value) is not float and value is not None:
+            break
+    else:
+        none = len(values)
+        return (None,) * none, words_of(*[0.0 if value is None else value for value in values]), (False,) * none
+    rows = [rows_of(value) if isinstance(value, Tensor) else (None, False) for value in values]
+    numbers = [value if isinstance(value, float) else 0.0 for value in values]
+    pointers, one_a_row = zip(*rows, strict=True)
+    return pointers, words_of(*numbers), one_a_row
+
+
+def _in_words(part: Tensor) -> Tensor:
+    return part.reshape(-1).contiguous().view(torch.int32)
 
 
 def _signed(number: int) -> int:

@@ -315,7 +315,7 @@ def composed_step(
 
     Parameters
     ----------
-    table : Tensor, shape (rows, 13)
+    table : Tensor, shape (rows, 10)
         Of `DeviceSchedule.reverse_table`.
     x_t, output : Tensor, shape (B, ...)
     t : int or Tensor, shape () or (B,)

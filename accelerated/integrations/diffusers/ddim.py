@@ -94,7 +94,7 @@ timestep_spacing, rescale_betas_zero_snr
         return 0 if final == 1 else 1
 
     def _prepare(self, chain: Chain, device: torch.device) -> None:
-        chain.reverse(device).reverse_table(prediction=chain.prediction, clip=chain.clip, eta=0.0, rederive_eps=False)
+        chain.reverse(device).reverse_table(prediction=chain.prediction, eta=0.0, rederive_eps=False)
 
     def step(
         self,
@@ -172,9 +172,7 @@ timestep_spacing, rescale_betas_zero_snr
             if noise is None:
                 noise = self._noise(model_output, x_t, t, generator, seed, sample_ids)
         schedule = chain.reverse(x_t.device)
-        options: dict[str, Any] = dict(
-            prediction=chain.prediction, clip=chain.clip, eta=eta, rederive_eps=use_clipped_model_output
-        )
+        options: dict[str, Any] = dict(prediction=chain.prediction, eta=eta, rederive_eps=use_clipped_model_output)
         if chain.threshold is not None or wants_gradient(x_t, model_output):
             table = schedule.reverse_table(**options, dtype=compute_dtype(x_t))
             x_s, x_0 = composed_step(
@@ -188,5 +186,5 @@ timestep_spacing, rescale_betas_zero_snr
                 own_eps=not use_clipped_model_output,
             )
         else:
-            x_s, x_0 = reverse_step(schedule, x_t, model_output, t, noise, **options, return_x_0=True)
+            x_s, x_0 = reverse_step(schedule, x_t, model_output, t, noise, clip=chain.clip, **options, return_x_0=True)
         return DDIMSchedulerOutput(prev_sample=x_s, pred_original_sample=x_0) if return_dict else (x_s, x_0)

@@ -97,7 +97,7 @@ steps_offset, rescale_betas_zero_snr
             options.append("beta")
             chain.deviations(device, torch.float32)
         for option in options:
-            chain.reverse(device).reverse_table(prediction=chain.prediction, variance=option, clip=chain.clip)
+            chain.reverse(device).reverse_table(prediction=chain.prediction, variance=option)
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
         """The next lower timestep of the chain; -1 after the last.
@@ -181,7 +181,7 @@ steps_offset, rescale_betas_zero_snr
         apart = learned and noise is not None and not composed and (kind == "learned" or x_t.is_cpu)
         if learned and (composed or apart or noise is None):
             model_output, extra = halves(model_output, x_t, kind)
-        options: dict[str, Any] = dict(prediction=chain.prediction, clip=chain.clip, variance=variance)
+        options: dict[str, Any] = dict(prediction=chain.prediction, variance=variance)
         schedule = chain.reverse(x_t.device)
         if apart:
             x_s, x_0 = learned_step(
@@ -194,7 +194,7 @@ steps_offset, rescale_betas_zero_snr
                 table, x_t, model_output, t, noise, clip=chain.clip, threshold=chain.threshold, own_eps=False, **how
             )
         else:
-            x_s, x_0 = reverse_step(schedule, x_t, model_output, t, noise, **options, return_x_0=True)
+            x_s, x_0 = reverse_step(schedule, x_t, model_output, t, noise, clip=chain.clip, **options, return_x_0=True)
         return DDPMSchedulerOutput(prev_sample=x_s, pred_original_sample=x_0) if return_dict else (x_s, x_0)
 
 
