@@ -25,6 +25,7 @@ MODULES = (
     "loss",
     "bound",
     "samplers.loop",
+    "flow",
     "noise",
 )
 # a heading of the third level is one equation, up to the next heading

@@ -1,6 +1,6 @@
 """From noise to images: the loop (`loop.sample`), and one sampler a file, found by the name that it gives itself.
 
-Nothing but `loop` imports torch, so that the command line can list the samplers at once.
+Nothing but `loop` and `inversion` imports torch, so that the command line can list the samplers at once.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from .sampler import Sampler
 __all__ = ["SAMPLERS", "Sampler"]
 
 # every other file holds one sampler, SAMPLER
-_NO_SAMPLERS = ("loop", "sampler", "__main__")
+_NO_SAMPLERS = ("inversion", "loop", "sampler", "__main__")
 
 
 def _found() -> dict[str, Sampler]:

@@ -1,6 +1,6 @@
 """New images from a trained network: the loop from x_T to x_0, every number of its noise from an address."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
 
 from ..address import INITIAL, REVERSE, NoiseAddress
-from ..ops import advance, noise, reverse_step
+from ..ops import advance, multistep, noise, reverse_step
 from ..schedule import DeviceSchedule
 from . import SAMPLERS, Sampler
 
@@ -46,6 +46,7 @@ def sample(
     first: int = 0,
     labels: Tensor | None = None,
     steps: int | None = None,
+    grid: str = "uniform",
     sampler: str = "ddim",
     prediction: Prediction = "eps",
     clip: bool = True,
@@ -80,6 +81,8 @@ def sample(
         int64 (count,); the class of each image.
     steps : int, optional
         Steps of the respaced chain, 1..T; all T by default.
+    grid : str
+        Which steps of the chain they are: a name in `noisestep.reference.GRIDS`.
     sampler : str
         A name in `noisestep.accelerated.samplers.SAMPLERS`.
     prediction : {"eps", "x_0", "v"}
@@ -106,7 +109,8 @@ def sample(
     progress : function of int
         Told how many images are done, after each batch.
     **settings
-        What the sampler takes besides: `eta` of ddim, in [0, 1]; `variance` of ddpm, "posterior", "beta" or "zero".
+        What the sampler takes besides: `eta` of ddim and dpmpp_2m_sde, in [0, 1]; `variance` of ddpm, "posterior",
+        "beta" or "zero".
 
     Returns
     -------
@@ -132,9 +136,8 @@ def sample(
         raise ValueError(f"guidance is {guidance:g}; it needs labels, and a model trained with label dropout")
     if cuda_graph and torch.device(device).type != "cuda":
         raise ValueError(f"cuda_graph=True needs a GPU, and the device is {device}")
-    tables = DeviceSchedule(schedule if steps is None else schedule.respace(steps), device)
+    tables = DeviceSchedule(schedule if steps is None else schedule.respace(steps, grid), device)
     options = dict(
-        prediction=prediction,
         clip=(-1.0, 1.0) if clip else None,
         guidance=None if unguided else guidance,
         temperature=temperature,
@@ -147,7 +150,9 @@ def sample(
         label = None if labels is None else labels[start : start + batch].to(device)
         x_T = temperature * noise(NoiseAddress(seed, INITIAL, 0, number), (batch, *shape), device=device)
         if chain is None or len(chain.x) != batch:
-            chain = Chain(method, settings, network, tables, x_T, label, seed=seed, options=options)
+            chain = Chain(
+                method, settings, network, tables, x_T, label, seed=seed, prediction=prediction, options=options
+            )
             if cuda_graph:
                 chain.capture()
         chain.begin(x_T, label, number)
@@ -180,8 +185,10 @@ class Chain:
     label : Tensor of int64, shape (B,), or None
     seed : int
         Of the noise; an image's number is its sample, the original timestep its step.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts.
     options : dict
-        Options of `noisestep.accelerated.ops.reverse_step` that hold for every sampler.
+        `clip`, `guidance` and `temperature` of `noisestep.accelerated.ops.reverse_step` and `multistep`.
 
     Attributes
     ----------
@@ -189,9 +196,14 @@ class Chain:
         x_t, always in the same memory.
     t : Tensor of int64, shape ()
         Where the batch is; T steps lead to 0.
-    memory : list of Tensor, each of shape (B, C, H, W)
-        What the sampler keeps.
+    kept : Tensor, shape (B, C, H, W)
+        What `keep` was last given; for samplers that keep a state.
     settings : dict
+
+    Raises
+    ------
+    ValueError
+        If the sampler cannot start on this schedule.
     """
 
     def __init__(
@@ -204,21 +216,28 @@ class Chain:
         label: Tensor | None,
         *,
         seed: int,
+        prediction: Prediction,
         options: dict[str, Any],
     ) -> None:
         self.settings = settings
         self._sampler, self._network, self._schedule, self._seed = sampler, network, schedule, seed
+        self._prediction: Prediction = prediction
         self._options = options
-        self._weights: Tensor | None = None
-        if sampler.weights is not None:
-            self._weights = torch.from_numpy(sampler.weights(schedule.schedule)).to(x_T)
+        tables = () if sampler.tables is None else sampler.tables(schedule.schedule, **settings)
+        self._tables = [
+            schedule.step_table(table, prediction=prediction, memory=sampler.remembers)
+            for table in (tables if isinstance(tables, tuple) else (tables,))
+        ]
         self.x = torch.empty_like(x_T)
         self.t = torch.zeros((), dtype=torch.int64, device=x_T.device)
-        self.memory = [torch.empty_like(x_T) for _ in range(sampler.memory)]
+        # the earlier predictions; each step writes over the oldest
+        self._ring = [torch.empty_like(x_T) for _ in range(sampler.memory)]
+        if sampler.keeps_state:
+            self.kept = torch.empty_like(x_T)
         self._label = None if label is None else torch.empty_like(label)
         self._count = torch.arange(len(x_T), device=x_T.device)
         self._numbers = torch.empty_like(self._count)
-        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         self.begin(x_T, label, 0)
 
     def begin(self, x_T: Tensor, label: Tensor | None, first: int) -> None:
@@ -228,20 +247,31 @@ class Chain:
             self._label.copy_(label)
         self._numbers.copy_(self._count + first)
         self.t.fill_(self._schedule.T)
-        for tensor in self.memory:
+        for tensor in self._ring:
             tensor.zero_()
-        # t as the host counts it, which decides whether there is a step to correct
-        self._left = self._schedule.T
+        if self._sampler.keeps_state:
+            self.kept.zero_()
+        # steps as the host counts them: how many have been taken, and so which prediction is the oldest
+        self._taken = 0
+
+    @property
+    def memory(self) -> list[Tensor]:
+        """The earlier predictions, the latest first."""
+        newest = -self._taken % max(1, len(self._ring))
+        return self._ring[newest:] + self._ring[:newest]
 
     def step(self) -> None:
         """x_t becomes x_{t-1}, and t is t − 1."""
         self._run(0)
-        self._left -= 1
-        if self._sampler.correct is not None and self._left > 0:
+        self._taken += 1
+        if self._sampler.correct is not None and self._taken < self._schedule.T:
             self._run(1)
 
     def capture(self) -> None:
-        """Put CUDA graphs in the place of what a step computes: one, or two where the sampler corrects."""
+        """Put CUDA graphs in the place of what a step computes: one for each tensor that may be the oldest prediction.
+
+        Samplers with a second call have as many for it.
+        """
         calls = [self._predict] if self._sampler.correct is None else [self._predict, self._correct]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -252,40 +282,85 @@ class Chain:
                 for call in calls:
                     call()
         torch.cuda.current_stream().wait_stream(aside)
-        graphs = []
-        for call in calls:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                call()
-            graphs.append(graph)
+        graphs = {}
+        for oldest in range(max(1, len(self._ring))):
+            self._taken = oldest
+            for i, call in enumerate(calls):
+                graphs[i, oldest] = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graphs[i, oldest]):
+                    call()
         self._graphs = graphs
 
     def reverse_step(self, **options: Any) -> Any:
-        """The op `noisestep.accelerated.ops.reverse_step` at `x` and `t`, with a call of the network."""
-        # a gather: to index with a tensor of no axes would read it back
-        model_t = self._schedule.timesteps.gather(0, self.t[None])
-        output = self._network(self.x, model_t.expand(len(self.x)), self._label)
-        address = NoiseAddress(self._seed, REVERSE, model_t, self._numbers)
-        return reverse_step(self._schedule, self.x, output, self.t, address, **self._options, **options)
+        """The op `noisestep.accelerated.ops.reverse_step` at `x` and `t`, in place."""
+        return reverse_step(
+            self._schedule,
+            self.x,
+            self._output,
+            self.t,
+            self._address,
+            prediction=self._prediction,
+            in_place=True,
+            **self._options,
+            **options,
+        )
 
-    def weight(self) -> Tensor:
-        """The number at t of the sampler's `weights`, shape (1,)."""
-        assert self._weights is not None
-        return self._weights.gather(0, self.t[None])
+    def multistep(
+        self, table: int, history: Sequence[Tensor], *, in_place: bool = False, remember: bool = False
+    ) -> Tensor:
+        """The op `noisestep.accelerated.ops.multistep` at `x` and `t`, with one of the sampler's tables.
+
+        Parameters
+        ----------
+        table : int
+        history : sequence of Tensor
+            As many as the table has columns for.
+        in_place : bool
+            Write the result over `x`.
+        remember : bool
+            Write the prediction over the oldest one; after the step it is the latest of `memory`.
+
+        Returns
+        -------
+        Tensor, shape (B, C, H, W)
+        """
+        return multistep(
+            self._tables[table],
+            self.x,
+            self._output,
+            history,
+            self.t,
+            self._address,
+            keep=self.memory[-1] if remember and self._ring else None,
+            in_place=in_place,
+            **self._options,
+        )
+
+    def keep(self, x: Tensor) -> None:
+        """Keep a tensor like x_t for the next step."""
+        self.kept.copy_(x)
 
     def _run(self, i: int) -> None:
         if self._graphs:
-            self._graphs[i].replay()
+            self._graphs[i, self._taken % max(1, len(self._ring))].replay()
         else:
             (self._predict, self._correct)[i]()
 
     def _predict(self) -> None:
+        self._ask()
         self._sampler.predict(self)
         advance(self.t, -1)
 
     def _correct(self) -> None:
         assert self._sampler.correct is not None
+        self._ask()
         self._sampler.correct(self)
+
+    def _ask(self) -> None:
+        # a gather: to index with a tensor of no axes would read it back
+        model_t = self._schedule.timesteps.gather(0, self.t[None])
+        self._output = self._network(self.x, model_t.expand(len(self.x)), self._label)
+        self._address = NoiseAddress(self._seed, REVERSE, model_t, self._numbers)
 
 
 def _guided(model: nn.Module, null_label: int) -> Callable[..., Tensor]:
