@@ -15,13 +15,14 @@ Each module begins with what it is for; ``docs/equations.md`` has the same order
 5. :mod:`.loss`: L_simple, which training minimises.
 6. :mod:`.reverse`: the step back with the network's guess; DDIM; guidance.
 7. :mod:`.samplers`: the loop over all steps, from noise to an image, in ``samplers/loop.py``, and one sampler a file;
-   editing in ``samplers/editing.py``. :mod:`.guidance`: more ways to guide it.
-   :mod:`.multistep`: the sum that a step of nearly all of them is.
+   editing in ``samplers/editing.py``. :mod:`.guidance`: more ways to guide it. :mod:`.multistep`: the sum that a step
+   of nearly all of them is. :mod:`.grids`: which steps to take in place of all.
 8. :mod:`.network`, :mod:`.optimizer`, :mod:`.training`: all of it at work on real digits
    (``docs/training-by-hand.md``).
 9. :mod:`.bound`: the variational bound, and with ``docs/derivation.md`` the reason for L_simple. :mod:`.likelihood`:
    the bound from a sample of its terms, and the exact likelihood by the probability-flow ODE.
-10. :mod:`.jumps`: updates that cross several steps. :mod:`.noise`: random numbers with an address.
+10. :mod:`.jumps`: updates that cross several steps. :mod:`.flow`: flow matching, on the same noise levels.
+    :mod:`.noise`: random numbers with an address.
 
 Conventions
 -----------
@@ -68,9 +69,9 @@ Errors come before any work and say what was passed and what is allowed. A TypeE
 where floating data belong (an 8-bit image is not in [-1, 1]), or 1.0 for a step. A ValueError is a number out of
 its range, an unknown name, or shapes that disagree: shapes must be equal, since noise that broadcast would repeat.
 
-``import noisestep.reference as ref`` has all public functions and classes but three groups: the pieces that the noise
-is made of stay in :mod:`.noise`, each sampler in its file of :mod:`.samplers`, and :mod:`.training` is also the command
-``python -m noisestep.reference.training``.
+``import noisestep.reference as ref`` has all public functions and classes but four groups: the pieces that the noise
+is made of stay in :mod:`.noise`, the grids in :mod:`.grids`, each sampler in its file of :mod:`.samplers`, and
+:mod:`.training` is also the command ``python -m noisestep.reference.training``.
 """
 
 from .betas import (
@@ -98,7 +99,9 @@ from .bound import (
     vlb_terms,
 )
 from .digits import load_digits
+from .flow import flow_path, flow_schedule, flow_step, flow_velocity, x_0_from_velocity, x_t_from_flow
 from .forward import q_mean_variance, q_sample, q_step, q_step_mean_variance
+from .grids import GRIDS
 from .guidance import classifier_coefficients, classifier_mean, classifier_output, guided_steps, rescaled
 from .jumps import Jumps
 from .likelihood import (
@@ -182,6 +185,7 @@ __all__ = [
     "DEQUANTISATION",
     "DROPOUT",
     "FORWARD",
+    "GRIDS",
     "INITIAL",
     "INITIAL_WEIGHTS",
     "INPAINTING",
@@ -217,6 +221,10 @@ __all__ = [
     "eps_from_mu",
     "eps_from_v",
     "eps_from_x_0",
+    "flow_path",
+    "flow_schedule",
+    "flow_step",
+    "flow_velocity",
     "guided",
     "guided_steps",
     "image_grid",
@@ -286,5 +294,7 @@ __all__ = [
     "x_0_from_mu",
     "x_0_from_v",
     "x_T_between",
+    "x_0_from_velocity",
+    "x_t_from_flow",
     "zero_terminal_snr_beta",
 ]

@@ -107,6 +107,12 @@ def require_name(what: str, name: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {name!r}")
 
 
+def require_eta(eta: float) -> None:
+    """Refuses an eta that is not in [0, 1]."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be in [0, 1], got {eta}")
+
+
 def given_variance(variance: ArrayLike, x_t: FloatArray) -> FloatArray:
     """A variance given as numbers, shaped to multiply ``x_t``; negative ones and NaN are refused."""
     given = np.asarray(variance, np.float64)

@@ -164,7 +164,7 @@ def predict_x_0(
 def convert(
     schedule: Schedule, x_t: ArrayLike, value: ArrayLike, t: ArrayLike, *, source: Quantity, target: Quantity
 ) -> FloatArray:
-    """One of eps, x_0, v and mu from another, through x_0.
+    """One of eps, x_0, v and mu from another, as a rule through x_0.
 
     Parameters
     ----------
@@ -190,6 +190,11 @@ def convert(
     x_0 = predict_x_0(schedule, x_t, value, t, prediction=source)
     if target == "x_0":
         return x_0
+    # by way of x_0 these would come back with more rounding
+    if source == target:
+        return same_shape(x_t=x_t, value=value)[1]
+    if source == "v" and target == "eps":
+        return eps_from_v(schedule, x_t, value, t)
     if target == "mu":
         return posterior_mean(schedule, x_0, x_t, t)
     eps = eps_from_x_0(schedule, x_t, x_0, t)

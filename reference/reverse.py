@@ -14,7 +14,17 @@ from typing import Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, given_scale, given_variance, per_sample, require_name, rows, same_shape, steps
+from ._arguments import (
+    FloatArray,
+    given_scale,
+    given_variance,
+    per_sample,
+    require_eta,
+    require_name,
+    rows,
+    same_shape,
+    steps,
+)
 from .jumps import Jumps
 from .posterior import posterior_mean
 from .prediction import Prediction, Quantity, convert, eps_from_x_0, mu_from_eps, predict_x_0
@@ -157,7 +167,7 @@ def ddim_sigma(schedule: Schedule, eta: float) -> FloatArray:
     >>> bool(np.all(ddim_sigma(schedule, 1.0) ** 2 - schedule.posterior_variance < 1e-16))
     True
     """
-    _require_eta(eta)
+    require_eta(eta)
     # 1 - alpha_bar_t / alpha_bar_{t-1} is beta_t
     return eta * np.sqrt(schedule.posterior_variance)
 
@@ -171,7 +181,7 @@ def ddim_direction(schedule: Schedule, eta: float) -> FloatArray:
     variance that the marginal of x_{t-1} has.
     The result is a table, shape (T + 1,), whose row 0 is 0.
     """
-    _require_eta(eta)
+    require_eta(eta)
     return np.concatenate([[0.0], Jumps(schedule).direction(eta)])
 
 
@@ -275,7 +285,7 @@ def reverse_coefficients(
         if variance != "zero":
             c[:, 5] = np.where(clean, 0, np.sqrt(jumps.beta if variance == "beta" else jumps.posterior_variance))
         return table
-    _require_eta(eta)
+    require_eta(eta)
     c[:, 5] = eta * np.sqrt(jumps.posterior_variance)
     signal, noise = schedule.sqrt_alpha_bar[1:], schedule.sqrt_one_minus_alpha_bar[1:]
     direction = jumps.direction(eta)
@@ -296,11 +306,6 @@ def reverse_coefficients(
         else:
             c[:, 3], c[:, 4] = direction * noise, direction * signal
     return table
-
-
-def _require_eta(eta: float) -> None:
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be in [0, 1], got {eta}")
 
 
 def x_0_coefficients(schedule: Schedule, prediction: Prediction) -> tuple[FloatArray, FloatArray]:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._arguments import FloatArray
 from .betas import BETA_SCHEDULES, beta_schedule, zero_terminal_snr_beta
+from .grids import grid_steps, sections
 
 __all__ = ["BETA_SCHEDULES", "Schedule", "beta_schedule"]
 
@@ -150,7 +151,7 @@ class Schedule:
         ends_at_zero = bool(beta[-1] == 1)
         return cls(beta, zero_terminal_snr=ends_at_zero, first_log_variance=first_log_variance)
 
-    def respace(self, kept: int | Sequence[int] | NDArray[np.int64]) -> Self:
+    def respace(self, kept: int | str | Sequence[int] | NDArray[np.int64], grid: str = "uniform") -> Self:
         """The same process seen at fewer steps; Nichol & Dhariwal 2021, section 4.
 
             beta'_k = 1 - alpha_bar[S_k] / alpha_bar[S_{k-1}],   S_0 = 0
@@ -161,16 +162,18 @@ class Schedule:
 
         Parameters
         ----------
-        kept : int or sequence of int
-            How many steps to keep, evenly spaced and ending with T: S_k = floor(k T / n + 1/2); or the steps
-            themselves, increasing, in 1..T.
+        kept : int, str or sequence of int
+            How many steps to keep, ending with T; or the steps themselves, increasing, in 1..T; or a string of
+            improved-diffusion, "ddimN" or "10,15,20" (:func:`noisestep.reference.grids.sections`).
+        grid : {"uniform", "quadratic", "karras", "exponential"}
+            Which steps a number keeps (:mod:`.grids`); "uniform" is S_k = floor(k T / n + 1/2).
 
         Returns
         -------
         Schedule
             n steps; ``timesteps[k]`` is the number of S_k in the original chain, also after respacing twice.
         """
-        steps = self._kept_steps(kept)
+        steps = self._kept_steps(kept, grid)
         # between two kept steps log alpha is summed afresh, so that nearly equal alpha_bar are not subtracted
         log_alpha = np.add.reduceat(self._log_alpha[: steps[-1] + 1], np.concatenate([[1], steps[:-1] + 1]))
         # a step that keeps its neighbour keeps its beta, to the bit
@@ -258,15 +261,14 @@ class Schedule:
     def _with_row_0(row_0: float, rows: FloatArray) -> FloatArray:
         return _read_only(np.concatenate([[row_0], rows]))
 
-    def _kept_steps(self, kept: int | Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    def _kept_steps(self, kept: int | str | Sequence[int] | NDArray[np.int64], grid: str) -> NDArray[np.int64]:
+        if isinstance(kept, str):
+            kept = sections(self.T, kept)
         steps = np.asarray(kept)
         if not np.issubdtype(steps.dtype, np.integer):
             raise TypeError(f"steps must be a count or a sequence of ints, got {kept!r}")
         if steps.ndim == 0:
-            n = int(steps)
-            if not 1 <= n <= self.T:
-                raise ValueError(f"the number of steps to keep must be in 1..{self.T}, got {n}")
-            return (2 * np.arange(1, n + 1) * self.T + n) // (2 * n)
+            return grid_steps(self, int(steps), grid)
         # differences of a small or unsigned type wrap around
         steps = steps.astype(np.int64)
         if not _increasing(steps) or steps[0] < 1 or steps[-1] > self.T:

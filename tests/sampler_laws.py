@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from noisestep.accelerated.samplers import Sampler
 from noisestep.reference import Schedule
 
 MEAN, VARIANCE = 0.3, 0.04
@@ -43,3 +44,56 @@ def shrinkage(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
     """sigma_t, and g_t of E[x_0 | x_t] = MEAN + g_t (x_t / sqrt(alpha_bar_t) - MEAN), for each t in 0..T."""
     sigma = np.sqrt(schedule.one_minus_alpha_bar / schedule.alpha_bar)
     return sigma, VARIANCE / (VARIANCE + sigma**2)
+
+
+class TableChain:
+    """What a sampler of tensors does with its tables, in float64: `noisestep.accelerated.samplers.loop.Chain` in NumPy.
+
+    `step` is the arithmetic of a sum of terms, each with its coefficient, and `prediction` makes D of x and the output
+    of the network; a test may put another arithmetic in their place.
+    """
+
+    def __init__(self, sampler: Sampler, schedule: Schedule, x_T: Any, zero: Any, **settings: Any) -> None:
+        self.sampler, self.schedule, self.x, self.kept = sampler, schedule, x_T, zero
+        self.settings = sampler.with_defaults(settings)
+        assert sampler.tables is not None
+        tables = sampler.tables(schedule, **self.settings)
+        self.tables = tables if isinstance(tables, tuple) else (tables,)
+        self.memory = [zero] * sampler.memory
+        self.t = schedule.T
+
+    def ask(self) -> None:
+        """Call the network at x and t."""
+        self.D = self.prediction(self.x, self.t)
+
+    def prediction(self, x: Any, t: int) -> Any:
+        raise NotImplementedError
+
+    def step(self, coefficients: np.ndarray, terms: list[Any], t: int) -> Any:
+        raise NotImplementedError
+
+    def multistep(self, table: int, history: list[Any], *, in_place: bool = False, remember: bool = False) -> Any:
+        coefficients = self.tables[table]
+        assert coefficients.shape == (self.schedule.T + 1, 3 + len(history))
+        x_s = self.step(coefficients[self.t], [self.x, self.D, *history], self.t)
+        if in_place:
+            self.x = x_s
+        return x_s
+
+    def keep(self, x: Any) -> None:
+        self.kept = x
+
+    def states(self) -> list[Any]:
+        """x_T, .., x_0."""
+        states = [self.x]
+        while self.t > 0:
+            self.ask()
+            self.sampler.predict(self)  # type: ignore[arg-type]
+            self.t -= 1
+            if self.sampler.memory:
+                self.memory = [self.D, *self.memory][: self.sampler.memory]
+            if self.sampler.correct is not None and self.t > 0:
+                self.ask()
+                self.sampler.correct(self)  # type: ignore[arg-type]
+            states.append(self.x)
+        return states

@@ -28,6 +28,7 @@ MODULES = (
     "likelihood",
     "samplers.loop",
     "samplers.editing",
+    "flow",
     "noise",
 )
 # a heading of the third level is one equation, up to the next heading

@@ -5,7 +5,7 @@ import pytest
 from laws import EPS
 from noisestep.reference import Schedule, sample
 from noisestep.reference.samplers.ddim import ddim
-from noisestep.reference.samplers.heun import heun, heun_weights
+from noisestep.reference.samplers.heun import heun, heun_coefficients
 from sampler_laws import MEAN, cubic_schedule, gaussian_x_0, shrinkage
 
 LINEAR = Schedule.from_name("linear", 1000).respace(12)
@@ -80,10 +80,13 @@ def test_a_chain_may_start_without_any_signal(prediction):
     assert not np.allclose(both[0][1], both[1][1], atol=1e-3)
 
 
-def test_the_weights_are_halves_of_ddims_coefficient_of_x_0():
+def test_the_second_call_counts_half():
     signal, noise = LINEAR.sqrt_alpha_bar, LINEAR.sqrt_one_minus_alpha_bar
     of_x_0 = signal[1:-1] - noise[1:-1] * signal[2:] / noise[2:]
-    weights = heun_weights(LINEAR)
-    np.testing.assert_allclose(weights[1:-1], of_x_0 / 2, rtol=0, atol=4 * EPS)
-    assert weights[0] == weights[-1] == 0
-    assert weights.max() <= 0.5
+    a, b, c, sigma = heun_coefficients(LINEAR)[1].T
+    np.testing.assert_allclose(b[1:-1], of_x_0 / 2, rtol=0, atol=4 * EPS)
+    assert np.all(c == -b)
+    assert np.all(a == 1)
+    assert np.all(sigma == 0)
+    assert b[0] == b[-1] == 0
+    assert b.max() <= 0.5

@@ -146,8 +146,8 @@ def check_memory(option: str, written: Tensor, read: Mapping[str, Tensor | None]
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have a byte in common."""
-    if not one.numel() or not other.numel() or not _storages_meet(one, other):
+    """Whether two tensors have a byte in common; those on "meta" have none."""
+    if one.is_meta or not one.numel() or not other.numel() or not _storages_meet(one, other):
         return False
     return _overlap(one.data_ptr() - other.data_ptr(), _layout(one), _layout(other))
 

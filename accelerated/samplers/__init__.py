@@ -1,7 +1,7 @@
 """From noise to images: the loop (`loop.sample`), and one sampler a file, found by the name that it gives itself.
 
-Only `loop` and what it works with (`editing`, `guidance`) import torch, so that the command line can list the samplers
-at once.
+Only `loop`, what it works with (`editing`, `guidance`) and `inversion` import torch, so that the command line can list the
+samplers at once.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from .sampler import Sampler
 __all__ = ["SAMPLERS", "Sampler"]
 
 # every other file holds one sampler, SAMPLER
-_NO_SAMPLERS = ("editing", "guidance", "loop", "sampler", "__main__")
+_NO_SAMPLERS = ("editing", "guidance", "inversion", "loop", "sampler", "__main__")
 
 
 def _found() -> dict[str, Sampler]:

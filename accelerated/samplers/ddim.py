@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def predict(chain: Chain) -> None:
     """x_{t-1} by DDIM."""
-    chain.reverse_step(in_place=True, eta=chain.settings["eta"])
+    chain.reverse_step(eta=chain.settings["eta"])
 
 
 SAMPLER = Sampler(

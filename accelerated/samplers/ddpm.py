@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def predict(chain: Chain) -> None:
     """x_{t-1} ~ p_θ(x_{t-1} | x_t)."""
-    chain.reverse_step(in_place=True, variance=chain.settings["variance"])
+    chain.reverse_step(variance=chain.settings["variance"])
 
 
 SAMPLER = Sampler(

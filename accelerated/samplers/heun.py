@@ -1,10 +1,10 @@
-"""Heun's method: `noisestep.reference.samplers.heun`, as DDIM's fused update and what the second call adds to it."""
+"""Heun's method: `noisestep.reference.samplers.heun`, Euler's step and what the second call makes of it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from noisestep.reference.samplers.heun import heun_weights
+from noisestep.reference.samplers.heun import heun_coefficients
 
 from .sampler import Sampler
 
@@ -14,15 +14,12 @@ if TYPE_CHECKING:
 
 def predict(chain: Chain) -> None:
     """Euler's step, which is DDIM's; the predicted x_0 is remembered."""
-    x_s, x_0 = chain.reverse_step(eta=0.0, return_x_0=True)
-    chain.x.copy_(x_s)
-    chain.memory[0].copy_(x_0)
+    chain.multistep(0, [], in_place=True, remember=True)
 
 
 def correct(chain: Chain) -> None:
-    """x_s + w_s (x_0(x_s, s) − x_0(x_t, t))."""
-    _, x_0 = chain.reverse_step(eta=0.0, return_x_0=True)
-    chain.x.add_(chain.weight() * (x_0 - chain.memory[0]))
+    """x_s from x'_s, the x_0 that is predicted there, and the one before."""
+    chain.multistep(1, chain.memory, in_place=True)
 
 
 SAMPLER = Sampler(
@@ -32,6 +29,6 @@ SAMPLER = Sampler(
     source="Karras et al. 2022, algorithm 1, with s(k) = k and σ(k) = 1/k",
     predict=predict,
     correct=correct,
-    weights=heun_weights,
+    tables=heun_coefficients,
     memory=1,
 )

@@ -1,6 +1,7 @@
 """New images from a trained network: the loop from x_T to x_0, every number of its noise from an address."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
 
 from ..address import INITIAL, REVERSE, NoiseAddress
-from ..ops import advance, noise, reverse_step
+from ..ops import advance, multistep, noise, reverse_step
 from ..schedule import DeviceSchedule
 from . import SAMPLERS, Sampler
 from .editing import Edit, moves
@@ -49,6 +50,7 @@ def sample(
     first: int = 0,
     labels: Tensor | None = None,
     steps: int | None = None,
+    grid: str = "uniform",
     sampler: str = "ddim",
     prediction: Prediction = "eps",
     clip: bool = True,
@@ -86,6 +88,8 @@ def sample(
         int64 (count,); the class of each image.
     steps : int, optional
         Steps of the respaced chain, 1..T; all T by default.
+    grid : str
+        Which steps of the chain they are: a name in `noisestep.reference.GRIDS`.
     sampler : str
         A name in `noisestep.accelerated.samplers.SAMPLERS`.
     prediction : {"eps", "x_0", "v"}
@@ -120,7 +124,8 @@ def sample(
     progress : function of int
         Told how many images are done, after each batch.
     **settings
-        What the sampler takes besides: `eta` of ddim, in [0, 1]; `variance` of ddpm, "posterior", "beta" or "zero".
+        What the sampler takes besides: `eta` of ddim and dpmpp_2m_sde, in [0, 1]; `variance` of ddpm, "posterior",
+        "beta" or "zero".
 
     Returns
     -------
@@ -154,12 +159,12 @@ def sample(
         raise ValueError(f"cuda_graph=True needs a GPU, and the device is {device}")
     if cuda_graph and classifier is not None:
         raise ValueError("cuda_graph=True cannot capture a classifier, which is called from Python at every step")
-    kept = schedule if steps is None else schedule.respace(steps)
+    kept = schedule if steps is None else schedule.respace(steps, grid)
     tables = DeviceSchedule(kept if edit is None else edit.schedule(kept), device)
     network = Network(
         model, tables, guidance=guidance, null_label=null_label, classifier=classifier, prediction=prediction
     )
-    options = dict(prediction=prediction, clip=(-1.0, 1.0) if clip else None, temperature=temperature)
+    options = dict(clip=(-1.0, 1.0) if clip else None, temperature=temperature)
     images, histories = [], []
     chain: Chain | None = None
     for start in range(0, count, batch_size):
@@ -176,7 +181,17 @@ def sample(
         if chain is None or len(chain.x) != batch:
             revisits = edit is not None and edit.resample > 1
             chain = Chain(
-                method, settings, network, tables, x, label, scale, seed=seed, options=options, revisits=revisits
+                method,
+                settings,
+                network,
+                tables,
+                x,
+                label,
+                scale,
+                seed=seed,
+                prediction=prediction,
+                options=options,
+                revisits=revisits,
             )
             if cuda_graph:
                 chain.capture()
@@ -210,8 +225,10 @@ class Chain:
         Of the guidance, where each image has its own.
     seed : int
         Of the noise; an image's number is its sample, the original timestep its step.
+    prediction : {"eps", "x_0", "v"}
+        What the network predicts.
     options : dict
-        Options of `noisestep.accelerated.ops.reverse_step` that hold for every sampler.
+        `clip` and `temperature` of `noisestep.accelerated.ops.reverse_step` and `multistep`.
     revisits : bool
         Whether the chain comes back to a t, as RePaint does: `visit` is then a tensor.
 
@@ -221,11 +238,16 @@ class Chain:
         x_t, always in the same memory.
     t : Tensor of int64, shape ()
         Where the batch is; T steps lead to 0.
-    memory : list of Tensor, each of shape (B, C, H, W)
-        What the sampler keeps.
+    kept : Tensor, shape (B, C, H, W)
+        What `keep` was last given; for samplers that keep a state.
     settings : dict
     visit : Tensor of int64, shape (), or None
         What is added to the step of the noise's address: VISIT times how often the chain has been at t before.
+
+    Raises
+    ------
+    ValueError
+        If the sampler cannot start on this schedule.
     """
 
     def __init__(
@@ -239,25 +261,32 @@ class Chain:
         scale: Tensor | None,
         *,
         seed: int,
+        prediction: Prediction,
         options: dict[str, Any],
         revisits: bool = False,
     ) -> None:
         self.settings = settings
         self._sampler, self._network, self._schedule, self._seed = sampler, network, schedule, seed
+        self._prediction: Prediction = prediction
         self._options = options
-        self._weights: Tensor | None = None
-        if sampler.weights is not None:
-            self._weights = torch.from_numpy(sampler.weights(schedule.schedule)).to(x_T)
+        tables = () if sampler.tables is None else sampler.tables(schedule.schedule, **settings)
+        self._tables = [
+            schedule.step_table(table, prediction=prediction, memory=sampler.remembers)
+            for table in (tables if isinstance(tables, tuple) else (tables,))
+        ]
         self.x = torch.empty_like(x_T)
         self.t = torch.zeros((), dtype=torch.int64, device=x_T.device)
-        self.memory = [torch.empty_like(x_T) for _ in range(sampler.memory)]
+        # the earlier predictions; each step writes over the oldest
+        self._ring = [torch.empty_like(x_T) for _ in range(sampler.memory)]
+        if sampler.keeps_state:
+            self.kept = torch.empty_like(x_T)
         self.visit = torch.zeros_like(self.t) if revisits else None
         self._label = None if label is None else torch.empty_like(label)
         self._scale = None if scale is None else torch.empty_like(scale)
         self._count = torch.arange(len(x_T), device=x_T.device)
         self._numbers = torch.empty_like(self._count)
-        # by what they compute: the first or the second call of a step, without guidance or with it
-        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        # by the call of a step, the turn, and whether there is guidance
+        self._graphs: dict[tuple[int, int, bool], torch.cuda.CUDAGraph] = {}
         self.begin(x_T, label, scale, 0)
 
     def begin(self, x_T: Tensor, label: Tensor | None, scale: Tensor | None, first: int) -> None:
@@ -268,8 +297,12 @@ class Chain:
         if self._scale is not None and scale is not None:
             self._scale.copy_(scale)
         self._numbers.copy_(self._count + first)
-        for tensor in self.memory:
+        for tensor in self._ring:
             tensor.zero_()
+        if self._sampler.keeps_state:
+            self.kept.zero_()
+        # how many steps have been taken, modulo the number of earlier predictions
+        self._turn = 0
         self.go_to(self._schedule.T)
 
     def go_to(self, t: int) -> None:
@@ -278,24 +311,36 @@ class Chain:
         # t as the host counts it, which decides whether a step is guided, and whether there is one to correct
         self._left = t
 
+    @property
+    def memory(self) -> list[Tensor]:
+        """The earlier predictions, the latest first."""
+        newest = -self._turn % max(1, len(self._ring))
+        return self._ring[newest:] + self._ring[:newest]
+
     def step(self) -> None:
         """x_t becomes x_{t-1}, and t is t − 1."""
         self._run(0)
+        self._turn = (self._turn + 1) % max(1, len(self._ring))
         self._left -= 1
         if self._sampler.correct is not None and self._left > 0:
             self._run(1)
 
     def capture(self) -> None:
-        """Put CUDA graphs in the place of what a step computes: one for each call, without and with guidance."""
+        """Put CUDA graphs in the place of what a step computes.
+
+        One for each call of a step, each tensor that may be the oldest prediction, and each of without and with guidance
+        that occurs.
+        """
         calls = (0,) if self._sampler.correct is None else (0, 1)
-        ways = [(call, guided) for call in calls for guided in sorted(set(self._network.guided[1:]))]
+        guided = sorted(set(self._network.guided[1:]))
+        ways = list(itertools.product(calls, range(max(1, len(self._ring))), guided))
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             # what is compiled, tuned or allocated at first is not for the graph
             for _ in range(2):
-                self.t.fill_(self._schedule.T)
                 for way in ways:
+                    self.t.fill_(self._schedule.T)
                     self._compute(*way)
         torch.cuda.current_stream().wait_stream(aside)
         graphs = {}
@@ -306,35 +351,78 @@ class Chain:
         self._graphs = graphs
 
     def reverse_step(self, **options: Any) -> Any:
-        """The op `noisestep.accelerated.ops.reverse_step` at `x` and `t`, with a call of the network."""
-        # a gather: to index with a tensor of no axes would read it back
-        model_t = self._schedule.timesteps.gather(0, self.t[None])
-        output, guidance = self._network(
-            self.x, self.t[None], model_t.expand(len(self.x)), self._label, guided=self._guided, scale=self._scale
-        )
-        step = model_t if self.visit is None else model_t + self.visit
-        address = NoiseAddress(self._seed, REVERSE, step, self._numbers)
+        """The op `noisestep.accelerated.ops.reverse_step` at `x` and `t`, in place."""
         return reverse_step(
-            self._schedule, self.x, output, self.t, address, guidance=guidance, **self._options, **options
+            self._schedule,
+            self.x,
+            self._output,
+            self.t,
+            self._address,
+            prediction=self._prediction,
+            guidance=self._guidance,
+            in_place=True,
+            **self._options,
+            **options,
         )
 
-    def weight(self) -> Tensor:
-        """The number at t of the sampler's `weights`, shape (1,)."""
-        assert self._weights is not None
-        return self._weights.gather(0, self.t[None])
+    def multistep(
+        self, table: int, history: Sequence[Tensor], *, in_place: bool = False, remember: bool = False
+    ) -> Tensor:
+        """The op `noisestep.accelerated.ops.multistep` at `x` and `t`, with one of the sampler's tables.
+
+        Parameters
+        ----------
+        table : int
+        history : sequence of Tensor
+            As many as the table has columns for.
+        in_place : bool
+            Write the result over `x`.
+        remember : bool
+            Write the prediction over the oldest one; after the step it is the latest of `memory`.
+
+        Returns
+        -------
+        Tensor, shape (B, C, H, W)
+        """
+        return multistep(
+            self._tables[table],
+            self.x,
+            self._output,
+            history,
+            self.t,
+            self._address,
+            keep=self.memory[-1] if remember and self._ring else None,
+            guidance=self._guidance,
+            in_place=in_place,
+            **self._options,
+        )
+
+    def keep(self, x: Tensor) -> None:
+        """Keep a tensor like x_t for the next step."""
+        self.kept.copy_(x)
 
     def _run(self, call: int) -> None:
-        way = call, self._network.guided[self._left]
+        way = call, self._turn, self._network.guided[self._left]
         if self._graphs:
             self._graphs[way].replay()
         else:
             self._compute(*way)
 
-    def _compute(self, call: int, guided: bool) -> None:
-        self._guided = guided
+    def _compute(self, call: int, turn: int, guided: bool) -> None:
+        self._turn = turn
+        self._ask(guided)
         if call == 0:
             self._sampler.predict(self)
             advance(self.t, -1)
         else:
             assert self._sampler.correct is not None
             self._sampler.correct(self)
+
+    def _ask(self, guided: bool) -> None:
+        # a gather: to index with a tensor of no axes would read it back
+        model_t = self._schedule.timesteps.gather(0, self.t[None])
+        self._output, self._guidance = self._network(
+            self.x, self.t[None], model_t.expand(len(self.x)), self._label, guided=guided, scale=self._scale
+        )
+        step = model_t if self.visit is None else model_t + self.visit
+        self._address = NoiseAddress(self._seed, REVERSE, step, self._numbers)

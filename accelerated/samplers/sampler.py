@@ -7,11 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from noisestep.reference.schedule import Schedule
+from noisestep.reference.multistep import Memory
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from .loop import Chain
+
+# one table of coefficients for each kind of step, float64 (T + 1, 3 + K)
+Tables = NDArray[np.float64] | tuple[NDArray[np.float64], ...]
+
+
+def multistep(chain: Chain) -> None:
+    """x_{t-1} by the sampler's table, from x_t, what is predicted now, and what has been remembered."""
+    chain.multistep(0, chain.memory, in_place=True, remember=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,31 +37,37 @@ class Sampler:
     source : str
         Paper and equation.
     predict : function of Chain
-        Take `chain.x` from t to t − 1, with one call of the network.
+        Take `chain.x` from t to t − 1, with one call of the network: by default as the first of `tables` says.
     correct : function of Chain, optional
         Improve `chain.x` at the t that `predict` led to, with a second call. It is not called where that t is 0.
     settings : mapping
         Names and defaults of what it takes besides the options of every sampler; `chain.settings` has the values.
-    weights : function of Schedule, optional
-        float64 (T + 1,): a table of the reference, whose number at the chain's t is `chain.weight()`.
+    tables : function of Schedule, optional
+        `tables(schedule, **settings)`: a function of the reference with the coefficients of `chain.multistep`.
     memory : int
-        Number of tensors like x_t in `chain.memory`, which keep their values between calls and start as zeros.
+        Number of earlier predictions in `chain.memory`, the latest first; they start as zeros.
+    remembers : {"x_0", "eps"}
+        What these predictions are.
+    keeps_state : bool
+        Whether it also keeps a tensor like x_t, `chain.kept`, from one step to the next.
     """
 
     name: str
     title: str
     order: int
     source: str
-    predict: Callable[[Chain], object]
+    predict: Callable[[Chain], object] = multistep
     correct: Callable[[Chain], object] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    weights: Callable[[Schedule], NDArray[np.float64]] | None = None
+    tables: Callable[..., Tables] | None = None
     memory: int = 0
+    remembers: Memory = "x_0"
+    keeps_state: bool = False
 
     @property
     def one_step(self) -> bool:
         """Whether a step depends on x_t alone: no second call of the network, and nothing remembered."""
-        return self.correct is None and self.memory == 0
+        return self.correct is None and self.memory == 0 and not self.keeps_state
 
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The settings, as given or by default.

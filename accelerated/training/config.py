@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from noisestep.reference.betas import BETA_SCHEDULES
+from noisestep.reference.grids import GRIDS
 from noisestep.reference.loss import LOSS_WEIGHTINGS
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.samplers.editing import repaint_walk, start_step
@@ -96,6 +97,9 @@ class SampleConfig(Checked):
         50,
         Range(int, 1, 1_000_000),
         f"sampling steps from x_T to x_0, at most T; n steps are n network calls, 2 n - 1 with {_two_calls()}",
+    )
+    grid: str = setting(
+        "uniform", Choice(tuple(GRIDS)), "which timesteps the sampling steps are: evenly spaced by default"
     )
     eta: float = setting(
         0.5, Range(float, 0.0, 1.0), f"{_takers('eta')} only: 0 is deterministic, 1 adds as much noise as DDPM"
@@ -223,6 +227,10 @@ class TrainConfig(Checked):
                 f"prediction is 'eps', but x_T of schedule {self.schedule.name} is pure noise, which says nothing "
                 "about x_0; allowed: x_0, v"
             )
+        sampler, chain = SAMPLERS[self.sample.sampler], self.schedule.build()
+        if sampler.tables is not None:
+            # what cannot start on this schedule says so
+            sampler.tables(chain.respace(self.sample.steps, self.sample.grid), **sampler.with_defaults({}))
         if self.warmup >= self.steps:
             raise ValueError(f"warmup is {self.warmup} of {self.steps} steps; it must be smaller than steps")
         if self.cuda_graph and self.micro_batch:

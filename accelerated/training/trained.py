@@ -118,6 +118,7 @@ class TrainedModel:
             first=first + start,
             labels=labels,
             steps=settings.steps,
+            grid=settings.grid,
             sampler=settings.sampler,
             prediction=self.config.prediction,
             clip=settings.clip_x0,

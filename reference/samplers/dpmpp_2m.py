@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._arguments import FloatArray
-from ..reverse import reverse_coefficients
 from ..schedule import Schedule
 from .chain import Chain
+from .exponential import half_log_snr_steps, noise_kept, x_0_gained
 
 
 def dpmpp_2m(chain: Chain) -> Iterator[FloatArray]:
@@ -44,34 +44,15 @@ def dpmpp_2m(chain: Chain) -> Iterator[FloatArray]:
         yield x_t
 
 
-def half_log_snr_steps(schedule: Schedule) -> FloatArray:
-    """h_t = lambda_{t-1} - lambda_t at every step, where lambda is half the logarithm of the SNR.
+def dpmpp_2m_coefficients(schedule: Schedule) -> FloatArray:
+    """DPM-Solver++(2M) as a table: (a, b, c, sigma) of x_{t-1} = a x_t + b x_0(x_t, t) + c x_0(x_{t+1}, t+1) + sigma z.
 
     Returns
     -------
-    ndarray of float64, shape (T + 1,)
-        Positive; infinite at t = 1, and at t = T where alpha_bar_T is 0. Row 0 is 0.
+    ndarray of float64, shape (T + 1, 4)
     """
-    # the ratios alpha_bar_{t-1} / alpha_bar_t and (1 - alpha_bar_t) / (1 - alpha_bar_{t-1}), as 1 plus what is above it
-    beta, before = schedule.beta[1:], slice(None, -1)
-    with np.errstate(divide="ignore"):
-        noise_gained = beta * schedule.alpha_bar[before] / schedule.one_minus_alpha_bar[before]
-        h = (np.log1p(noise_gained) - np.log1p(-beta)) / 2
-    return np.concatenate([[0.0], h])
-
-
-def dpmpp_2m_weights(schedule: Schedule) -> FloatArray:
-    """What DPM-Solver++(2M) adds to DDIM's update.
-
-        x_{t-1} = x'_{t-1} + w_t (x_0(x_t, t) - x_0(x_{t+1}, t+1)),    w_t = sqrt(alpha_bar_{t-1}) (1 - e^{-h}) / (2 r)
-
-    Returns
-    -------
-    ndarray of float64, shape (T + 1,)
-        w_t, at least 0; 0 in the first step, T, and in the last, 1.
-    """
-    weights, h = np.zeros(schedule.T + 1), half_log_snr_steps(schedule)
-    # DDIM's coefficient of x_0 is sqrt(alpha_bar_{t-1}) (1 - e^{-h}), made without subtracting near-equals
-    of_x_0 = reverse_coefficients(schedule, prediction="x_0", eta=0.0)[:, 2]
-    weights[2:-1] = of_x_0[2:-1] * h[2:-1] / (2 * h[3:])
-    return weights
+    h = half_log_snr_steps(schedule)
+    of_x_0 = x_0_gained(schedule, h)
+    before = np.zeros(schedule.T + 1)
+    before[2:-1] = of_x_0[2:-1] * h[2:-1] / (2 * h[3:])
+    return np.stack([noise_kept(schedule), of_x_0 + before, -before, np.zeros(schedule.T + 1)], axis=-1)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._arguments import FloatArray
-from ..reverse import reverse_coefficients
 from ..schedule import Schedule
 from .chain import Chain
+from .exponential import half_log_snr_steps, noise_kept, x_0_gained
 
 
 def heun(chain: Chain) -> Iterator[FloatArray]:
@@ -43,17 +43,22 @@ def heun(chain: Chain) -> Iterator[FloatArray]:
     yield chain.x_0(x_t, 1)
 
 
-def heun_weights(schedule: Schedule) -> FloatArray:
-    """What Heun's method adds to DDIM's update, as a table over the step that it leads to.
+def heun_coefficients(schedule: Schedule) -> tuple[FloatArray, FloatArray]:
+    """Heun's method as two tables: Euler's step from t, and what the second call at s = t - 1 makes of it.
 
-        x_s = x'_s + w_s (x_0(x'_s, s) - x_0(x_t, t)),    w_s = sqrt(1 - alpha_bar_s) (k_s - k_t) / 2,    s = t - 1
+        x'_s = a x_t + b x_0(x_t, t) + sigma z,    x_s = a x'_s + b x_0(x'_s, s) + c x_0(x_t, t) + sigma z
 
     Returns
     -------
-    ndarray of float64, shape (T + 1,)
-        w_s, in [0, 1/2]; 0 in rows 0 and T, where no second call is made.
+    ndarray of float64, shape (T + 1, 3)
+        Row t: the step from t.
+    ndarray of float64, shape (T + 1, 4)
+        Row s. b = -c = sqrt(1 - alpha_bar_s) (k_s - k_t) / 2, in [0, 1/2]; a is 1. Rows 0 and T change nothing.
     """
-    weights = np.zeros(schedule.T + 1)
-    # DDIM's coefficient of x_0 is sqrt(1 - alpha_bar_s) (k_s - k_t), made without subtracting near-equals
-    weights[1:-1] = reverse_coefficients(schedule, prediction="x_0", eta=0.0)[2:, 2] / 2
-    return weights
+    nothing = np.zeros(schedule.T + 1)
+    of_x_0 = x_0_gained(schedule, half_log_snr_steps(schedule))
+    # DDIM's coefficient of x_0 is sqrt(1 - alpha_bar_s) (k_s - k_t)
+    half = nothing.copy()
+    half[1:-1] = of_x_0[2:] / 2
+    euler = np.stack([noise_kept(schedule), of_x_0, nothing], axis=-1)
+    return euler, np.stack([nothing + 1, half, -half, nothing], axis=-1)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from noisestep.reference.grids import sections
 from noisestep.reference.schedule import Schedule
 from torch import Tensor
 
@@ -30,32 +31,9 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
     Raises
     ------
     ValueError
-        If no whole stride gives N steps, or a section is shorter than its count.
+        If the string is no such name, no whole stride gives N steps, or a section is shorter than its count.
     """
-    if isinstance(section_counts, str) and section_counts.startswith("ddim"):
-        count = int(section_counts.removeprefix("ddim"))
-        for stride in range(1, num_timesteps + 1):
-            steps = range(0, num_timesteps, stride)
-            if len(steps) == count:
-                return set(steps)
-        raise ValueError(f"no whole stride takes {count} of {num_timesteps} steps")
-    counts = [
-        int(count) for count in (section_counts.split(",") if isinstance(section_counts, str) else section_counts)
-    ]
-    # the first sections are a step longer where they cannot be equal
-    sizes = [num_timesteps // len(counts) + (i < num_timesteps % len(counts)) for i in range(len(counts))]
-    steps_taken: set[int] = set()
-    start = 0
-    for size, count in zip(sizes, counts, strict=True):
-        if count > size:
-            raise ValueError(f"a section of {size} steps has no {count} steps to take")
-        # added up, and not multiplied: where a half is rounded, the last bit of the sum decides
-        apart, position = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
-        for _ in range(count):
-            steps_taken.add(start + round(position))
-            position += apart
-        start += size
-    return steps_taken
+    return {t - 1 for t in sections(num_timesteps, section_counts).tolist()}
 
 
 class SpacedDiffusion(GaussianDiffusion):
