@@ -293,8 +293,8 @@ __all__ = [
     "x_0_from_eps",
     "x_0_from_mu",
     "x_0_from_v",
-    "x_T_between",
     "x_0_from_velocity",
+    "x_T_between",
     "x_t_from_flow",
     "zero_terminal_snr_beta",
 ]

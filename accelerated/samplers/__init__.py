@@ -1,7 +1,7 @@
 """From noise to images: the loop (`loop.sample`), and one sampler a file, found by the name that it gives itself.
 
-Only `loop`, what it works with (`editing`, `guidance`) and `inversion` import torch, so that the command line can list the
-samplers at once.
+Only `loop`, what it works with (`editing`, `guidance`) and `inversion` import torch, so that the command line can list
+the samplers at once.
 """
 
 import importlib

@@ -328,8 +328,8 @@ class Chain:
     def capture(self) -> None:
         """Put CUDA graphs in the place of what a step computes.
 
-        One for each call of a step, each tensor that may be the oldest prediction, and each of without and with guidance
-        that occurs.
+        One for each call of a step, each tensor that may be the oldest prediction, and without and with guidance as it
+        occurs.
         """
         calls = (0,) if self._sampler.correct is None else (0, 1)
         guided = sorted(set(self._network.guided[1:]))
