@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         NoiseAddress,
     )
     from .ops.advance import advance
+    from .ops.multistep import multistep
     from .ops.noise import noise
     from .ops.pairwise_sum import pairwise_sum
     from .ops.q_sample import q_sample
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .samplers import SAMPLERS, Sampler
     from .samplers.editing import Edit
     from .samplers.guidance import Guidance
+    from .samplers.inversion import invert
     from .samplers.loop import Samples, sample
     from .schedule import DeviceSchedule
 
@@ -58,7 +60,9 @@ __all__ = [
     "Samples",
     "advance",
     "integers",
+    "invert",
     "loss_and_gradient",
+    "multistep",
     "noise",
     "pairwise_sum",
     "q_sample",
@@ -71,7 +75,7 @@ __all__ = [
 ]
 
 # where the public names are defined
-_MODULES = (".address", ".ops", ".samplers", ".samplers.loop", ".schedule")
+_MODULES = (".address", ".ops", ".samplers", ".samplers.inversion", ".samplers.loop", ".schedule")
 
 
 # a type checker that saw this function would accept any name

@@ -298,7 +298,7 @@ class DeviceSchedule(Steps):
         ----------
         coefficients : array_like, shape (T + 1, 3 + K), K in 0..4
             Row t: (a, b, c_1, .., c_K, sigma) of the step whose network call is at t, in the order of the update's
-            terms; `noisestep.reference.multistep.multistep`. Finite, sigma at least 0.
+            terms; `noisestep.reference.multistep.linear_step`. Finite, sigma at least 0.
         prediction : {"eps", "x_0", "v"}
             What the network predicts.
         memory : {"x_0", "eps"}

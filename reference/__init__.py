@@ -125,7 +125,7 @@ from .loss import (
     truncated_snr_weights,
     uniform_weights,
 )
-from .multistep import multistep, prediction_coefficients, step_prediction
+from .multistep import linear_step, prediction_coefficients, step_prediction
 from .network import Activations, SimpleUNet, initial_parameters, parameter_shapes, timestep_embedding
 from .noise import (
     AUGMENTATION,
@@ -236,11 +236,11 @@ __all__ = [
     "learned_range_variance",
     "likelihood_grid",
     "linear_beta",
+    "linear_step",
     "load_digits",
     "loss_weights",
     "min_snr_weights",
     "mu_from_eps",
-    "multistep",
     "normal",
     "normal_kl",
     "normal_pair",

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ._arguments import FloatArray, per_sample, require_name, same_shape
 from .prediction import Prediction, Quantity, convert, eps_from_x_0, predict_x_0
-from .reverse import x_0_coefficients
+from .reverse import reverse_coefficients
 from .schedule import Schedule
 
 Memory = Literal["x_0", "eps"]
@@ -47,7 +47,7 @@ def step_prediction(
     return x_0 if memory == "x_0" else eps_from_x_0(schedule, x_t, x_0, t)
 
 
-def multistep(
+def linear_step(
     coefficients: ArrayLike,
     x_t: ArrayLike,
     D: ArrayLike,
@@ -77,7 +77,7 @@ def multistep(
 
     >>> table = np.array([[1, 0, 0, 0], [1, -1.5, 0.5, 0]])
     >>> x, now, before = np.array([[5.0]]), np.array([[2.0]]), np.array([[3.0]])
-    >>> multistep(table, x, now, [before], 1, np.zeros((1, 1))).tolist()
+    >>> linear_step(table, x, now, [before], 1, np.zeros((1, 1))).tolist()
     [[3.5]]
     """
     table = np.asarray(coefficients, np.float64)
@@ -108,12 +108,10 @@ def prediction_coefficients(schedule: Schedule, prediction: Prediction = "eps") 
     ValueError
         If the prediction is eps on a schedule with zero terminal SNR.
     """
-    require_name("prediction", prediction, get_args(Prediction))
     signal, noise = schedule.sqrt_alpha_bar[1:], schedule.sqrt_one_minus_alpha_bar[1:]
     table = np.zeros((schedule.T + 1, 6))
-    table[0, 0] = 1
+    table[:, :2] = reverse_coefficients(schedule, prediction=prediction)[:, :2]
     c = table[1:].T
-    c[0], c[1] = x_0_coefficients(schedule, prediction)
     c[2], c[3] = 1 / noise, -signal / noise
     if prediction == "eps":
         c[5] = 1

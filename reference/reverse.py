@@ -277,7 +277,7 @@ def reverse_coefficients(
     table = np.zeros((schedule.T + 1, 6))
     table[0] = [1, 0, 0, 1, 0, 0]
     c = table[1:]
-    c[:, 0], c[:, 1] = x_0_coefficients(schedule, prediction)
+    c[:, 0], c[:, 1] = _x_0_coefficients(schedule, prediction)
     clean, renewed = jumps.previous == 0, jumps.beta / schedule.one_minus_alpha_bar[1:]
     if eta is None:
         c[:, 2] = schedule.sqrt_alpha_bar[jumps.previous] * renewed
@@ -308,7 +308,7 @@ def reverse_coefficients(
     return table
 
 
-def x_0_coefficients(schedule: Schedule, prediction: Prediction) -> tuple[FloatArray, FloatArray]:
+def _x_0_coefficients(schedule: Schedule, prediction: Prediction) -> tuple[FloatArray, FloatArray]:
     signal, noise = schedule.sqrt_alpha_bar[1:], schedule.sqrt_one_minus_alpha_bar[1:]
     if prediction == "x_0":
         return np.zeros(schedule.T), np.ones(schedule.T)

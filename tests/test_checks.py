@@ -337,7 +337,7 @@ NOISY = D.step_table([[1.0, 0.5, 0.25]] * 51)
 BAD_MULTISTEP = {
     "a schedule": ((D, X, X, [X], 1, None), {}, TypeError, "table must be a StepTable, got DeviceSchedule"),
     "a table elsewhere": (
-        (D.to("meta").step_table(torch.zeros(51, 3)), X, X, [], 1, None),
+        (D.to("meta").step_table([[1.0, 0.0, 0.0]] * 51), X, X, [], 1, None),
         {},
         ValueError,
         "table is on meta, x_t on cpu; both must be on one device",

@@ -83,7 +83,7 @@ def assert_within_its_bound(case: Case, method: Method, t: Tensor) -> None:
         assert_within(actual=kept, expected=prediction, error=error)
     rows = method.coefficients(case)
     a, b, *weights, sigma = (np.abs(wide(column, x)) for column in rows[steps].T)
-    expected = reference.multistep(rows, x, prediction, terms, steps, method.temperature * z)
+    expected = reference.linear_step(rows, x, prediction, terms, steps, method.temperature * z)
     total = a * np.abs(x) + b * np.abs(prediction)
     for weight, term in zip(weights, terms, strict=True):
         total = total + weight * np.abs(term)
@@ -165,8 +165,8 @@ def test_a_flow_is_a_table_of_its_own():
 
 @pytest.mark.property
 @pytest.mark.kernel(op="multistep")
-@settings(max_examples=20)
-@given(cases(), methods)
+@settings(max_examples=6)
+@given(cases(largest=300), methods)
 @example(Case((2, 3, 5, 7), "bfloat16", "channels_last"), Method("v", "eps", 3, True, (-1, 1)))
 @example(Case((3, 50), "float32", "sliced"), Method("x_0", "x_0", 1, True, (-0.3, 0.7)))
 @example(Case((2, 37), "float64", "transposed", in_tensors=True), Method("eps", "eps", 4, False))
@@ -268,19 +268,18 @@ def test_one_graph_for_every_timestep_and_a_ring_of_memory():
 
 
 def test_other_numbers_are_the_same_kernel():
-    def compiled_for(low: float, guidance: float, temperature: float) -> dict[str, Any]:
+    def launched(low: float, guidance: float, temperature: float) -> dict[str, Any]:
         x_t, output, before = torch.randn(3, 2, 3)
         options = dict(clip=(low, 1.0), guidance=guidance, temperature=temperature)
         with recording() as launches:
             multistep(table_of(1, noisy=True), x_t, (output, output), [before], 9, AT, **options)
         (launch,) = launches
-        return {
-            parameter.name: launch.arguments[parameter.name]
-            for parameter in launch.kernel.params
-            if not parameter.do_not_specialize and not isinstance(launch.arguments[parameter.name], Tensor)
-        }
+        return {name: value for name, value in launch.arguments.items() if not isinstance(value, Tensor)}
 
-    assert compiled_for(-1.0, 3.0, 1.0) == compiled_for(-0.5, 1.25, 0.7)
+    one, other = launched(-1.0, 3.0, 1.0), launched(-0.7, 1.3, 0.7)
+    # numbers that Triton does not look at
+    words = {f"{name}_{part}" for name in ("low", "guidance", "temperature") for part in ("low", "high")}
+    assert {name for name in one if one[name] != other[name]} == words
 
 
 def test_a_gradient_is_refused():

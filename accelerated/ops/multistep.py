@@ -30,19 +30,21 @@ from .registered import Registered
 from .update import SCALARS, check_outputs, check_scalars, in_eager, in_native, in_triton
 
 _HISTORY = ", ".join(f"Tensor? history_{k + 1}" for k in range(MOST_HISTORY))
-# what both registered ops take after x_t
+# what the registered ops take after x_t
 _ARGUMENTS = (
-    f"Tensor output, Tensor? unconditional, {_HISTORY}, Tensor(b!)? keep, Tensor t, Tensor table, Tensor? eps, "
-    f"Address address, {SCALARS}, bool noisy, str memory"
+    f"Tensor output, Tensor? unconditional, {_HISTORY}, Tensor t, Tensor table, Tensor? eps, Address address, "
+    f"{SCALARS}, bool noisy, str memory"
 )
+# vmap takes no op that writes to an argument: without any, it is one of its own
 _multistep = Registered(f"multistep(Tensor x_t, {_ARGUMENTS}) -> Tensor")
-_multistep_in_place = Registered(f"multistep_(Tensor(a!) x_t, {_ARGUMENTS}) -> ()")
+_multistep_keeping = Registered(f"multistep_keeping(Tensor x_t, {_ARGUMENTS}, Tensor(a!) keep) -> Tensor")
+_multistep_in_place = Registered(f"multistep_(Tensor(a!) x_t, {_ARGUMENTS}, Tensor(b!)? keep) -> ()")
 
 
 def _of_backend(run, *, in_place):
     def implementation(
-        x_t, output, unconditional, h_1, h_2, h_3, h_4, keep, t, table, eps, address, guidance, low, high, temperature,
-        noisy, memory,
+        x_t, output, unconditional, h_1, h_2, h_3, h_4, t, table, eps, address, guidance, low, high, temperature,
+        noisy, memory, keep=None,
     ):  # fmt: skip
         history = [h for h in (h_1, h_2, h_3, h_4) if h is not None]
         read = dict(output=output, unconditional=unconditional, noise=eps)
@@ -63,12 +65,12 @@ def _of_backend(run, *, in_place):
     return implementation
 
 
-for _op, _over_x_t in ((_multistep, False), (_multistep_in_place, True)):
+for _op in (_multistep, _multistep_keeping, _multistep_in_place):
+    _over_x_t = _op is _multistep_in_place
     _op.triton(_of_backend(in_triton, in_place=_over_x_t))
     _op.native(_of_backend(in_native, in_place=_over_x_t))
     _op.eager(_of_backend(in_eager, in_place=_over_x_t))
-_multistep.fake(lambda x_t, *rest: torch.empty_like(x_t))
-_multistep_in_place.fake(lambda x_t, *rest: None)
+    _op.fake(lambda x_t, *rest: torch.empty_like(x_t))
 
 
 def multistep(
@@ -85,7 +87,7 @@ def multistep(
     keep: Tensor | None = None,
     in_place: bool = False,
 ) -> Tensor:
-    """One step of a linear multistep method: `noisestep.reference.multistep.multistep`.
+    """One step of a linear multistep method: `noisestep.reference.multistep.linear_step`.
 
         x_0 = the prediction, clipped;    D = x_0, or the eps that belongs to it
 
@@ -159,12 +161,12 @@ def multistep(
         check_like("keep", keep, x_t, "x_t")
         check_constant("keep", keep)
     arguments = (
-        output, unconditional, *history, *(None,) * (MOST_HISTORY - len(history)), keep, t, columns, eps, address,
-        *scalars, table.noisy, table.memory,
+        output, unconditional, *history, *(None,) * (MOST_HISTORY - len(history)), t, columns, eps, address, *scalars,
+        table.noisy, table.memory,
     )  # fmt: skip
     if not in_place:
-        return _multistep(x_t, *arguments)
+        return _multistep(x_t, *arguments) if keep is None else _multistep_keeping(x_t, *arguments, keep)
     if x_t.requires_grad and torch.is_grad_enabled():
         raise ValueError("in_place=True would overwrite an x_t that requires a gradient; pass x_t.detach()")
-    _multistep_in_place(x_t, *arguments)
+    _multistep_in_place(x_t, *arguments, keep)
     return x_t
