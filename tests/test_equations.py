@@ -25,6 +25,7 @@ MODULES = (
     "loss",
     "bound",
     "guidance",
+    "multistep",
     "likelihood",
     "samplers.loop",
     "samplers.editing",

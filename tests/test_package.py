@@ -24,9 +24,9 @@ def test_every_public_name_is_there_whatever_was_imported_before() -> None:
 
 def test_public_names_are_those_of_their_modules() -> None:
     from noisestep.accelerated import address, ops, samplers, schedule
-    from noisestep.accelerated.samplers import loop
+    from noisestep.accelerated.samplers import inversion, loop
 
-    modules = (ops, address, samplers, loop, schedule)
+    modules = (ops, address, samplers, inversion, loop, schedule)
     for name in ns.__all__:
         assert any(getattr(module, name, None) is getattr(ns, name) for module in modules)
     assert set(ops.__all__) | set(samplers.__all__) <= set(ns.__all__)
