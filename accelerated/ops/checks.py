@@ -219,8 +219,12 @@ def check_clip(clip: object) -> tuple[float, float] | None:
     """clip is None or (low, high), of Python's numbers."""
     if clip is None:
         return None
-    pair = isinstance(clip, Sequence) and len(clip) == 2 and all(isinstance(end, int | float) for end in clip)
-    if not pair or not clip[0] < clip[1]:
+    if (
+        not isinstance(clip, Sequence)
+        or len(clip) != 2
+        or not all(isinstance(end, int | float) for end in clip)
+        or not clip[0] < clip[1]
+    ):
         raise ValueError(f"clip must be (low, high) with low < high, or None, got {clip!r}")
     return float(clip[0]), float(clip[1])
 
@@ -248,7 +252,7 @@ def check_scalar(name: str, value: object, x: Tensor, x_name: str, low: float) -
     """
     if type(value) is float or not isinstance(value, Tensor):
         check_number(name, value, low, math.inf)
-        return float(value)
+        return float(value)  # type: ignore[arg-type]
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} must be one of {', '.join(map(_short, FLOATS))}, got {_short(value.dtype)}")
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != x.shape[0]):

@@ -231,7 +231,7 @@ def _check_values(scalars: Scalars) -> None:
     guidance, low, high, temperature = scalars
     check_values("guidance", guidance, -math.inf)
     check_values("temperature", temperature, 0.0)
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
+    if low is not None and high is not None and (isinstance(low, Tensor) or isinstance(high, Tensor)):
         below = torch.as_tensor(low < high)
         if below.is_cpu and not bool(below.all()):
             raise ValueError(f"clip must be (low, high) with low < high, or None, got ({low!r}, {high!r})")

@@ -210,7 +210,7 @@ class _Parts:
         predicted = c.x_0_from_x * x + c.x_0_from_out * out
         # what reaches the output of the network through the prediction
         self.slope = c.x_0_from_out.expand_as(predicted)
-        if low is not None:
+        if low is not None and high is not None:
             self.slope = torch.where((predicted >= low) & (predicted <= high), self.slope, 0.0)
             predicted = torch.clamp(predicted, low, high)
         # both means have the same part in x_t

@@ -275,11 +275,11 @@ def scalars_of(
             break
     else:
         none = len(values)
-        return (None,) * none, words_of(*[0.0 if value is None else value for value in values]), (False,) * none
+        numbers = words_of(*[0.0 if value is None else value for value in values])  # type: ignore[arg-type]
+        return (None,) * none, numbers, (False,) * none
     rows = [rows_of(value) if isinstance(value, Tensor) else (None, False) for value in values]
-    numbers = [value if isinstance(value, float) else 0.0 for value in values]
     pointers, one_a_row = zip(*rows, strict=True)
-    return pointers, words_of(*numbers), one_a_row
+    return pointers, words_of(*[value if isinstance(value, float) else 0.0 for value in values]), one_a_row
 
 
 def _in_words(part: Tensor) -> Tensor:
