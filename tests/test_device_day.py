@@ -114,6 +114,7 @@ def test_the_command_refuses_unknown_parts_before_any_work(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_every_part_runs_without_a_gpu(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.device_day", "--quick", "--out", str(tmp_path)]
     # the training loop and torch.compile are not for the number of tests that run beside this one

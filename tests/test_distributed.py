@@ -349,6 +349,7 @@ def test_torchrun_restarts_what_it_lost_and_the_run_goes_on(folder: Path) -> Non
             torch.testing.assert_close(again[name], x, rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_after_the_same_step(folder: Path) -> None:
     number = str(int(signal.SIGTERM))
     output = said(
@@ -362,6 +363,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(folder: Path) -> None:
     assert saved == [f"step_00000000{step}.{suffix}" for step in (5, 7) for suffix in ("json", "safetensors")]
 
 
+@pytest.mark.slow
 def test_a_silent_process_is_not_waited_for_for_ever(folder: Path) -> None:
     number = str(int(signal.SIGSTOP))
     arguments = ("train", "--config", "tiny.json", "--out", "silent", "--timeout", "3")

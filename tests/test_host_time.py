@@ -26,6 +26,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @without_gpu
 def test_host_time_of_two_checkouts_in_one_run() -> None:
     said = run("-m", "benchmarks.host_time", "--turns", "1", "--against", str(ROOT))

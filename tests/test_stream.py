@@ -314,6 +314,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_the_run_in_memory_and_resumes_to_the_same_bits(folder: Path) -> None:
     for name, source, stream in (
         ("memory", sources(folder)[0], False),
