@@ -69,20 +69,21 @@ def _reverse_step(x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, eps: Gi
 
 
 def _multistep(x_t: Tensor, output: Tensor, t: Tensor, table: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    """As a solver of diffusers has it: the new x_0 and those of the history, each with its number."""
+    """As a solver of diffusers has it: the new x_0 and those of the history, each with its number, in float32."""
     # what there is of the history, and the noise, which this call adds none of
     *history, _ = rest
     # as `schedule.StepRow` has the columns
     c_0, c_1, _, _, _, _, from_x, from_x_0, *weights = _columns(table[t], x_t)
-    x_0 = (c_0 * x_t + c_1 * output).clamp(*CLIP)
-    x_s = from_x * x_t + from_x_0 * x_0
+    x = x_t.float()
+    x_0 = (c_0 * x + c_1 * output).clamp(*CLIP)
+    x_s = from_x * x + from_x_0 * x_0
     for weight, term in zip(weights, history, strict=False):
         x_s = x_s + weight * term
-    return x_s, x_0
+    return x_s.to(x_t.dtype), x_0.to(x_t.dtype)
 
 
 def _of_multistep(table: Any, x_t: Tensor, output: Tensor, history: Any, t: Tensor, noise: Any, **_: Any) -> Any:
-    return x_t, output, t.reshape(-1), table.table().to(x_t.dtype), *history
+    return x_t, output, t.reshape(-1), table.table(), *history
 
 
 def _loss(output: Tensor, kept: Tensor, eps: Given) -> Tensor:
