@@ -316,3 +316,8 @@ def test_vmap_is_a_loop():
 def test_a_table_that_does_not_fit_is_refused(coefficients, options, message):
     with pytest.raises(ValueError, match=message):
         D.step_table(coefficients, **options)
+
+
+def test_the_reference_refuses_another_number_of_terms():
+    with pytest.raises(ValueError, match=r"coefficients must have shape \(T \+ 1, 4\), got \(2, 3\)"):
+        reference.linear_step(np.ones((2, 3)), np.ones((1, 2)), np.ones((1, 2)), [np.ones((1, 2))], 1, np.zeros((1, 2)))
