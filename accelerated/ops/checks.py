@@ -207,26 +207,24 @@ def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def check_number(name: str, value: object, low: float, high: float) -> None:
-    """value is a finite number in low..high."""
-    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, int | float)):
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """value is a finite number in low..high. Returned as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not (low <= value <= high and abs(value) < math.inf):
         raise ValueError(f"{name} must be finite and lie in {low:g}..{high:g}, got {value}")
+    return float(value)
 
 
 def check_clip(clip: object) -> tuple[float, float] | None:
     """clip is None or (low, high), of Python's numbers."""
     if clip is None:
         return None
-    if (
-        not isinstance(clip, Sequence)
-        or len(clip) != 2
-        or not all(isinstance(end, int | float) for end in clip)
-        or not clip[0] < clip[1]
-    ):
-        raise ValueError(f"clip must be (low, high) with low < high, or None, got {clip!r}")
-    return float(clip[0]), float(clip[1])
+    if isinstance(clip, Sequence) and len(clip) == 2 and all(isinstance(end, int | float) for end in clip):
+        low, high = clip
+        if low < high:
+            return float(low), float(high)
+    raise ValueError(f"clip must be (low, high) with low < high, or None, got {clip!r}")
 
 
 def check_clip_of_samples(clip: object, x: Tensor, x_name: str) -> tuple[Number, Number] | None:
@@ -251,8 +249,7 @@ def check_scalar(name: str, value: object, x: Tensor, x_name: str, low: float) -
     The values in a tensor are not read here: `check_values` is for an implementation.
     """
     if type(value) is float or not isinstance(value, Tensor):
-        check_number(name, value, low, math.inf)
-        return float(value)  # type: ignore[arg-type]
+        return check_number(name, value, low, math.inf)
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} must be one of {', '.join(map(_short, FLOATS))}, got {_short(value.dtype)}")
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != x.shape[0]):

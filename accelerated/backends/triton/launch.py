@@ -270,16 +270,15 @@ def scalars_of(
     values: Sequence[float | Tensor | None],
 ) -> tuple[tuple[Tensor | None, ...], tuple[int, ...], tuple[bool, ...]]:
     """Numbers and tensors () or (B,) for `kernels.scalar`: pointers, words of 32 bits, and which are one a row."""
+    words = words_of(*[value if type(value) is float else 0.0 for value in values])
     for value in values:
         if type(value) is not float and value is not None:
             break
     else:
-        none = len(values)
-        numbers = words_of(*[0.0 if value is None else value for value in values])  # type: ignore[arg-type]
-        return (None,) * none, numbers, (False,) * none
+        return (None,) * len(values), words, (False,) * len(values)
     rows = [rows_of(value) if isinstance(value, Tensor) else (None, False) for value in values]
     pointers, one_a_row = zip(*rows, strict=True)
-    return pointers, words_of(*[value if isinstance(value, float) else 0.0 for value in values]), one_a_row
+    return pointers, words, one_a_row
 
 
 def _in_words(part: Tensor) -> Tensor:
