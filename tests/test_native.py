@@ -1,5 +1,6 @@
 """Native code on a CPU: the bits of the eager path on any number of threads, and what happens where there is none."""
 
+import operator
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from descriptions import DESCRIPTIONS
 from descriptions import vlb_terms as bound
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -143,6 +145,35 @@ def test_reverse_step(case, chosen, given_z):
     if chosen.get("guidance") is not None:
         output = (case.tensor(4), output)
     assert_native_is_eager(reverse_step, case.device_schedule, case.tensor(1), output, case.t(), z, **chosen)
+
+
+# a step's options by tests/descriptions: every memory with and without a clip, the whole history, numbers in tensors
+STEPS = {
+    "x_0, four, over the last of the history": dict(entries=4, clip=(-0.3, 0.7), keep="history", in_place=True),
+    "x_0, guided, numbers of each sample": dict(
+        clip=(-1, 1), guidance=3.0, temperature=0.5, scalars="float64 for each"
+    ),
+    "x_0, nothing kept": dict(entries=1, keep=None, temperature=0.5),
+    "eps, clipped, one number for all": dict(memory="eps", clip=(-1, 1), guidance=3.0, scalars="float32 for all"),
+    "eps, not clipped, no noise": dict(memory="eps", entries=3, prediction="v", noisy=False, history_dtype="bfloat16"),
+}
+
+
+@pytest.mark.kernel(op="native")
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_multistep(name, dtype, called):
+    DESCRIPTIONS["multistep"].check(Case((3, 1025), dtype), STEPS[name], operator.call)
+    # the eager backend's own call takes nothing but the noise
+    assert "update" in called
+
+
+@pytest.mark.kernel(op="native")
+@pytest.mark.parametrize("scalars", ["float32 for all", "float64 for each", "bfloat16 for each"])
+def test_reverse_step_with_numbers_in_tensors(scalars, called):
+    options = dict(clip=(-0.3, 0.7), guidance=3.0, temperature=0.5, scalars=scalars)
+    DESCRIPTIONS["reverse_step"].check(Case((3, 1025)), options, operator.call)
+    assert "update" in called
 
 
 @pytest.mark.kernel(op="native")
