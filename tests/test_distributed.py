@@ -384,6 +384,7 @@ def test_a_silent_process_is_not_waited_for_for_ever(folder: Path) -> None:
     assert checkpoints.latest(folder / "silent" / "checkpoints").step == 5
 
 
+@pytest.mark.slow
 def test_several_processes_draw_and_evaluate_the_same_images(folder: Path) -> None:
     sample = ("sample", "alone", "--count", "7", "--steps", "3", "--first", "100")
     one(folder, *sample, "--out", "by-one")

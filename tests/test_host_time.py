@@ -57,6 +57,7 @@ def test_a_table_has_a_dash_where_nothing_was_timed() -> None:
     ]
 
 
+@pytest.mark.slow
 @without_gpu
 def test_programs_of_every_size_compile_and_launch() -> None:
     program = """

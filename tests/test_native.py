@@ -355,6 +355,7 @@ def test_whoever_wants_none_is_not_warned(tmp_path):
     assert (done.stdout.strip(), done.stderr) == (BITS, "")
 
 
+@pytest.mark.slow
 def test_it_is_compiled_once(tmp_path):
     assert run(tmp_path).stdout.strip() == BITS
     (kept,) = tmp_path.iterdir()
@@ -363,6 +364,7 @@ def test_it_is_compiled_once(tmp_path):
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made]
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(tmp_path):
     (tmp_path / "file").touch()
     done = run(tmp_path, NOISESTEP_CACHE=str(tmp_path / "file"))

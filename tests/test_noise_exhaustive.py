@@ -113,6 +113,7 @@ def directions() -> Survey:
     return survey
 
 
+@pytest.mark.slow
 def test_radius_has_been_seen_at_every_input(radii):
     # 2^24 integers as they are, 2^23 in each of 8 binades, and 2^32
     assert radii.inputs == 2**24 + 8 * 2**23 + 1

@@ -334,6 +334,7 @@ def test_a_streamed_run_is_the_run_in_memory_and_resumes_to_the_same_bits(folder
     assert (folder / "tar" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_memory_is_flat_while_images_stream(folder: Path) -> None:
     """At a small size; docs/large-data.md has the figures for 100 000 images."""
     program = Path(__file__).parents[1] / "benchmarks" / "large_data.py"

@@ -380,6 +380,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_identical_to_uninterrupted(tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(json.dumps({**SETTINGS, "steps": 40}))
     run("train", "--config", "tiny.json", "--out", "whole", cwd=tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import emulator
+import pytest
 
 FOLDER = Path(emulator.__file__).parent
 IMPORTED = {"hypothesis", "mpmath", "numpy", "pytest", "torch", "triton"}
@@ -35,6 +36,7 @@ def run_one_kernel(cache: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_triton_s_own_cache_is_untouched(tmp_path: Path) -> None:
     for cached in (False, True):
         found = run_one_kernel(tmp_path / "cache")
