@@ -16,14 +16,23 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given, reject
+from hypothesis import given
 from hypothesis import strategies as st
 from noisestep.accelerated.cli import commands as cli
 from noisestep.accelerated.cli import main
 from noisestep.accelerated.cli import sample as sampling
 from noisestep.accelerated.cli.flags import EDIT_FLAGS, RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, default_of, field_at
 from noisestep.accelerated.cli.flags import given as given_flags
-from noisestep.accelerated.training.config import RECIPES, SECTIONS, TrainConfig, from_dict, train_config
+from noisestep.accelerated.samplers import SAMPLERS
+from noisestep.accelerated.training.config import (
+    RECIPES,
+    SECTIONS,
+    SampleConfig,
+    ScheduleConfig,
+    TrainConfig,
+    from_dict,
+    train_config,
+)
 from noisestep.accelerated.training.settings import Choice, Interval, Kind, Range, Size, Switch
 from PIL import Image
 from tiny_run import SETTINGS, run
@@ -507,13 +516,21 @@ def configurations(draw: st.DrawFn) -> TrainConfig:
         )
         (plain[section] if section else plain)[name] = value
     # tables of a million steps take a while
-    plain["schedule"]["T"] = draw(st.integers(1, 300))
-    plain["sample"]["steps"] = draw(st.integers(1, plain["schedule"]["T"]))
+    schedule, sample = plain["schedule"], plain["sample"]
+    schedule["T"] = draw(st.integers(2 if schedule["zero_terminal_snr"] else 1, 300))
+    sample["steps"] = draw(st.integers(1, schedule["T"]))
     plain["warmup"] = draw(st.integers(0, plain["steps"] - 1))
-    try:
-        return from_dict(plain)
-    except ValueError:
-        reject()
+    # what excludes another setting; rejecting these draws would reject most of them
+    if ScheduleConfig(**schedule).build().zero_terminal_snr:
+        plain["prediction"] = draw(st.sampled_from(["x_0", "v"]))
+        sample["sampler"] = draw(st.sampled_from(sorted(SAMPLERS.keys() - {"deis"})))
+    if plain["cuda_graph"]:
+        plain["micro_batch"] = 0
+    if not (plain["conditional"] and plain["label_dropout"] > 0):
+        sample["guidance"] = 1.0
+    if sample["guidance"] == 1.0:
+        sample |= {name: getattr(SampleConfig, name) for name in ("guidance_interval", "guidance_rescale")}
+    return from_dict(plain)
 
 
 def flags_of(config: TrainConfig) -> list[str]:
