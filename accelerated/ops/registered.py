@@ -63,6 +63,8 @@ class Registered:
         self._parts = [_PARTS.get(kind, 1) for kind in kinds]
         self._address = self.names.index("address") if "address" in self.names else None
         self._tensors = [i for i, kind in enumerate(kinds) if kind.startswith("Tensor")]
+        # a table is a constant of a `Steps`, which is ordinary
+        self._foreign = [i for i in self._tensors if self.names[i] != "table"]
         self._numbers = [i for i, kind in enumerate(kinds) if kind == "Number"]
         self._mutated = [i for i, kind in enumerate(kinds) if "!" in kind]
         self._device = self.names.index("device") if "device" in self.names else None
@@ -166,7 +168,7 @@ class Registered:
             or torch._C._get_tracing_state() is not None
         ):
             return False
-        for i in self._tensors:
+        for i in self._foreign:
             x = arguments[i]
             if x is not None and not _ordinary(x):
                 return False

@@ -202,6 +202,7 @@ class Kernel:
         if 0 in grid:
             return
         arguments = dict(zip(self.function.arg_names, (*tensors, *numbers, *constants), strict=True))
+        arguments |= {name: _in_words(arguments[name]) for name in WORDS if arguments.get(name) is not None}
         launch = Launch(self.function, grid, arguments, {"num_warps": warps, "enable_fp_fusion": False})
         hook = choice().hook
         if hook is not None:
@@ -220,19 +221,19 @@ def kernel(function: Any = None, *, numbers: tuple[str, ...] = ()) -> Any:
     return Kernel(triton.jit(do_not_specialize=list(numbers))(function))
 
 
-# the numbers of a kernel that makes noise, in its parameters' order
+# of a kernel that makes noise, in its parameters' order: the pointers, to int64 that it reads in words of 32 bits, the
+# low one first; and the numbers
+WORDS = ("seed_ptr", "step_ptr", "sample_ptr")
 ADDRESS = ("seed_low", "seed_high", "step", "sample_low", "sample_high")
 
 
 def pointers_of(address: Address) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The tensors of an address as pointers: seed, step and sample, in words of 32 bits, the low one first."""
+    """The tensors of an address as the pointers `WORDS`."""
     _, seed, _, _, step, _, sample = address
-    if seed is None and step is None and sample is None:
-        return None, None, None
     return (
-        None if seed is None else _in_words(seed),
-        None if step is None else _in_words(step),
-        None if sample is None else _in_words(sample),
+        seed if seed is None else seed.contiguous(),
+        step if step is None else step.contiguous(),
+        sample if sample is None else sample.contiguous(),
     )
 
 
@@ -282,7 +283,7 @@ def scalars_of(
 
 
 def _in_words(part: Tensor) -> Tensor:
-    return part.reshape(-1).contiguous().view(torch.int32)
+    return part.reshape(-1).view(torch.int32)
 
 
 def _signed(number: int) -> int:
