@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from noisestep.reference import noise as reference
-from noisestep.reference._arguments import as_int
+from noisestep.reference._arguments import MOST_ELEMENTS, MOST_ROWS, as_int
 from noisestep.reference.noise import (
     AUGMENTATION,
     DEQUANTISATION,
@@ -39,6 +39,8 @@ __all__ = [
     "INPAINTING",
     "LABEL_DROPOUT",
     "LOG",
+    "MOST_ELEMENTS",
+    "MOST_ROWS",
     "NOISE_VERSION",
     "NOWHERE",
     "ODD",
@@ -144,7 +146,17 @@ def plain_int(name: str, value: Any, expected: str = "an int") -> int:
     """An integer of any library as a Python int; a symbolic one of a graph stays what it is."""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
+    if isinstance(value, Tensor) and not value.is_cpu:
+        raise TypeError(f"{name} must be {expected}, got a tensor on {value.device}, which the host would wait for")
     return as_int(name, value, expected)
+
+
+def int_in(name: str, value: Any, low: int, end: int) -> int:
+    """`plain_int` in low .. end - 1."""
+    number = plain_int(name, value)
+    if not low <= number < end:
+        raise ValueError(f"{name} must lie in [{low}, {end}), got {number}")
+    return number
 
 
 def _checked_part(name: str, part: int | Tensor, end: int, *, rows: bool, tensor: bool = True) -> int | Tensor:

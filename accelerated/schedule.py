@@ -23,11 +23,27 @@ Variance = Literal["beta", "posterior", "zero", "learned_range"]
 _T = TypeVar("_T")
 
 
-def with_index(device: torch.device) -> torch.device:
-    """A device with its number: "cuda" is the current one, such as "cuda:0"."""
+def with_index(device: torch.device | str) -> torch.device:
+    """A device with its number: "cuda" is the current one, such as "cuda:0". A name must be that of one there is."""
+    if not isinstance(device, torch.device):
+        device = _named(device)
     if device.index is not None or device.type not in ("cuda", "xpu"):
         return device
     return torch.device(device.type, getattr(torch, device.type).current_device())
+
+
+def _named(name: object) -> torch.device:
+    if not isinstance(name, str):
+        raise TypeError(f"device must be a torch.device or the name of one, got {name!r}")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f'device must be the name of a device, such as "cpu" or "cuda:0", got {name!r}') from None
+    if device.type in ("cuda", "xpu"):
+        count = getattr(torch, device.type).device_count()
+        if (device.index or 0) >= count:
+            raise ValueError(f"device is {name!r}, and this machine has {count} devices of this kind")
+    return device
 
 
 @contextmanager
@@ -116,7 +132,7 @@ class Steps:
 
     def __init__(self, T: int, device: torch.device | str) -> None:
         self.T = T
-        self.device = with_index(torch.device(device))
+        self.device = with_index(device)
         # t itself in row t: an integer t is a view of one of them, which costs no copy to the device
         self._t = constant(np.arange(T + 1), torch.int64, self.device)
 
@@ -285,7 +301,7 @@ class DeviceSchedule(Steps):
         DeviceSchedule
             Itself where it is there already.
         """
-        if with_index(torch.device(device)) == self.device:
+        if with_index(device) == self.device:
             return self
         return type(self)(self.schedule, device, previous=self.previous)
 

@@ -1,6 +1,8 @@
 """What the functions of the reference ask of their arguments, checked in one place."""
 
 import operator
+from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -8,15 +10,23 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
+# a timestep is the step of an address, which has 28 bits; a sample has elements 0 .. 2^34 - 1
+MOST_STEPS = (1 << 28) - 1
+MOST_ELEMENTS = 1 << 34
+# far above what fits into memory, and far below what a product of sizes in 64 bits can hold
+MOST_ROWS = 1 << 31
+MOST_LEVELS = 1 << 32
+
 
 def as_int(name: str, value: Any, expected: str = "an int") -> int:
-    """``value``, an integer of any library, as a Python int; bools are refused.
+    """``value``, an integer of any library, as a Python int; bools are refused, also those in arrays of no axis.
 
     NumPy's integers have a fixed width, and arithmetic with them wraps around: ``np.uint8(8) << 28`` is 0, and
     ``2 * np.uint16(40000)`` is 14464. Every count, size and part of an address passes through here first.
     """
     try:
-        if isinstance(value, bool | np.bool_):
+        # PyTorch's True is the index 1
+        if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
             raise TypeError
         return operator.index(value)
     except TypeError:
@@ -33,14 +43,36 @@ def integer(name: str, value: Any, low: int, end: int | None = None) -> int:
     return number
 
 
+def step_count(T: int) -> int:
+    """T, the number of steps of a chain."""
+    return integer("T", T, 1, MOST_STEPS + 1)
+
+
+def level_count(levels: int) -> int:
+    """The number of levels that a pixel may have."""
+    return integer("levels", levels, 2, MOST_LEVELS + 1)
+
+
+def sizes(shape: Iterable[int]) -> tuple[int, ...]:
+    """The shape of one sample, as Python's integers: in a small type of NumPy their product would wrap around."""
+    try:
+        parts = tuple(shape)
+    except TypeError:
+        raise TypeError(f"shape must be a sequence of ints, got {shape!r}") from None
+    checked = tuple(integer("a size of shape", size, 0, MOST_ELEMENTS + 1) for size in parts)
+    if prod(checked) > MOST_ELEMENTS:
+        raise ValueError(f"shape must have at most {MOST_ELEMENTS} elements a sample, got {checked}")
+    return checked
+
+
 def integer_row(name: str, values: ArrayLike, end: int) -> NDArray[np.uint64]:
     """One integer, or a row of them, in 0 .. end - 1, as a row; ``end`` is at most 2^64."""
     numbers = np.asarray(values)
     if numbers.dtype.kind not in "iu":
-        # beyond 64 bits, or of both kinds of 64, Python's integers make an array of objects or floats
+        # beyond 64 bits, or of both kinds of 64, integers make an array of objects or floats
         numbers = np.asarray(values, object)
-        if not all(type(number) is int for number in numbers.flat):
-            raise TypeError(f"{name} must be an integer or a row of integers in [0, {end}), got {values!r}")
+        expected = f"an integer or a row of integers in [0, {end})"
+        numbers = np.array([as_int(name, number, expected) for number in numbers.flat], object).reshape(numbers.shape)
     if numbers.ndim > 1:
         raise ValueError(f"{name} must be an integer or a row of integers in [0, {end}), got {values!r}")
     if numbers.size and not (numbers.min() >= 0 and numbers.max() < end):
@@ -50,7 +82,7 @@ def integer_row(name: str, values: ArrayLike, end: int) -> NDArray[np.uint64]:
 
 def numbers_from(given: ArrayLike, count: int) -> NDArray[np.uint64]:
     """The numbers of ``count`` samples, given all of them or the first."""
-    count = integer("the batch size", count, 0)
+    count = integer("the batch size", count, 0, MOST_ROWS)
     if np.ndim(given) == 0:
         first = integer("numbers", given, 0, (1 << 64) - count + 1)
         return np.uint64(first) + np.arange(count, dtype=np.uint64)

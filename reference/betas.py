@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, integer
+from ._arguments import FloatArray, step_count
 
 
 def linear_beta(
@@ -39,7 +39,7 @@ def linear_beta(
         "1000/T" multiplies both ends by 1000 / T, so that x_T is about as noisy at any T (improved-diffusion); "none"
         keeps them (diffusers).
     """
-    T = integer("T", T, 1)
+    T = step_count(T)
     if scaling not in ("none", "1000/T"):
         raise ValueError(f'scaling must be "none" or "1000/T", got {scaling!r}')
     factor = 1000 / T if scaling == "1000/T" else 1.0
@@ -55,7 +55,7 @@ def quadratic_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray
 
     Between the same ends it stays below the linear schedule: more steps are spent where there is little noise.
     """
-    T = integer("T", T, 1)
+    T = step_count(T)
     _require_open_unit_interval(start=start, end=end)
     return np.linspace(start**0.5, end**0.5, T) ** 2
 
@@ -81,7 +81,7 @@ def cosine_beta(T: int, s: float = 0.008, max_beta: float = 0.999) -> FloatArray
     max_beta : float
         Largest beta, in (0, 1): without it beta_T would be 1.
     """
-    T = integer("T", T, 1)
+    T = step_count(T)
     _require_open_unit_interval(max_beta=max_beta)
     if not 0 <= s < np.inf:
         raise ValueError(f"s must be finite and at least 0, got {s}")
@@ -113,7 +113,7 @@ def sigmoid_beta(
     max_beta : float
         Largest beta, in (0, 1): without it beta_T would be 1.
     """
-    T = integer("T", T, 1)
+    T = step_count(T)
     _require_open_unit_interval(max_beta=max_beta)
     if not (-np.inf < start < end < np.inf and 0 < tau < np.inf):
         raise ValueError(f"need start < end and tau > 0, all finite, got {start=}, {end=}, {tau=}")
@@ -132,7 +132,7 @@ def constant_beta(T: int, value: float = 0.02) -> FloatArray:
     value : float
         Every beta, in (0, 1).
     """
-    T = integer("T", T, 1)
+    T = step_count(T)
     _require_open_unit_interval(value=value)
     return np.full(T, float(value))
 
@@ -148,7 +148,7 @@ def jsd_beta(T: int) -> FloatArray:
     >>> jsd_beta(4).tolist()
     [0.25, 0.3333333333333333, 0.5, 1.0]
     """
-    T = integer("T", T, 1)
+    T = step_count(T)
     return 1.0 / np.arange(T, 0, -1)
 
 
@@ -162,7 +162,7 @@ def warmup_beta(T: int, start: float = 1e-4, end: float = 0.02, *, fraction: flo
     fraction : float
         Share of the steps in the ramp, in [0, 1]; the ramp has floor(fraction T) steps.
     """
-    T = integer("T", T, 1)
+    T = step_count(T)
     _require_open_unit_interval(start=start, end=end)
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be in [0, 1], got {fraction}")

@@ -17,7 +17,7 @@ from ._arguments import (
     FloatArray,
     floats,
     given_variance,
-    integer,
+    level_count,
     numbers_from,
     per_sample,
     require_name,
@@ -82,7 +82,7 @@ def discretised_normal_log_likelihood(
     levels : int
         Number of levels, spread evenly over [-1, 1], at least 2.
     """
-    levels = integer("levels", levels, 2)
+    levels = level_count(levels)
     x_0, mean = same_shape(x_0=x_0, mean=mean)
     (log_variance,) = floats(log_variance=log_variance)
     half_bin = 1 / (levels - 1)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import FloatArray, as_int, require_name
+from ._arguments import FloatArray, as_int, integer, require_name, step_count
 
 if TYPE_CHECKING:
     from .schedule import Schedule
@@ -77,7 +77,8 @@ def grid_steps(schedule: Schedule, n: int, grid: str) -> Steps:
     >>> {grid: grid_steps(chain, 4, grid).tolist() for grid in ("uniform", "quadratic", "karras")}
     {'uniform': [250, 500, 750, 1000], 'quadratic': [63, 250, 563, 1000], 'karras': [1, 109, 540, 1000]}
     """
-    if not 1 <= as_int("the number of steps to keep", n) <= schedule.T:
+    n = as_int("the number of steps to keep", n)
+    if not 1 <= n <= schedule.T:
         raise ValueError(f"the number of steps to keep must be in 1..{schedule.T}, got {n}")
     require_name("grid", grid, tuple(GRIDS))
     return GRIDS[grid](schedule, n)
@@ -107,19 +108,21 @@ def sections(T: int, counts: str | Sequence[int]) -> Steps:
     >>> sections(20, "ddim4").tolist(), sections(20, "2,3").tolist()
     ([1, 6, 11, 16], [1, 10, 11, 16, 20])
     """
+    T = step_count(T)
     if isinstance(counts, str):
         if strided := re.fullmatch(r"ddim(\d+)", counts):
             return _strided(T, int(strided[1]))
         if not re.fullmatch(r"\d+(,\d+)*", counts):
             raise ValueError(f'steps must be a number, their numbers, "ddimN" or "N,N,..", got {counts!r}')
         counts = [int(count) for count in counts.split(",")]
+    counts = [integer("the count of a section", count, 0, T + 1) for count in counts]
     steps: list[int] = []
     start = 1
     for i, count in enumerate(counts):
         # the first sections are a step longer where they cannot be equal
         size = T // len(counts) + (i < T % len(counts))
         if count > size:
-            raise ValueError(f"a section of {size} steps has no {count} steps to take")
+            raise ValueError(f"the count of a section of {size} steps must be at most that, got {count}")
         # added up, and not multiplied: where a half is rounded, the last bit of the sum decides
         apart, position = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
         for _ in range(count):

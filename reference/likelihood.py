@@ -35,10 +35,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import FloatArray, floats, integer, numbers_from, require_name, steps
+from ._arguments import FloatArray, floats, integer, level_count, numbers_from, require_name, sizes, steps
 from .bound import bits_per_dimension, prior_kl, vlb_terms
 from .forward import q_sample
-from .noise import DEQUANTISATION, FORWARD, PROBE, TIMESTEP, integers, normal, words
+from .noise import DEQUANTISATION, FORWARD, PROBE, STEPS, TIMESTEP, integers, normal, words
 from .prediction import Quantity, predict_x_0
 from .reverse import Variance
 from .samplers.chain import Model
@@ -263,7 +263,7 @@ def dequantise(
         Levels of a pixel, at least 2, spread evenly over [-1, 1].
     """
     require_name("dequantisation", dequantisation, get_args(Dequantisation))
-    half_bin = 1 / (integer("levels", levels, 2) - 1)
+    half_bin = 1 / (level_count(levels) - 1)
     x_0, share = floats(x_0=x_0, share=share)
     if share.shape != x_0.shape or not np.all((share > 0) & (share < 1)):
         raise ValueError(f"share must be of x_0's shape {x_0.shape} and in (0, 1), got {share.shape}")
@@ -298,7 +298,7 @@ def dequantisation_entropy(
     float
     """
     require_name("dequantisation", dequantisation, get_args(Dequantisation))
-    half_bin = 1 / (integer("levels", levels, 2) - 1)
+    half_bin = 1 / (level_count(levels) - 1)
     signal, noise = float(schedule.sqrt_alpha_bar[1]), float(schedule.sqrt_one_minus_alpha_bar[1])
     if dequantisation == "uniform":
         return math.log(2 * signal * half_bin)
@@ -322,7 +322,8 @@ def rademacher(seed: int, step: ArrayLike, sample: ArrayLike, shape: tuple[int, 
     -------
     ndarray of float64, shape (B, *shape)
     """
-    n = math.prod(integer("a size of shape", size, 0) for size in shape)
+    shape = sizes(shape)
+    n = math.prod(shape)
     packed = words(seed, PROBE, step, sample, -(-n // 32))
     bits = packed[:, :, None] >> np.arange(32, dtype=np.uint32) & np.uint32(1)
     signs = 1 - 2 * bits.reshape(len(packed), -1)[:, :n].astype(np.float64)
@@ -366,7 +367,7 @@ def ode_bits(
     """
     (x_0,) = floats(x_0=x_0)
     numbers, shape = numbers_from(numbers, len(x_0)), x_0.shape[1:]
-    n, probes = math.prod(shape), integer("probes", probes, 0)
+    n, probes = math.prod(shape), integer("probes", probes, 0, STEPS)
     share = (words(seed, DEQUANTISATION, 0, numbers, n).reshape(x_0.shape) + 0.5) / 2.0**32
     log_density = ode_log_density(
         schedule,

@@ -30,6 +30,9 @@ from .noise import INITIAL_WEIGHTS, normal
 Array = NDArray[np.floating[Any]]
 Parameters = dict[str, Array]
 
+# above the widest layer, which has as many numbers as the square of it
+MOST = 1 << 16
+
 
 def timestep_embedding(t: ArrayLike, width: int) -> NDArray[np.float64]:
     """Sinusoidal embedding e(t) of the timestep, Vaswani et al. 2017, section 3.5, as Ho et al. 2020 use it.
@@ -71,7 +74,7 @@ def parameter_shapes(channels: int = 3, width: int = 64, embedding: int = 64) ->
     dict of str to tuple of int
         Convolutions are (out, in, 3, 3), the linear layer (out, in).
     """
-    channels, width = integer("channels", channels, 1), integer("width", width, 1)
+    channels, width = integer("channels", channels, 1, MOST), integer("width", width, 1, MOST)
     embedding = _even("embedding", embedding)
     return {
         "time.weight": (width, embedding),
@@ -250,7 +253,7 @@ class SimpleUNet:
 
 
 def _even(name: str, value: int) -> int:
-    number = integer(name, value, 2)
+    number = integer(name, value, 2, MOST)
     if number % 2:
         raise ValueError(f"{name} must be even, got {value}")
     return number

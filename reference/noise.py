@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import integer, integer_row
+from ._arguments import MOST_ELEMENTS, MOST_STEPS, integer, integer_row, sizes
 
 # the version of docs/noise.md: other bits of any number would be another version
 NOISE_VERSION = 1
@@ -38,8 +38,8 @@ DEQUANTISATION = 10
 INPAINTING = 11
 
 STREAMS = 1 << 4
-STEPS = 1 << 28
-ELEMENTS = 1 << 34
+STEPS = MOST_STEPS + 1
+ELEMENTS = MOST_ELEMENTS
 # RePaint comes back to timesteps: on visit u of timestep t, counted from 0, the step is t + VISIT u
 VISIT = 1 << 20
 
@@ -249,8 +249,7 @@ def normal(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, shape: Se
     >>> bool((alone[0] == batch[1]).all())
     True
     """
-    # sizes of a small NumPy type would wrap around in the product
-    shape = tuple(integer("a size of shape", size, 0) for size in shape)
+    shape = sizes(shape)
     count = prod(shape)
     pairs = words(seed, stream, step, sample, count + count % 2)
     z_0, z_1 = normal_pair(pairs[:, 0::2], pairs[:, 1::2])

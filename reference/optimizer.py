@@ -7,6 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ._arguments import MOST_STEPS, integer
+
 Array = NDArray[np.floating[Any]]
 
 
@@ -25,6 +27,9 @@ class Adam:
     step: int = 0
     m: Mapping[str, Array] = field(default_factory=dict)
     v: Mapping[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", integer("step", self.step, 0, MOST_STEPS + 1))
 
     def update(
         self,

@@ -19,16 +19,16 @@ def image_grid(images: NDArray[np.floating[Any]], columns: int, *, zoom: int = 1
     images : ndarray, shape (B, 1, H, W)
         Grey images in [-1, 1]; what lies outside is clipped.
     columns : int
-        Images in a row, at least 1.
+        Images in a row, in [1, 2^16).
     zoom : int
-        Edge of the square that shows one pixel, at least 1.
+        Edge of the square that shows one pixel, in [1, 2^10).
 
     Returns
     -------
     ndarray of uint8, shape (height, width)
         0 is -1, 255 is 1.
     """
-    columns, zoom = integer("columns", columns, 1), integer("zoom", zoom, 1)
+    columns, zoom = integer("columns", columns, 1, 1 << 16), integer("zoom", zoom, 1, 1 << 10)
     # half a pixel's worth is added so that truncation rounds to nearest
     pixels = ((np.clip(images[:, 0], -1, 1) + 1) * 127.5 + 0.5).astype(np.uint8)
     pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)  # (B, zoom H, zoom W)

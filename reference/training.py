@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import integer
+from ._arguments import MOST_ROWS, integer
 from .digits import load_digits
 from .forward import q_sample
 from .network import Parameters, SimpleUNet, initial_parameters
@@ -70,7 +70,7 @@ def batches(seed: int, count: int, batch: int) -> Iterator[NDArray[np.int64]]:
     ------
     ndarray of int64, shape (batch,), in 0..count - 1
     """
-    count, batch = integer("count", count, 1), integer("batch", batch, 1)
+    count, batch = integer("count", count, 1, MOST_ROWS), integer("batch", batch, 1, MOST_ROWS)
     epoch, rows = 0, np.empty(0, np.int64)
     while True:
         while len(rows) < batch:

@@ -432,7 +432,7 @@ BAD_VLB_TERMS = {
         ValueError,
         "prediction must be one of 'eps', 'x_0', 'v', got 0",
     ),
-    "one level": ((D, X, X, X, 1), {"levels": 1}, ValueError, "levels must be at least 2, got 1"),
+    "one level": ((D, X, X, X, 1), {"levels": 1}, ValueError, "levels must lie in [2, 4294967297), got 1"),
     "half a level": ((D, X, X, X, 1), {"levels": 2.5}, TypeError, "levels must be an int, got 2.5"),
     "clip": ((D, X, X, X, 1), {"clip": (0, 0)}, ValueError, "clip must be (low, high) with low < high, or None"),
     "t above": ((D, X, X, X, 51), {}, ValueError, "t must lie in 0..50, got values from 51 to 51"),
@@ -450,7 +450,7 @@ BAD_ADVANCE = {
     "by 2^31": ((torch.tensor(1), 2**31), {}, ValueError, "by must lie in [-2147483648, 2147483648), got 2147483648"),
 }
 BAD_NOISE = {
-    "no batch": ((NO, ()), {}, ValueError, "shape must be (B, ...), none of it negative, got ()"),
+    "no batch": ((NO, ()), {}, ValueError, "shape must be (B, ...), got no axis"),
     "a number": ((NO, 5), {}, TypeError, "shape must be a sequence of int, got 5"),
     "of floats": ((NO, (2, 1.5)), {}, TypeError, "a size of shape must be an int, got 1.5"),
 }

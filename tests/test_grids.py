@@ -88,7 +88,7 @@ def test_the_steps_of_improved_diffusion_are_taken_by_their_names():
         (1001, "karras", "must be in 1..1000, got 1001"),
         ("karras", "uniform", 'steps must be a number, their numbers, "ddimN" or "N,N,..", got \'karras\''),
         ("ddim999", "uniform", "no whole stride takes 999 of 1000 steps"),
-        ("600,1", "uniform", "a section of 500 steps has no 600 steps to take"),
+        ("600,1", "uniform", "the count of a section of 500 steps must be at most that, got 600"),
     ],
 )
 def test_what_is_no_grid_is_refused(kept, grid, message):

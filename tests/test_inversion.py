@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused():
     images = torch.zeros(3, 1, 2, 2)
     with pytest.raises(ValueError, match=r"labels have shape \(2,\); 3 images need \(3,\)"):
         invert_tensors(network, LINEAR, images, labels=torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size must lie in \[1, 2147483648\), got 0"):
         invert_tensors(network, LINEAR, images, batch_size=0)
     with pytest.raises(TypeError, match="images must be floating"):
         invert(LINEAR, None, np.zeros((2, 2), int))

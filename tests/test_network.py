@@ -175,10 +175,10 @@ def test_parameters_that_do_not_fit_are_refused(parameters, message):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"channels": 0}, "channels must be at least 1, got 0"),
-        ({"width": -2}, "width must be at least 1, got -2"),
+        ({"channels": 0}, r"channels must lie in \[1, 65536\), got 0"),
+        ({"width": -2}, r"width must lie in \[1, 65536\), got -2"),
         ({"embedding": 7}, "embedding must be even, got 7"),
-        ({"embedding": 0}, "embedding must be at least 2, got 0"),
+        ({"embedding": 0}, r"embedding must lie in \[2, 65536\), got 0"),
     ],
 )
 def test_sizes_out_of_range_are_refused(sizes, message):

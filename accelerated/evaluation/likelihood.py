@@ -14,7 +14,7 @@ from noisestep.reference.prediction import Prediction
 from noisestep.reference.reverse import reverse_coefficients
 from torch import Tensor
 
-from ..address import DEQUANTISATION, FORWARD, PROBE, TIMESTEP, NoiseAddress
+from ..address import DEQUANTISATION, FORWARD, PROBE, STEPS, TIMESTEP, NoiseAddress
 from ..ops import integers, q_sample, vlb_terms, words
 from ..schedule import DeviceSchedule, Variance
 from .likelihood_results import VARIANCES
@@ -198,7 +198,7 @@ def ode_bits(
     Tensor of float64, shape (B,)
         In bits per dimension.
     """
-    probes, n = integer("probes", probes, 0), math.prod(x_0.shape[1:])
+    probes, n = integer("probes", probes, 0, STEPS), math.prod(x_0.shape[1:])
     if probes:
         directions = [_signs(NoiseAddress(seed, PROBE, probe, numbers), x_0) for probe in range(probes)]
     else:

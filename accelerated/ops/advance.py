@@ -4,7 +4,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..address import plain_int
+from ..address import int_in
 from ..backends.triton.launch import kernel
 from .registered import Registered
 
@@ -63,8 +63,6 @@ def advance(counter: Tensor, by: int = 1) -> Tensor:
         raise TypeError(f"counter must be an int64 tensor, got {got}")
     if counter.numel() != 1:
         raise ValueError(f"counter must have one element, got shape {tuple(counter.shape)}")
-    by = plain_int("by", by)
-    if not -(1 << 31) <= by < 1 << 31:
-        raise ValueError(f"by must lie in [-2147483648, 2147483648), got {by}")
+    by = int_in("by", by, -(1 << 31), 1 << 31)
     _advance(counter, by)
     return counter

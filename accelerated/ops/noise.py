@@ -1,12 +1,13 @@
 """eps ~ N(0, I) at an address: `noisestep.reference.noise.normal`. Reads nothing, writes one tensor."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..address import Address, NoiseAddress, plain_int
+from ..address import MOST_ELEMENTS, MOST_ROWS, Address, NoiseAddress, int_in
 from ..backends import eager, native
 from ..backends.triton import kernels
 from ..backends.triton.launch import ADDRESS, constants_of, kernel, layout_of, numbers_of, pointers_of
@@ -99,11 +100,17 @@ def noise(
     >>> noise(NoiseAddress(seed=0, stream=FORWARD, step=0), (2, 1, 8, 8)).shape
     torch.Size([2, 1, 8, 8])
     """
-    if not isinstance(shape, Sequence):
+    if not isinstance(shape, Sequence) or isinstance(shape, str | bytes):
         raise TypeError(f"shape must be a sequence of int, got {shape!r}")
-    shape, device = tuple(plain_int("a size of shape", n) for n in shape), with_index(torch.device(device))
-    if not shape or min(shape) < 0:
-        raise ValueError(f"shape must be (B, ...), none of it negative, got {shape}")
+    if not shape:
+        raise ValueError("shape must be (B, ...), got no axis")
+    shape = (
+        int_in("the batch size in shape", shape[0], 0, MOST_ROWS),
+        *(int_in("a size of shape", n, 0, MOST_ELEMENTS + 1) for n in shape[1:]),
+    )
+    if prod(shape[1:]) > MOST_ELEMENTS:
+        raise ValueError(f"shape must have at most {MOST_ELEMENTS} elements a sample, got {shape}")
+    device = with_index(device)
     check_dtype(dtype)
     check_address(address, shape[0], device)
     return _noise(shape, address.arguments(), dtype, device)

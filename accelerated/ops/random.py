@@ -4,7 +4,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..address import NoiseAddress, plain_int
+from ..address import MOST_ELEMENTS, MOST_ROWS, NoiseAddress, int_in, plain_int
 from ..backends import eager
 from ..backends.triton import kernels
 from ..backends.triton.launch import ADDRESS, constants_of, kernel, numbers_of, pointers_of
@@ -117,9 +117,9 @@ def words(address: NoiseAddress, batch: int, count: int, device: torch.device | 
     ----------
     address : NoiseAddress
     batch : int
-        B, the samples.
+        B, the samples, in [0, 2^31).
     count : int
-        Words a sample.
+        Words a sample, in [0, 2^34].
     device : torch.device or str
 
     Returns
@@ -133,7 +133,7 @@ def words(address: NoiseAddress, batch: int, count: int, device: torch.device | 
         For an address that does not fit the batch and the device.
     """
     batch, device = _checked(address, batch, device)
-    count = plain_int("count", count)
+    count = int_in("count", count, 0, MOST_ELEMENTS + 1)
     return _words(address.arguments(), batch, count, device)
 
 
@@ -182,8 +182,6 @@ def integers(address: NoiseAddress, batch: int, low: int, high: int, device: tor
 
 
 def _checked(address: NoiseAddress, batch: int, device: torch.device | str) -> tuple[int, torch.device]:
-    batch, device = plain_int("batch", batch), with_index(torch.device(device))
-    if batch < 0:
-        raise ValueError(f"batch must not be negative, got {batch}")
+    batch, device = int_in("batch", batch, 0, MOST_ROWS), with_index(device)
     check_address(address, batch, device)
     return batch, device

@@ -6,7 +6,7 @@ from math import prod
 import torch
 import triton
 import triton.language as tl
-from noisestep.reference._arguments import integer
+from noisestep.reference._arguments import level_count
 from torch import Tensor
 
 from ..backends import eager, native
@@ -303,7 +303,7 @@ def vlb_terms(
     check_schedule(schedule, x_t, "x_t")
     check_option("prediction", prediction, ("eps", "x_0", "v"))
     check_option("variance", variance, ("posterior", "beta", "learned_range"))
-    levels = integer("levels", levels, 2)
+    levels = level_count(levels)
     t = check_timesteps(t, schedule, x_t, "x_t")
     check_like("output", output, x_t, "x_t", shape=output_shape(x_t, variance == "learned_range"))
     low, high = check_clip(clip) or (None, None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from noisestep.reference._arguments import integer
+from noisestep.reference._arguments import MOST_STEPS, integer
 from noisestep.reference.samplers.editing import MOST_RESAMPLINGS, repaint_walk, start_step
 from noisestep.reference.schedule import Schedule
 from torch import Tensor
@@ -67,8 +67,8 @@ class Edit:
             start_step(1, self.strength)
         if self.mask is not None and self.mask.dtype != torch.bool:
             raise TypeError(f"mask must be bool, True where a pixel is made anew, got {self.mask.dtype}")
-        integer("resample", self.resample, 1, MOST_RESAMPLINGS + 1)
-        integer("jump", self.jump, 1)
+        for name, end in (("resample", MOST_RESAMPLINGS + 1), ("jump", MOST_STEPS + 1)):
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1, end))
         if self.mask is None and self.resample > 1:
             raise ValueError(f"resample is {self.resample}; without a mask there is nothing to resample")
 

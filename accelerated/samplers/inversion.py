@@ -1,7 +1,7 @@
 """DDIM backwards: `noisestep.reference.samplers.inversion`, in the fused op."""
 
 import torch
-from noisestep.reference._arguments import integer
+from noisestep.reference._arguments import MOST_ROWS, integer
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.samplers.inversion import inversion_coefficients
 from noisestep.reference.schedule import Schedule
@@ -49,7 +49,7 @@ def invert(
     TypeError, ValueError
         Labels of another shape, a batch size that is no positive integer, and what the schedule and the op refuse.
     """
-    batch_size = integer("batch_size", batch_size, 1)
+    batch_size = integer("batch_size", batch_size, 1, MOST_ROWS)
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"labels have shape {tuple(labels.shape)}; {len(images)} images need ({len(images)},)")
     chain = schedule if steps is None else schedule.respace(steps, grid)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from noisestep.reference._arguments import integer
+from noisestep.reference._arguments import MOST_ROWS, integer
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
 
 from ..address import INITIAL, REVERSE, NoiseAddress
 from ..ops import advance, multistep, noise, reverse_step
-from ..schedule import DeviceSchedule
+from ..schedule import DeviceSchedule, with_index
 from . import SAMPLERS, Sampler
 from .editing import Edit, moves
 from .guidance import Guidance, Network
@@ -139,8 +139,9 @@ def sample(
         sampler that looks beyond one step, a graph on a device that has none or with a classifier, and what the
         schedule and the ops refuse.
     """
-    count, first = integer("count", count, 1), integer("first", first, 0)
-    batch_size, trajectory = integer("batch_size", batch_size, 1), integer("trajectory", trajectory, 0)
+    count, batch_size = integer("count", count, 1, MOST_ROWS), integer("batch_size", batch_size, 1, MOST_ROWS)
+    seed, first = integer("seed", seed, 0, 1 << 64), integer("first", first, 0, 1 << 63)
+    trajectory = integer("trajectory", trajectory, 0, MOST_ROWS)
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler is {sampler!r}; allowed: {', '.join(SAMPLERS)}")
     method = SAMPLERS[sampler]
@@ -155,7 +156,7 @@ def sample(
         edit.check(count, shape, method)
         if x_T is not None and edit.strength is not None:
             raise ValueError("x_T and the edit's strength both say where to start; give one of them")
-    if cuda_graph and torch.device(device).type != "cuda":
+    if cuda_graph and with_index(device).type != "cuda":
         raise ValueError(f"cuda_graph=True needs a GPU, and the device is {device}")
     if cuda_graph and classifier is not None:
         raise ValueError("cuda_graph=True cannot capture a classifier, which is called from Python at every step")

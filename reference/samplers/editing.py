@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arguments import FloatArray, floats, integer, numbers_from, same_shape
+from .._arguments import MOST_STEPS, FloatArray, floats, integer, numbers_from, same_shape, step_count
 from ..forward import q_sample, q_step
 from ..noise import INITIAL, INPAINTING, VISIT, normal
 from ..prediction import Quantity
@@ -47,7 +47,7 @@ def start_step(T: int, strength: float) -> int:
     >>> start_step(50, 0.5), start_step(100, 0.07), start_step(10, 0.01)
     (25, 7, 1)
     """
-    T = integer("T", T, 1)
+    T = step_count(T)
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], got {strength}")
     # strength and the product are each within 2^-53 of the numbers that are meant
@@ -121,10 +121,12 @@ def repaint_walk(T: int, *, resample: int = 1, jump: int = 10) -> list[tuple[int
     >>> [t for t, u in repaint_walk(5, resample=2, jump=2)]
     [5, 4, 3, 4, 5, 4, 3, 2, 1, 2, 3, 2, 1, 0]
     """
-    T, jump = integer("T", T, 1), integer("jump", jump, 1)
+    T, jump = step_count(T), integer("jump", jump, 1, MOST_STEPS + 1)
     resample = integer("resample", resample, 1, MOST_RESAMPLINGS + 1)
     if resample > 1 and jump >= T:
-        raise ValueError(f"jump is {jump}, and the chain has {T} steps; to be resampled it needs more steps than that")
+        raise ValueError(
+            f"jump is {jump}, and the chain has {T} steps; to be resampled it must have more steps than that"
+        )
     steps = [T]
     for t in range(T - 1, -1, -1):
         steps.append(t)
@@ -267,7 +269,8 @@ def x_T_between(seed: int, k: int, other: int, fraction: ArrayLike, shape: Seque
     ndarray of float64, shape (n, ...)
         ``x_T`` of :func:`noisestep.reference.sample`.
     """
-    a, b = normal(seed, INITIAL, 0, [k, other], shape).astype(np.float64)
+    numbers = [integer(name, number, 0, 1 << 64) for name, number in (("k", k), ("other", other))]
+    a, b = normal(seed, INITIAL, 0, numbers, shape).astype(np.float64)
     return slerp(a, b, fraction)
 
 
