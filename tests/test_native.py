@@ -383,4 +383,4 @@ def test_wrong_bits_are_noticed_when_it_is_loaded(tmp_path, monkeypatch):
         warnings.simplefilter("always")
         # what the cache wraps: the library that the other tests use stays
         assert build._library.__wrapped__() is None
-    assert ["gives wrong bits" in str(warning.message) for warning in seen] == [True]
+    assert ["of noise gives wrong results" in str(warning.message) for warning in seen] == [True]

@@ -2,10 +2,9 @@
 
 With no compiler the ops run on PyTorch's eager operations: the same bits, at a small part of the speed, and a warning.
 `NOISESTEP_NATIVE=0` asks for that, without the warning. The library is kept in `NOISESTEP_CACHE`, or in `noisestep`
-below `XDG_CACHE_HOME` or `~/.cache`; to compile it takes a few seconds.
+below `XDG_CACHE_HOME` or `~/.cache` (`cache.py`); to compile it takes a few seconds.
 """
 
-import atexit
 import ctypes
 import functools
 import hashlib
@@ -14,7 +13,6 @@ import platform
 import shutil
 import struct
 import subprocess
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from noisestep.reference import noise as reference
 
 from ...schedule import MOST_HISTORY, ReverseRow, StepRow
 from ..eager import CHUNK
+from . import cache, check
 
 # read once, when noisestep is imported
 WANTED = os.environ.get("NOISESTEP_NATIVE") != "0"
@@ -82,8 +81,9 @@ class NativeUnavailable(RuntimeWarning):
 @functools.cache
 def _library() -> Functions | None:
     try:
-        functions = _load(_compiled())
-        _check(functions)
+        functions = _loaded()
+        if (name := check.wrong(functions)) is not None:
+            raise RuntimeError(f"what the C++ compiler made of {name} gives wrong results")
     except (OSError, RuntimeError) as problem:
         warnings.warn(
             f"the ops on a CPU run eagerly, with the same bits and many times slower: {problem}. A C++ compiler (g++, "
@@ -95,41 +95,24 @@ def _library() -> Functions | None:
     return functions
 
 
-def _compiled() -> Path:
-    """The library's file, compiled if it is not there for this source, compiler and processor."""
+def _loaded() -> Functions:
+    """The functions of the library for this source, compiler and processor, from the cache or compiled now."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
         raise RuntimeError("no C++ compiler was found")
     command = [*compiler.split(), *_FLAGS, *_constants()]
     sources = sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")])
     identity = "\n".join((*(path.read_text() for path in sources), *command, _said_by(compiler), _processor()))
-    path = _folder() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.so"
-    if not path.exists():
-        # under a name of its own until it is whole: other processes may compile it, too
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            done = subprocess.run(
-                [*command, str(_SOURCES / "ops.cpp"), "-o", str(made)], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise RuntimeError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
-            made.replace(path)
-    return path
 
+    def compile_to(path: Path) -> None:
+        done = subprocess.run(
+            [*command, str(_SOURCES / "ops.cpp"), "-o", str(path)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
 
-def _folder() -> Path:
-    """Where libraries are kept; one that goes with the process where nothing can be."""
-    given = os.environ.get("NOISESTEP_CACHE")
-    folder = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "noisestep"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    folder = Path(tempfile.mkdtemp(prefix="noisestep-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    code = cache.load(f"native-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.so", compile_to)
+    return {name: _function(code[f"noisestep_{name}"], "".join(parts)) for name, parts in _STRUCTURES.items()}
 
 
 def _said_by(compiler: str) -> str:
@@ -164,24 +147,8 @@ def _constants() -> list[str]:
     ]
 
 
-def _load(path: Path) -> Functions:
-    code = ctypes.CDLL(str(path))
-    return {name: _function(code[f"noisestep_{name}"], "".join(parts)) for name, parts in _STRUCTURES.items()}
-
-
 def _function(function: Any, words: str) -> Callable[..., int]:
     function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int64
     # one argument: ctypes takes a third of a microsecond for each
     pack = struct.Struct(f"={words}").pack
     return lambda *given: function(pack(*given))
-
-
-def _check(functions: Functions) -> None:
-    """The first thing that is computed is compared with the reference: a compiler may be wrong."""
-    rows, n = 2, 5 * 64 + 3
-    eps = np.full((rows, n), np.nan, np.float32)
-    # as a signed number, 2^64 - 59 is -59
-    functions["noise"](rows, n, 1, -59, reference.FORWARD, 7, 0, 2**32 - 1, 0, eps.ctypes.data, 0)
-    expected = reference.normal(2**64 - 59, reference.FORWARD, 7, [2**32 - 1, 2**32], (n,))
-    if not np.array_equal(eps.view(np.uint32), expected.view(np.uint32)):
-        raise RuntimeError("what the C++ compiler made gives wrong bits")
