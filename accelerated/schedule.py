@@ -1,8 +1,9 @@
 """The tables of a `Schedule` on a device, rounded once."""
 
-import itertools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
@@ -110,8 +111,6 @@ STEP_COLUMNS: StepRow[int] = StepRow(*range(len(StepRow._fields)))
 # the most history entries of a step: UniPC's corrector of third order takes an earlier x and three predictions
 MOST_HISTORY = 4
 
-_numbers = itertools.count()
-
 # the most tables of updates that a schedule keeps: one has 40 bytes a step in float32
 KEPT_TABLES = 64
 
@@ -189,8 +188,6 @@ class DeviceSchedule(Steps):
             raise TypeError(f"schedule must be a noisestep.reference Schedule, got {type(schedule).__name__}")
         super().__init__(schedule.T, device)
         self._schedule = schedule
-        # what a compiled graph knows a schedule by: its tables are constants there
-        self._number = str(next(_numbers))
         self._previous = None if previous is None else Jumps(schedule, previous).previous
         if self._previous is not None:
             self._previous.flags.writeable = False
@@ -198,7 +195,9 @@ class DeviceSchedule(Steps):
         # the forward table is always wanted, and made here so that a compiled graph finds it
         marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
         self._forward = {dtype: self._on_device(marginal, dtype) for dtype in (torch.float32, torch.float64)}
-        self._reverse: dict[object, Tensor] = {}
+        # a table is an attribute: a compiled function finds one that was made while it was traced
+        self._reverse = SimpleNamespace()
+        self._names: dict[object, str] = {}
 
     @property
     def schedule(self) -> Schedule:
@@ -276,7 +275,15 @@ class DeviceSchedule(Steps):
         ValueError
             For an unknown option, with those allowed.
         """
-        return self._kept_table(self._number, prediction, variance, eta, rederive_eps, dtype)
+        compiled = torch.compiler.is_compiling()
+        if compiled and eta is not None:
+            # here, since it brings sympy
+            from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+            # a number that a compiled function is given: each eta has a table, and a graph, of its own
+            eta = guard_scalar(eta)
+        table: Tensor = getattr(self._reverse, self._named(prediction, variance, eta, rederive_eps, dtype, compiled))
+        return table
 
     def is_noisy(self, *, variance: Variance = "posterior", eta: float | None = None) -> bool:
         """Whether any step of an update adds noise; the arguments are those of `reverse_table`.
@@ -337,26 +344,30 @@ class DeviceSchedule(Steps):
     def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
         return constant(table, dtype, self.device)
 
-    def _kept_table(
+    def _named(
         self,
-        number: str,
         prediction: Prediction,
         variance: Variance,
         eta: float | None,
         rederive_eps: bool,
         dtype: torch.dtype,
-    ) -> Tensor:
+        compiled: bool,
+    ) -> str:
+        """The name of a table among the attributes of `_reverse`, where it is made if it is not there yet."""
         key = (prediction, variance, eta, rederive_eps, dtype)
-        table = self._reverse.get(key)
-        if table is None:
+        name = self._names.get(key)
+        if name is None:
             row = _reverse_columns(self.schedule, self.previous, prediction, variance, eta, rederive_eps)
-            table = self._reverse[key] = self._on_device(np.stack(row, axis=-1), dtype)
-            while len(self._reverse) > KEPT_TABLES:
-                self._reverse.pop(next(iter(self._reverse)), None)
-        return table
+            name = re.sub(r"\W", "_", f"{prediction}_{variance}_{eta}_{rederive_eps}_{dtype}")
+            setattr(self._reverse, name, self._on_device(np.stack(row, axis=-1), dtype))
+            self._names[key] = name
+            # a function is compiled with all of its tables at once
+            while len(self._names) > KEPT_TABLES and not compiled:
+                delattr(self._reverse, self._names.pop(next(iter(self._names))))
+        return name
 
-    # a compiled function runs it once and keeps what it returned
-    _kept_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    # run while a function is compiled, and not traced
+    _named._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         return f"DeviceSchedule({self.schedule!r}, device={str(self.device)!r})"

@@ -7,9 +7,10 @@ import torch
 from noisestep.accelerated import schedule as module
 from noisestep.accelerated.address import FORWARD, REVERSE, NoiseAddress
 from noisestep.accelerated.integrations.improved_diffusion import SpacedDiffusion
-from noisestep.accelerated.ops import q_sample, reverse_step
+from noisestep.accelerated.ops import multistep, q_sample, reverse_step
 from noisestep.accelerated.schedule import DeviceSchedule
 from noisestep.reference import Schedule
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -105,9 +106,45 @@ def test_the_tables_of_updates_are_bounded_in_number():
     assert schedule.reverse_table(eta=0.0) is first
     for k in range(1, 3 * module.KEPT_TABLES):
         schedule.reverse_table(eta=k / 1000)
-    assert len(schedule._reverse) == module.KEPT_TABLES
+    assert len(vars(schedule._reverse)) == module.KEPT_TABLES
     assert schedule.reverse_table(eta=0.0) is not first
     assert torch.equal(schedule.reverse_table(eta=0.0), first)
+
+
+def many_tables(first, second, steps, x, eta):
+    """Tables of every kind, two and more of each."""
+    for schedule in (first, second):
+        for x_0 in (x, x.double()):
+            x = x + q_sample(schedule, x_0, T, x_0)
+        for options in ({"variance": "beta"}, {"variance": "posterior"}, {"prediction": "v"}, {"eta": eta}):
+            x = reverse_step(schedule, x, x / 2, 5, x, **options)
+        x = reverse_step(schedule, x.double(), x.double(), 5, x.double(), eta=eta / 2).float()
+    for table in steps:
+        x = multistep(table, x, x / 2, (x,), 5, x)
+    return x
+
+
+def test_a_function_of_many_tables_is_compiled_once(monkeypatch):
+    monkeypatch.setattr(module, "KEPT_TABLES", 3)  # in vain: no table is dropped while a function is compiled
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(many_tables, backend=counter, fullgraph=True)
+    rows = torch.linspace(0, 1, 21 * 4).reshape(21, 4).numpy()
+
+    def arguments(eta=0.5):
+        first, second = DeviceSchedule(LINEAR), DeviceSchedule(Schedule.from_name("cosine", 10))
+        return first, second, [first.step_table(rows * k) for k in (1, 2)], X, eta
+
+    fresh = arguments()
+    assert torch.equal(compiled(*fresh), many_tables(*arguments()))
+    assert torch.equal(compiled(*fresh), many_tables(*arguments()))
+    assert counter.frame_count == 1
+    # of tables that are there, or of others; a number eta is part of a graph
+    monkeypatch.undo()
+    used = arguments()
+    many_tables(*used)
+    assert torch.equal(compiled(*used), many_tables(*used))
+    assert counter.frame_count == 1
+    assert torch.equal(compiled(*arguments(0.25)), many_tables(*arguments(0.25)))
 
 
 def test_the_numbers_of_a_call_make_no_table():
@@ -115,7 +152,7 @@ def test_the_numbers_of_a_call_make_no_table():
     for k in range(1, 4):
         numbers = dict(clip=(-k, k), guidance=float(k), temperature=k / 4)
         reverse_step(schedule, X, (X, X / 2), T, NoiseAddress(0, REVERSE, 5), **numbers)
-    assert len(schedule._reverse) == 1
+    assert len(vars(schedule._reverse)) == 1
 
 
 def test_the_source_of_the_tables_cannot_change():
