@@ -2,10 +2,14 @@
 
 import copy
 import importlib
+import inspect
 import logging
 import pickle
+import pkgutil
+import re
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,6 +169,94 @@ CLASSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...] | None, dict[str, 
     "v_param_continuous_time_gaussian_diffusion.VParamContinuousTimeGaussianDiffusion": ("2d", {}, None, {}),
     "elucidated_diffusion.ElucidatedDiffusion": ("2d", {}, None, {}),
 }
+
+
+REAL = {
+    "improved_diffusion": "pip install git+https://github.com/openai/improved-diffusion",
+    "guided_diffusion": "pip install git+https://github.com/openai/guided-diffusion",
+    "diffusion": "DiT's folder diffusion on the path",
+}
+
+# what denoising-diffusion-pytorch exports besides: its networks and trainers, and a wrapper around a diffusion
+REFUSED = (
+    "denoising_diffusion_pytorch.Unet",
+    "denoising_diffusion_pytorch.Trainer",
+    "denoising_diffusion_pytorch_1d.Unet1D",
+    "denoising_diffusion_pytorch_1d.Trainer1D",
+    "denoising_diffusion_pytorch_1d.Dataset1D",
+    "karras_unet.KarrasUnet",
+    "karras_unet_1d.KarrasUnet1D",
+    "karras_unet_3d.KarrasUnet3D",
+    "xm.XMWrapper",
+)
+
+
+def exported(package: str) -> dict[str, type]:
+    """The classes that a package exports by its own name, and those of its modules that train or sample."""
+    root = importlib.import_module(package)
+    modules = [root]
+    for found in pkgutil.iter_modules(root.__path__, f"{package}."):
+        try:
+            modules.append(importlib.import_module(found.name))
+        except ModuleNotFoundError as error:
+            # what reads and writes files wants libraries that the diffusion does not
+            if (error.name or package).startswith(package):
+                raise
+    classes = {}
+    for module in modules:
+        for name, kind in vars(module).items():
+            within = inspect.isclass(kind) and kind.__module__.startswith(f"{package}.")
+            if within and (module is root or {"p_sample", "p_losses", "training_losses"} & set(dir(kind))):
+                classes[f"{kind.__module__.removeprefix(package + '.')}.{name}"] = kind
+    return classes
+
+
+def table_of(library: str) -> dict[str, tuple[str, ...] | None]:
+    """What the page says may be replaced of each class of a library; None: it is refused."""
+    page = Path(__file__).parents[1].joinpath("docs", "integrations.md").read_text()
+    of_library = re.search(rf"^\| {library} \|.*?(?=\n\n|^\| [^|`]+ \| \|)", page, re.MULTILINE | re.DOTALL)
+    assert of_library is not None
+    rows = [row.split("|")[1:3] for row in of_library[0].splitlines()[1:]]
+    return {
+        name: None if "refused" in replaced else tuple(re.findall(r"`(\w+)`", replaced))
+        for names, replaced in rows
+        for name in re.findall(r"`([\w.]+)`", names)
+    }
+
+
+def test_the_page_has_every_class_that_denoising_diffusion_pytorch_exports(ddp):
+    kinds = exported("denoising_diffusion_pytorch")
+    assert sorted(kinds) == sorted([*CLASSES, *REFUSED])
+    root = importlib.import_module("denoising_diffusion_pytorch")
+    names = {where: where.split(".")[1] for where in kinds}
+    # those of one name are told apart by their modules
+    names = {where: name if getattr(root, name, None) is kinds[where] else where for where, name in names.items()}
+    replaced = {names[where]: replaced for where, (_, _, replaced, _) in CLASSES.items()}
+    assert table_of("denoising-diffusion-pytorch") == replaced | {names[where]: None for where in REFUSED}
+    for where in REFUSED:
+        with pytest.raises(TypeError, match=f"got {kinds[where].__name__}"):
+            patched(kinds[where].__new__(kinds[where]))
+
+
+@pytest.mark.parametrize("package", REAL)
+def test_the_page_has_every_diffusion_that_a_package_of_openai_s_exports(package):
+    pytest.importorskip(package, reason=f"needs {package}: {REAL[package]}")
+    kinds = {where.split(".")[1] for where in exported(package)}
+    methods = ("q_sample", "p_sample", "ddim_sample")
+    assert table_of("improved-diffusion, guided-diffusion, DiT") == dict.fromkeys(kinds, methods)
+
+
+def test_a_pipeline_with_any_other_scheduler_of_diffusers_is_refused():
+    diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'noisestep[test]'")
+    assert table_of("diffusers") == {"DDPMScheduler": ("scheduler",), "DDIMScheduler": ("scheduler",)}
+    names = [name for name in dir(diffusers) if re.fullmatch(r"(?!Flax).*Scheduler(Discrete)?", name)]
+    assert len(names) > 40
+    for name in names:
+        kind = getattr(diffusers, name)
+        pipe = types.SimpleNamespace(scheduler=kind.__new__(kind), register_modules=None)
+        if name not in ("DDPMScheduler", "DDIMScheduler"):
+            with pytest.raises(TypeError, match=f"must be a DDPM or DDIM scheduler, got {name}"):
+                patched(pipe)
 
 
 def shift(method: str) -> Callable[..., Any]:
@@ -407,13 +499,6 @@ class Improved:
         noise = torch.randn_like(x) * (t > 0).reshape(-1, 1, 1, 1)
         sample = before.sqrt() * x_0 + (1 - before - sigma**2).sqrt() * eps + sigma * noise
         return {"sample": sample.float(), "pred_xstart": x_0.float()}
-
-
-REAL = {
-    "improved_diffusion": "pip install git+https://github.com/openai/improved-diffusion",
-    "guided_diffusion": "pip install git+https://github.com/openai/guided-diffusion",
-    "diffusion": "DiT's folder diffusion on the path",
-}
 
 
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
