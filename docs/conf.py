@@ -1,0 +1,33 @@
+"""How the site is built: sphinx-build -W -j auto docs build/site"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+
+project = "noisestep"
+author = "The noisestep developers"
+copyright = "the noisestep developers, MIT license"
+extensions = ["myst_parser", "formulas", "sources", "lesson_pages", "sphinx_copybutton"]
+exclude_patterns = ["conf.py", "_extensions", "lessons/__init__.py", "lessons/script.py"]
+nitpicky = True
+
+# what GitHub shows of these pages is shown here too: formulas in dollars and in ```math
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_fence_as_directive = ["math"]
+myst_heading_anchors = 4
+# "source:" marks what leads to a file of the repository (sources.py)
+myst_url_schemes = {"https": None, "http": None, "mailto": None, "source": None}
+
+html_theme = "furo"
+html_title = "noisestep"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "katex"
+html_show_sphinx = False
+html_copy_source = False
+templates_path: list[str] = []
+# the arrows of a prompt are not copied
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_exclude = ".linenos, .gp, .go"
