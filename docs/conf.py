@@ -5,12 +5,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
+from api import linkcode_resolve  # noqa: F401
+
 project = "noisestep"
 author = "The noisestep developers"
 copyright = "the noisestep developers, MIT license"
-extensions = ["myst_parser", "formulas", "sources", "lesson_pages", "sphinx_copybutton"]
+extensions = ["myst_parser", "formulas", "sources", "lesson_pages", "api", "sphinx_copybutton"]
 exclude_patterns = ["conf.py", "_extensions", "lessons/__init__.py", "lessons/script.py"]
 nitpicky = True
+# types are said in the docstrings, in words: those that happen to be names are no links
+suppress_warnings = ["ref.python"]
+nitpick_ignore_regex = [("py:.*", ".*")]
+autodoc_typehints = "none"
+autodoc_inherit_docstrings = False
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_param = False
+napoleon_use_ivar = True
+default_role = "code"
 
 # what GitHub shows of these pages is shown here too: formulas in dollars and in ```math
 myst_enable_extensions = ["dollarmath", "deflist"]

@@ -1,4 +1,4 @@
-"""`noisestep train | sample | evaluate | report`: the flags of each command, and the call that they lead to.
+"""`noisestep learn | train | sample | evaluate | report`: the flags of each command, and the call that they lead to.
 
 A command imports torch only once its flags are known to be good, so that help and a bad flag answer at once.
 """
@@ -56,15 +56,34 @@ run_argument = click.argument("run", type=FOLDER, metavar="RUN")
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(version("noisestep"), package_name="noisestep", prog_name="noisestep")
 def main() -> None:
-    """Denoising diffusion: train on images, draw samples, and measure how good they are.
+    """Denoising diffusion: learn how it works, train on images, draw samples, and measure how good they are.
 
     \b
+      noisestep learn                       write the lessons as notebooks; needs no PyTorch
       noisestep train                       train on the embedded handwritten digits: minutes on two cores
       noisestep sample runs/digits-001      draw samples from the trained model
       noisestep evaluate runs/digits-001    evaluate new samples
     """
     # OpenMP threads spin while they wait, which slows down everything else on a shared machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@main.command()
+@click.argument("lessons", type=click.IntRange(1), nargs=-1, metavar="[NUMBER]...")
+@click.option("--out", type=FOLDER, default="lessons", metavar="DIR", help="output folder  [default lessons]")
+def learn(lessons: tuple[int, ...], out: Path) -> None:
+    """Write the lessons as Jupyter notebooks, run, with their pictures.
+
+    \b
+      noisestep learn
+      noisestep learn 2 5 --out posterior
+
+    They need NumPy, matplotlib, and scikit-learn for its images of digits; PyTorch only where a lesson says so.
+    """
+    with runtime_errors():
+        from .learn import write_lessons
+
+        write_lessons(out, lessons)
 
 
 @main.command()

@@ -31,6 +31,14 @@ def runtime_errors() -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             click.echo(str(stopped), err=True)
         sys.exit(128 + stopped.signal)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package == "noisestep":
+            raise
+        # the NumPy half was installed alone
+        raise click.ClickException(
+            f"this command needs {package}, which is not installed: pip install {package}"
+        ) from None
     except (RunError, DataError, TrainingError, LostRank) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:

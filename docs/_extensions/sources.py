@@ -23,7 +23,6 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_for_filename
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[2]
@@ -103,21 +102,19 @@ class Source(SphinxDirective):
         return [nodes.container("", caption, block, classes=["source"])]
 
 
-class Links(SphinxTransform):
-    default_priority = 700
-
-    def apply(self, **_: Any) -> None:
-        docname = self.env.docname
-        for link in self.document.findall(nodes.reference):
-            if link.get("refuri", "").startswith("source:"):
-                link["refuri"] = uri(self.env, docname, link["refuri"].removeprefix("source:"), 1)
-                link["internal"] = True
-        for literal in list(self.document.findall(nodes.literal)):
-            if isinstance(literal.parent, nodes.reference) or not (found := locate(literal.astext())):
-                continue
-            link = nodes.reference(refuri=uri(self.env, docname, *found), internal=True)
-            literal.replace_self(link)
-            link += literal
+def link_names(app: Sphinx, document: nodes.document) -> None:
+    """What was marked as a source becomes a link to its page, and a name in backticks too."""
+    env, docname = app.env, app.env.current_document.docname
+    for link in document.findall(nodes.reference):
+        if link.get("refuri", "").startswith("source:"):
+            file, _, line = link["refuri"].removeprefix("source:").partition("#L-")
+            link["refuri"], link["internal"] = uri(env, docname, file, int(line or 1)), True
+    for literal in list(document.findall(nodes.literal)):
+        if isinstance(literal.parent, nodes.reference) or not (found := locate(literal.astext())):
+            continue
+        link = nodes.reference(refuri=uri(env, docname, *found), internal=True)
+        literal.replace_self(link)
+        link += literal
 
 
 def rewrite_links(_: Sphinx, docname: str, content: list[str]) -> None:
@@ -161,9 +158,10 @@ def merge(_: Sphinx, env: BuildEnvironment, docnames: set[str], other: Any) -> N
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("source", Source)
-    app.add_transform(Links)
     app.connect("env-before-read-docs", prepare)
     app.connect("source-read", rewrite_links)
+    # after the links to the source of documented names are there
+    app.connect("doctree-read", link_names, priority=900)
     app.connect("env-purge-doc", purge)
     app.connect("env-merge-info", merge)
     app.connect("html-collect-pages", source_pages)
