@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import emulator
 import pytest
+
+import emulator
 
 FOLDER = Path(emulator.__file__).parent
 IMPORTED = {"hypothesis", "mpmath", "numpy", "pytest", "torch", "triton"}
