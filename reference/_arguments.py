@@ -43,6 +43,21 @@ def integer(name: str, value: Any, low: int, end: int | None = None) -> int:
     return number
 
 
+def real(name: str, value: Any) -> float:
+    """``value``, a real number of any library but no bool, as a Python float; NaN is refused."""
+    try:
+        if isinstance(value, bool | str | bytes) or "bool" in str(getattr(value, "dtype", "")) or np.ndim(value):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be a number of float64, got an integer beyond it") from None
+    if np.isnan(number):
+        raise ValueError(f"{name} must be a number, got nan")
+    return number
+
+
 def step_count(T: int) -> int:
     """T, the number of steps of a chain."""
     return integer("T", T, 1, MOST_STEPS + 1)

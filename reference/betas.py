@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, step_count
+from ._arguments import FloatArray, real, step_count
 
 
 def linear_beta(
@@ -43,8 +43,8 @@ def linear_beta(
     if scaling not in ("none", "1000/T"):
         raise ValueError(f'scaling must be "none" or "1000/T", got {scaling!r}')
     factor = 1000 / T if scaling == "1000/T" else 1.0
-    start, end = factor * start, factor * end
-    _require_open_unit_interval(start=start, end=end)
+    start, end = factor * real("start", start), factor * real("end", end)
+    start, end = _in_open_unit_interval(start=start, end=end)
     return np.linspace(start, end, T)
 
 
@@ -56,7 +56,7 @@ def quadratic_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray
     Between the same ends it stays below the linear schedule: more steps are spent where there is little noise.
     """
     T = step_count(T)
-    _require_open_unit_interval(start=start, end=end)
+    start, end = _in_open_unit_interval(start=start, end=end)
     return np.linspace(start**0.5, end**0.5, T) ** 2
 
 
@@ -82,8 +82,8 @@ def cosine_beta(T: int, s: float = 0.008, max_beta: float = 0.999) -> FloatArray
         Largest beta, in (0, 1): without it beta_T would be 1.
     """
     T = step_count(T)
-    _require_open_unit_interval(max_beta=max_beta)
-    if not 0 <= s < np.inf:
+    (max_beta,) = _in_open_unit_interval(max_beta=max_beta)
+    if not 0 <= (s := real("s", s)) < np.inf:
         raise ValueError(f"s must be finite and at least 0, got {s}")
     angle = (np.arange(T + 1) / T + s) / (1 + s) * (np.pi / 2)
     before, after = angle[:-1], angle[1:]
@@ -114,7 +114,8 @@ def sigmoid_beta(
         Largest beta, in (0, 1): without it beta_T would be 1.
     """
     T = step_count(T)
-    _require_open_unit_interval(max_beta=max_beta)
+    (max_beta,) = _in_open_unit_interval(max_beta=max_beta)
+    start, end, tau = real("start", start), real("end", end), real("tau", tau)
     if not (-np.inf < start < end < np.inf and 0 < tau < np.inf):
         raise ValueError(f"need start < end and tau > 0, all finite, got {start=}, {end=}, {tau=}")
     u = (start + (end - start) * np.arange(T + 1) / T) / tau
@@ -133,8 +134,8 @@ def constant_beta(T: int, value: float = 0.02) -> FloatArray:
         Every beta, in (0, 1).
     """
     T = step_count(T)
-    _require_open_unit_interval(value=value)
-    return np.full(T, float(value))
+    (value,) = _in_open_unit_interval(value=value)
+    return np.full(T, value)
 
 
 def jsd_beta(T: int) -> FloatArray:
@@ -163,11 +164,11 @@ def warmup_beta(T: int, start: float = 1e-4, end: float = 0.02, *, fraction: flo
         Share of the steps in the ramp, in [0, 1]; the ramp has floor(fraction T) steps.
     """
     T = step_count(T)
-    _require_open_unit_interval(start=start, end=end)
-    if not 0 <= fraction <= 1:
+    start, end = _in_open_unit_interval(start=start, end=end)
+    if not 0 <= (fraction := real("fraction", fraction)) <= 1:
         raise ValueError(f"fraction must be in [0, 1], got {fraction}")
     ramp = int(T * fraction)
-    return np.concatenate([np.linspace(start, end, ramp), np.full(T - ramp, float(end))])
+    return np.concatenate([np.linspace(start, end, ramp), np.full(T - ramp, end)])
 
 
 def warmup10_beta(T: int, start: float = 1e-4, end: float = 0.02) -> FloatArray:
@@ -242,7 +243,8 @@ def zero_terminal_snr_beta(beta: ArrayLike) -> FloatArray:
     return np.concatenate([beta[:1], (1 - ratio) * (1 + ratio)])
 
 
-def _require_open_unit_interval(**values: float) -> None:
+def _in_open_unit_interval(**values: float) -> tuple[float, ...]:
     for name, value in values.items():
-        if not 0 < value < 1:
+        if not 0 < real(name, value) < 1:
             raise ValueError(f"{name} must be in (0, 1), got {value}")
+    return tuple(map(float, values.values()))

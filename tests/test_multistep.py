@@ -189,8 +189,8 @@ def test_in_place_and_over_the_history_give_the_same(case, method):
 
 
 def test_d_is_kept_in_the_dtype_that_is_asked_for():
-    x_t, output, *history = torch.randn(4, 2, 3).bfloat16()
-    wide_one, narrow = torch.empty(2, 3), torch.empty(2, 3, dtype=torch.bfloat16)
+    x_t, output, *history = torch.randn(4, 2, 30).bfloat16()
+    wide_one, narrow = torch.empty(2, 30), torch.empty(2, 30, dtype=torch.bfloat16)
     for keep in (wide_one, narrow):
         multistep(table_of(2), x_t, output, history, 9, None, clip=(-1, 1), keep=keep)
     assert (wide_one != narrow).any()

@@ -188,11 +188,11 @@ def test_text_is_shown_as_text(run: Path) -> None:
 
 
 BAD_RUNS = {
-    "config.json": ("", r"config\.json is not readable JSON"),
-    "config.json ": ("[1, 2]", r"config\.json must hold a JSON object, not list"),
+    "config.json": ("", r"config\.json: not JSON"),
+    "config.json ": ("[1, 2]", r"config\.json: a JSON object is expected, got '\[1, 2\]'"),
     "metrics.json": ('{"fid": 3.17}', r"metrics\.json: not an evaluation: missing keys .*unknown keys \['fid'\]"),
-    "metrics.json ": ("{", r"metrics\.json is not readable JSON"),
-    "run.json": ("null", r"run\.json must hold a JSON object, not NoneType"),
+    "metrics.json ": ("{", r"metrics\.json: not JSON"),
+    "run.json": ("null", r"run\.json: a JSON object is expected, got 'null'"),
     "log.csv": ("step,loss\n1", r"log\.csv, line 2: expected 2 values, found 1"),
     "log.csv ": ("step,loss\n1,2\n", r"log\.csv lacks the columns learning_rate, images_per_second, seconds"),
 }

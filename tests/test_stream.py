@@ -180,7 +180,7 @@ def test_tar_files_that_cannot_be_used_are_refused_in_one_line(
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return list(_rows_of_tars(((str(path), 0, 0),)))
+    return list(_rows_of_tars(((str(path), 0, 0, 0),)))
 
 
 def test_what_lies_between_the_files_of_a_sample_does_not_part_them(tmp_path: Path) -> None:

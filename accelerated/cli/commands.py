@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import click
 
+from ..files import read_text
 from ..samplers import SAMPLERS
 from ..training.config import EditConfig, SampleConfig, TrainConfig, from_dict, merge, read_json, train_config
 from .errors import runtime_errors, usage_errors
@@ -336,7 +337,7 @@ def _read_config_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return read_json(path.read_text(encoding="utf-8"))
+        return read_json(read_text(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"--config {path}: {reason}") from None

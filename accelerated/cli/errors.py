@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import click
 
 from ..errors import Interrupted, LostRank, RunError, TrainingError
+from ..files import printable
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(printable(str(error))) from None
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def runtime_errors() -> Iterator[None]:
     except Interrupted as stopped:
         # torchrun numbers its processes; one line is enough
         if os.environ.get("RANK", "0") == "0":
-            click.echo(str(stopped), err=True)
+            click.echo(printable(str(stopped)), err=True)
         sys.exit(128 + stopped.signal)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
@@ -40,10 +41,10 @@ def runtime_errors() -> Iterator[None]:
             f"this command needs {package}, which is not installed: pip install {package}"
         ) from None
     except (RunError, DataError, TrainingError, LostRank) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(printable(str(error))) from None
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
-        raise click.ClickException(f"{file}{error.strerror or error}") from None
+        raise click.ClickException(printable(f"{file}{error.strerror or error}")) from None
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, MemoryError) or "memory" in str(error)):
             raise

@@ -1,7 +1,6 @@
 """The report of a run, one HTML file: the samples, how good they are, and how they were made."""
 
 import base64
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -11,7 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..evaluation.likelihood_results import Likelihood
 from ..evaluation.results import Evaluation
+from ..files import read_text
 from ..training.atomic import write_atomically
+from ..training.config import read_json
 from ..training.log import read_log
 from .run_folder import RunFolder
 
@@ -75,14 +76,11 @@ def write_report(run: RunFolder) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(read_text(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _result(kind: type[_Result], content: dict[str, Any], path: Path) -> _Result:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..data import is_tar
 from ..errors import RunError
+from ..files import read_text
 from ..training.config import TrainConfig, from_dict, read_json
 from ..training.log import LogPaths
 
@@ -92,7 +93,7 @@ class RunFolder(SampleFolder):
         if not self.path.is_dir():
             raise RunError(f"{self}: no such run folder")
         try:
-            return from_dict(read_json(self.config.read_text(encoding="utf-8")))
+            return from_dict(read_json(read_text(self.config)))
         except FileNotFoundError:
             raise RunError(f"{self}: not a run folder, it has no {self.config.name}") from None
         except (OSError, ValueError) as error:

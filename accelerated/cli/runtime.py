@@ -11,6 +11,7 @@ import click
 import torch
 
 from ..errors import RunError
+from ..files import printable
 from ..training.distributed import World, process_group, torchrun
 
 
@@ -36,12 +37,17 @@ def start(device: str, parallel: str, timeout: float) -> Iterator[Runtime]:
     """
     found = find_device(device)
     with process_group(found, parallel=parallel, timeout=timeout) as world:
-        yield Runtime(found, world, click.echo if world.is_rank0 else lambda line: None)
+        yield Runtime(found, world, _say if world.is_rank0 else lambda text: None)
     if not world.is_rank0:
         # rank 0 is still evaluating and writing; a native thread that is alive while the interpreter shuts down aborts
         # the process now and then, and torchrun would then end rank 0
         sys.stderr.flush()
         os._exit(0)
+
+
+def _say(text: str) -> None:
+    """Print lines, in which names of files and classes may stand."""
+    click.echo("\n".join(map(printable, text.split("\n"))))
 
 
 def find_device(name: str) -> torch.device:

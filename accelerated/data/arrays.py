@@ -1,5 +1,6 @@
 """NumPy files, and arrays of any accepted type and layout to uint8 (N, C, H, W)."""
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import open_file
 from .errors import DataError, check_memory, reading
 from .image_set import describe
 from .pixels import MODES
@@ -18,8 +20,8 @@ TYPES = (np.uint8, np.bool_, np.float16, np.float32, np.float64)
 
 def read_npy(path: Path) -> NDArray[Any]:
     """Return the array of a .npy file; pickled objects are refused."""
-    with reading(path, "a .npy array of numbers"), path.open("rb") as file:
-        check_memory(path, path.stat().st_size)
+    with reading(path, "a .npy array of numbers"), open_file(path) as file:
+        check_memory(path, os.fstat(file.fileno()).st_size)
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
@@ -29,7 +31,7 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     Images are under exactly one of `IMAGE_KEYS`, labels under at most one of `LABEL_KEYS`; other keys are not
     read.
     """
-    with reading(path, "a .npz archive of NumPy arrays"), zipfile.ZipFile(path) as archive:
+    with reading(path, "a .npz archive of NumPy arrays"), open_file(path) as file, zipfile.ZipFile(file) as archive:
         sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
         image_keys = [key for key in IMAGE_KEYS if key in sizes]
         label_keys = [key for key in LABEL_KEYS if key in sizes]

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..files import printable
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message is one printable line that names it and says what was expected.
@@ -14,8 +16,7 @@ class DataError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-        super().__init__("".join(escaped))
+        super().__init__(printable(message))
 
 
 @contextmanager
@@ -36,6 +37,8 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         raise DataError(f"{path}: permission denied") from None
     except MemoryError:
         raise DataError(f"{path}: expected {expected}, but it does not fit into memory") from None
+    except OSError as error:
+        raise DataError(f"{path}: expected {expected}; {error.strerror or error}") from None
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: expected {expected}; {reason}") from None

@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import open_file
 from .errors import DataError, check_memory, reading
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -89,7 +90,7 @@ def _children(folder: Path) -> list[Path]:
 
 def _read(path: Path, axes: int) -> NDArray[np.uint8]:
     expected = f"an IDX file of unsigned bytes with {axes} {'axis' if axes == 1 else 'axes'}"
-    with reading(path, expected), path.open("rb") as raw:
+    with reading(path, expected), open_file(path) as raw:
         zipped = raw.read(2) == GZIP_MAGIC
         raw.seek(0)
         file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from glob import glob
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ..files import open_file
 from .errors import DataError, reading
 from .folder import children, class_files, list_images
 from .pixels import SUFFIXES
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 NO_LABEL = -1
-Stamp = tuple[str, int, int]
+# a file or folder, its size, and when its content and anything of it last changed. Whoever copies a file can give the
+# copy the size and the time of content of another, but not the last of the three
+Stamp = tuple[str, int, int, int]
+# more files than a pattern can mean
+MOST_FILES = 1_000_000
 
 
 def is_tar(source: str) -> bool:
@@ -44,7 +49,7 @@ def make_index(source: str) -> tuple["Dataset", tuple[str, ...]]:
     -------
     table : datasets.Dataset
         path (a file, or the tar that it is in), offset and size (in the tar; −1 for a file), label (`NO_LABEL` for
-        none).
+        none), and file_size and modified of the file at path, which tell whether it has changed since.
     class_names : tuple of str
         Empty for tar files, whose labels are their own names, and without labels.
 
@@ -61,19 +66,23 @@ def make_index(source: str) -> tuple["Dataset", tuple[str, ...]]:
     folders: list[Path] = []
     made_from: dict[str, Any]
     if is_tar(source):
-        made_from = {"paths": _stamps(expand(source))}
+        paths = expand(source)
+        made_from = {"paths": _stamps(paths)}
     else:
         folders = children(Path(source))[1]
-        made_from = {"folder": source, "folders": _stamps([source, *map(str, folders)])}
-    features = {"path": "string", "offset": "int64", "size": "int64", "label": "int64"}
+        paths = [source, *map(str, folders)]
+        made_from = {"folder": source, "folders": _stamps(paths)}
+    features = {name: datasets.Value("int64") for name in ("offset", "size", "label", "file_size", "modified")}
     try:
         table = datasets.Dataset.from_generator(
             _rows_of_tars if is_tar(source) else _rows_of_folder,
-            features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}),
+            features=datasets.Features({"path": datasets.Value("string"), **features}),
             gen_kwargs=made_from,
         )
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ if isinstance(error.__cause__, DataError) else error from None
+    if _stamps(paths) not in made_from.values():
+        raise DataError(f"{source}: expected files that stay as they are, but some changed while they were read")
     labelled = table[0]["label"] != NO_LABEL
     return table, tuple(path.name for path in folders) if labelled else ()
 
@@ -84,14 +93,16 @@ def expand(pattern: str) -> list[str]:
     Raises
     ------
     DataError
-        No such file.
+        A range that is none, or of more than a million files.
     """
     names = [pattern]
     if found := re.search(r"\{(\d+)\.\.(\d+)\}", pattern):
         first, last = found.groups()
+        if len(last) > 18 or int(last) - int(first[:19]) >= MOST_FILES:
+            raise DataError(f"{pattern}: expected a range of at most {MOST_FILES} files")
         numbers = range(int(first), int(last) + 1)
         names = [pattern.replace(found[0], f"{number:0{len(first)}d}") for number in numbers]
-    paths = [path for name in names for path in (sorted(glob(name)) if glob(name) else [name])]
+    paths = [path for name in names for path in (sorted(glob(name)) or [name])]
     if not paths:
         raise DataError(f"{pattern}: expected a range from a lower to a higher number")
     return paths
@@ -102,7 +113,7 @@ def _stamps(paths: list[str]) -> tuple[Stamp, ...]:
     for path in paths:
         with reading(Path(path), "a tar file or a folder"):
             status = os.stat(path)
-        stamps.append((path, status.st_size, status.st_mtime_ns))
+        stamps.append((path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     return tuple(stamps)
 
 
@@ -111,17 +122,25 @@ def _rows_of_folder(folder: str, folders: tuple[Stamp, ...]) -> Iterator[dict[st
     if files or not classes:
         # a folder without classes, and what is wrong with one that is no folder of images
         for path in list_images(Path(folder))[0]:
-            yield {"path": str(path), "offset": -1, "size": -1, "label": NO_LABEL}
+            yield _row_of_file(path, NO_LABEL)
         return
     for label, child in enumerate(classes):
         for path in class_files(child):
-            yield {"path": str(path), "offset": -1, "size": -1, "label": label}
+            yield _row_of_file(path, label)
+
+
+def _row_of_file(path: Path, label: int) -> dict[str, Any]:
+    with reading(path, "a file"):
+        status = path.stat()
+    changes = {"file_size": status.st_size, "modified": status.st_mtime_ns}
+    return {"path": str(path), "offset": -1, "size": -1, "label": label, **changes}
 
 
 def _rows_of_tars(paths: tuple[Stamp, ...]) -> Iterator[dict[str, Any]]:
     labelled = None
-    for path, _, _ in paths:
-        with reading(Path(path), "an uncompressed tar file"), tarfile.open(path, "r:") as tar:
+    for path, file_size, modified, _ in paths:
+        expected = reading(Path(path), "an uncompressed tar file")
+        with expected, open_file(Path(path)) as file, tarfile.open(path, "r:", file) as tar:
             seen: set[str] = set()
             # the files of one sample are next to each other, and have one name up to its first dot
             for key, group in groupby(_members(tar, path), lambda member: re.sub(r"\.[^/]*$", "", member.name)):
@@ -148,8 +167,9 @@ def _rows_of_tars(paths: tuple[Stamp, ...]) -> Iterator[dict[str, Any]]:
                 if labelled not in (None, label != NO_LABEL):
                     raise DataError(f"{path}: expected a .cls beside every image or none, and {key} is the exception")
                 labelled = label != NO_LABEL
-                yield {"path": path, "offset": images[0].offset_data, "size": images[0].size, "label": label}
-            _check_end(path, tar.offset)  # type: ignore[attr-defined]
+                place = {"path": path, "offset": images[0].offset_data, "size": images[0].size, "label": label}
+                yield {**place, "file_size": file_size, "modified": modified}
+            _check_end(path, file, tar.offset)  # type: ignore[attr-defined]
     if labelled is None:
         raise DataError(f"{paths[0][0]}: expected images ({', '.join(SUFFIXES)}) in the tar files, found none")
 
@@ -171,20 +191,19 @@ def _members(tar: tarfile.TarFile, path: str) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def _check_end(path: str, place: int) -> None:
+def _check_end(path: str, file: BinaryIO, place: int) -> None:
     """Refuse a tar file that goes on where tarfile stopped, at a damaged header as well as at the end."""
-    with Path(path).open("rb") as file:
-        file.seek(place)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+    file.seek(place)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise DataError(
+            f"{path}: expected a header or the end mark of a tar file at byte {place}; it is cut or damaged there"
+        )
+    while rest := file.read(1 << 20):
+        if rest.count(0) != len(rest):
             raise DataError(
-                f"{path}: expected a header or the end mark of a tar file at byte {place}; it is cut or damaged there"
+                f"{path}: expected nothing after the end mark at byte {place}; give tar files that were joined one by "
+                "one"
             )
-        while rest := file.read(1 << 20):
-            if rest.count(0) != len(rest):
-                raise DataError(
-                    f"{path}: expected nothing after the end mark at byte {place}; give tar files that were joined one "
-                    "by one"
-                )
 
 
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:

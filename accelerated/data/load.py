@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..files import open_file
 from . import folder, idx
 from .arrays import class_indices, image_bytes, read_npy, read_npz
 from .errors import DataError, check_memory, reading
@@ -79,7 +80,7 @@ def _read_file(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
         return read_npy(path), None
     if suffix == ".npz":
         return read_npz(path)
-    with reading(path, "a file"), path.open("rb") as file:
+    with reading(path, "a file"), open_file(path) as file:
         head = file.read(2)
     if head in (b"\0\0", idx.GZIP_MAGIC) or "idx3" in path.name:
         return idx.read_idx(path)

@@ -28,6 +28,7 @@ from noisestep.reference._arguments import integer
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from ..files import open_file
 from .errors import DataError, reading
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -79,7 +80,9 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     expected = f"an image ({', '.join(FORMATS)})"
     with reading(path, expected):
         # always from memory, so that a file and a part of a tar are decoded in one way
-        content = path.read_bytes() if content is None else content
+        if content is None:
+            with open_file(path) as file:
+                content = file.read()
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_samples(path, image)

@@ -1,6 +1,7 @@
 """Images that are decoded when they are needed: what memory holds does not grow with their number."""
 
 import hashlib
+import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import reading
+from ..files import open_file
+from .errors import DataError, reading
 from .image_set import ImageSet
 from .index import NO_LABEL, make_index
 from .pixels import channels_of, checked_options, conform, open_image
@@ -77,7 +79,7 @@ class ImageStream:
         if not class_names and labels[0] != NO_LABEL:
             values, labels = np.unique(labels, return_inverse=True)
             class_names = tuple(map(str, values.tolist()))
-        first, _ = _decode(table[0]["path"], table[0]["offset"], table[0]["size"])
+        first, _ = _decode(*(table[0][name] for name in _PLACE))
         shape = (channels or channels_of(first), *(sides or (first.height, first.width)))
         return cls(
             table=table,
@@ -110,8 +112,8 @@ class ImageStream:
         """
         places = self.table[self.rows[numbers].tolist()]
         pixels = np.empty((len(numbers), *self.shape), np.uint8)
-        for out, path, offset, size in zip(pixels, places["path"], places["offset"], places["size"], strict=True):
-            image, name = _decode(path, offset, size)
+        for out, *place in zip(pixels, *(places[name] for name in _PLACE), strict=True):
+            image, name = _decode(*place)
             out[...] = conform(image, name, self.shape, self.given, self.fit, f"the first of {self.source}")
         return pixels
 
@@ -122,16 +124,24 @@ class ImageStream:
         return ImageSet(self.read(numbers), labels, self.class_names, self.source)
 
 
-def _decode(path: str, offset: int, size: int) -> tuple[Image.Image, Path]:
+# the columns of the table that say where an image is, and what the file was when it was found there
+_PLACE = ("path", "offset", "size", "file_size", "modified")
+
+
+def _decode(path: str, offset: int, size: int, file_size: int, modified: int) -> tuple[Image.Image, Path]:
     """An image, and what to call it in a message."""
+    name = Path(path if offset < 0 else f"{path} (byte {offset})")
+    with reading(name, "an image"), open_file(Path(path)) as file:
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != (file_size, modified):
+            raise DataError(
+                f"{path}: expected the file as it was when its index was made, but it has changed since; the index is "
+                "made again at the next start" + (" once the folder has changed, too: touch it" if offset < 0 else "")
+            )
+        file.seek(max(offset, 0))
+        content = file.read(size)
     # as for a folder in memory; what is wrong with an image is an error
     with warnings.catch_warnings(action="ignore"):
-        if offset < 0:
-            return open_image(Path(path)), Path(path)
-        name = Path(f"{path} (byte {offset})")
-        with reading(name, "an image"), Path(path).open("rb") as file:
-            file.seek(offset)
-            content = file.read(size)
         return open_image(name, content), name
 
 

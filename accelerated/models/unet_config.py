@@ -1,7 +1,7 @@
 """The shape of a U-Net, as a value that can be written to JSON and read back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -58,7 +58,10 @@ class UNetConfig:
     def __post_init__(self) -> None:
         # json has no tuples, so what it read back as lists is accepted
         for name in ("channels", "attention"):
-            object.__setattr__(self, name, tuple(as_int(name, value) for value in getattr(self, name)))
+            values = getattr(self, name)
+            if not isinstance(values, Iterable):
+                raise TypeError(f"{name} must be a sequence of ints, got {values!r}")
+            object.__setattr__(self, name, tuple(as_int(name, value) for value in values))
         for name in ("in_channels", "out_channels", "blocks", "middle", "head", "embedding", "groups"):
             object.__setattr__(self, name, integer(name, getattr(self, name), 1))
         if self.num_classes is not None:

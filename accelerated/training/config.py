@@ -64,6 +64,8 @@ class ScheduleConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.parameters, Mapping):
+            raise ValueError(f"parameters is {self.parameters!r}; it must be an object of names and values")
         try:
             self.build()
         except (TypeError, ValueError) as error:
@@ -314,13 +316,24 @@ def to_json(config: TrainConfig) -> str:
 
 
 def read_json(text: str) -> dict[str, Any]:
-    """The JSON object in `text`, for `from_dict` or `train_config`; ValueError if it is none."""
+    """The JSON object in `text`, for `from_dict` or `train_config`; ValueError if it is none, or has a name twice."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not a configuration: its brackets are nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"a JSON object is expected, got {text.strip()[:40]!r}")
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"each name is expected once, and {twice!r} comes twice")
     return content
 
 

@@ -1,6 +1,7 @@
 """What a configuration field may be: the check of a value, the wording of the check, and how a flag is parsed."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -112,7 +113,15 @@ class Text(Kind):
 
     def admits(self, value: object) -> bool:
         """Whether `value` is a string with at least one character."""
-        return isinstance(value, str) and value != ""
+        return isinstance(value, str) and value != "" and _is_encodable(value)
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a file may be called so: not what JSON's "\\ud800" and "\\u0000" stand for."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 class Size(Kind):
