@@ -10,7 +10,7 @@ from api import linkcode_resolve  # noqa: F401
 project = "noisestep"
 author = "The noisestep developers"
 copyright = "the noisestep developers, MIT license"
-extensions = ["myst_parser", "formulas", "sources", "lesson_pages", "api", "sphinx_copybutton"]
+extensions = ["myst_parser", "formulas", "equation_table", "sources", "lesson_pages", "api", "sphinx_copybutton"]
 exclude_patterns = ["conf.py", "_extensions", "lessons/__init__.py", "lessons/script.py"]
 nitpicky = True
 # types are said in the docstrings, in words: those that happen to be names are no links

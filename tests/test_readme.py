@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and the files that it links to are there."""
+"""The Python of the README and of the page on training loops runs as it stands; what the README links to is there."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+PAGES = README + (ROOT / "docs" / "own-loop.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGES, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

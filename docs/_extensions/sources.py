@@ -39,7 +39,8 @@ def definitions(path: Path) -> dict[str, int]:
     def visit(body: list[ast.stmt], prefix: str) -> None:
         for node in body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.setdefault(prefix + node.name, node.lineno)
+                # the last: those before are its overloads
+                found[prefix + node.name] = node.lineno
                 if isinstance(node, ast.ClassDef):
                     visit(node.body, f"{prefix}{node.name}.")
             elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -110,7 +111,12 @@ def link_names(app: Sphinx, document: nodes.document) -> None:
             file, _, line = link["refuri"].removeprefix("source:").partition("#L-")
             link["refuri"], link["internal"] = uri(env, docname, file, int(line or 1)), True
     for literal in list(document.findall(nodes.literal)):
-        if isinstance(literal.parent, nodes.reference) or not (found := locate(literal.astext())):
+        if isinstance(literal.parent, nodes.reference):
+            continue
+        name = literal.astext()
+        # the page of the equations says which of two files of one name is meant
+        accelerated = literal.parent.astext().startswith("accelerated:") and locate(f"accelerated.{name}")
+        if not (found := accelerated or locate(name)):
             continue
         link = nodes.reference(refuri=uri(env, docname, *found), internal=True)
         literal.replace_self(link)
