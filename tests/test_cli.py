@@ -24,6 +24,7 @@ from noisestep.accelerated.cli import sample as sampling
 from noisestep.accelerated.cli.flags import EDIT_FLAGS, RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, default_of, field_at
 from noisestep.accelerated.cli.flags import given as given_flags
 from noisestep.accelerated.samplers import SAMPLERS
+from noisestep.accelerated.training import tensor_file
 from noisestep.accelerated.training.config import (
     RECIPES,
     SECTIONS,
@@ -57,18 +58,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "list.json").write_text("[]")
     (folder / "bad-data.json").write_text('{"data": "digits"}')
     (folder / "photos").mkdir()
-    for name in ("torn", "bare", "other-version", "other-data", "gone", "config-only", "plain"):
+    for name in ("torn", "bare", "other-version", "other-data", "gone", "config-only", "plain", "other-run"):
         shutil.copytree(folder / "run", folder / name)
     shutil.rmtree(folder / "bare" / "checkpoints")
     for path in (folder / "torn" / "checkpoints").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:1000])
     (folder / "config-only" / "config.json").write_text('{"steps": -1}')
-    for path in (folder / "other-version" / "checkpoints").glob("*.json"):
-        path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
-    for path in (folder / "other-data" / "checkpoints").glob("*.json"):
-        path.write_text(re.sub('"fingerprint": "....', '"fingerprint": "0000', path.read_text()))
-    for path in (folder / "gone" / "checkpoints").glob("*.json"):
-        path.write_text(path.read_text().replace('"digits"', '"gone.npy"'))
+    rewrite_record(folder / "other-version", '"format": 3', '"format": 99')
+    rewrite_record(folder / "other-data", '"fingerprint": "....', '"fingerprint": "0000')
+    rewrite_record(folder / "gone", '"source": "digits"', '"source": "gone.npy"')
+    config = (folder / "run" / "config.json").read_text()
+    (folder / "other-run" / "config.json").write_text(config.replace('"seed": 0', '"seed": 5'))
+    (folder / "photos-and-more").mkdir()
+    (folder / "photos-and-more" / "notes.txt").write_text("")
     (folder / "short").mkdir()
     (folder / "short" / "config.json").write_text('{"schedule": {"T": 2}, "sample": {"steps": 1}}')
     (folder / "file").write_text("")
@@ -81,6 +83,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "few.npy").write_bytes(npy(np.zeros((9, 8, 8), np.uint8)))
     (folder / "odd.npy").write_bytes(npy(np.arange(20 * 7 * 7, dtype=np.uint8).reshape(20, 7, 7)))
     return folder
+
+
+def rewrite_record(run: Path, pattern: str, text: str) -> None:
+    """Change what the checkpoints of a run say."""
+    for path in (run / "checkpoints").iterdir():
+        record, tensors = tensor_file.read(path)
+        changed = re.sub(pattern, text, json.dumps(record))
+        with path.open("wb") as file:
+            tensor_file.write(file, json.loads(changed), tensors)
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -165,10 +176,21 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("train --resume run --no-flip", 2, "--resume takes the configuration of run: --flip cannot be given with it"),
     ("train --resume run --config tiny.json", 2, "--config cannot be given with it; only --data, --workers, --steps"),
     ("train --resume run --out other", 2, "--out cannot be given with it"),
+    ("train --continue", 2, "--continue needs --out"),
+    ("train --resume run --continue", 2, "--continue cannot be given with it"),
+    ("train --out photos-and-more --continue", 1, "photos-and-more exists and is not an empty folder"),
+    ("train --config tiny.json --out run --continue --seed 1", 1, "run has another configuration: seed is 1, not 0"),
+    ("train --config tiny.json --out run --continue --steps 5", 1, "--steps is 5, but run has made 10 steps already"),
+    ("train --resume other-run", 1, "no checkpoint that can be read; none of the 2 can be used"),
+    ("sample other-run", 1, "no checkpoint that can be read; none of the 2 can be used"),
+    ("verify nowhere", 2, "nowhere: no such run folder"),
+    ("verify torn", 1, "torn is not whole"),
+    ("verify other-run", 1, "other-run is not whole"),
+    ("verify bare", 1, "bare is not whole"),
     ("train --resume run --steps 5", 1, "--steps is 5, but run has made 10 steps already"),
     ("train --resume bare", 1, "bare/checkpoints: no checkpoint that can be read; there is none"),
-    ("train --resume torn", 1, "torn/checkpoints: no checkpoint that can be read; all 2 are damaged"),
-    ("train --resume other-version", 1, "format 99; this noisestep reads format 2"),
+    ("train --resume torn", 1, "torn/checkpoints: no checkpoint that can be read; none of the 2 can be used"),
+    ("train --resume other-version", 1, "format 99; this noisestep reads format 3"),
     ("train --resume other-data", 1, r"digits: not the images of this run any more \(their fingerprint differs\)"),
     ("train --resume run --data odd.npy", 1, r"odd.npy: images of shape \(1, 7, 7\) \(C, H, W\); the run was trained"),
     ("sample", 2, "Missing argument 'RUN'"),
@@ -258,7 +280,7 @@ def test_a_run_folder_holds_what_the_report_shows(folder: Path) -> None:
         "report.html",
         "samples/step_000005.png",
         "samples/step_000010.png",
-        *(f"checkpoints/step_{step:09d}.{suffix}" for step in (5, 10) for suffix in ("json", "safetensors")),
+        *(f"checkpoints/step_{step:09d}.safetensors" for step in (5, 10)),
     }
     assert "missing from the run folder" not in (folder / "run" / "report.html").read_text()
     assert json.loads((folder / "run" / "config.json").read_text())["steps"] == 10
@@ -381,9 +403,82 @@ def test_a_finished_run_is_evaluated_again_when_resumed_and_can_be_made_longer(
     result = call("train", "--resume", "again", "--steps", "15")
     assert "going on after step 10 of 15" in result.output
     assert json.loads((folder / "again" / "config.json").read_text())["steps"] == 15
-    assert (folder / "again" / "checkpoints" / "step_000000015.json").exists()
+    assert (folder / "again" / "checkpoints" / "step_000000015.safetensors").exists()
     assert not [*(folder / "again").glob("likelihood.*")]
     shutil.rmtree("again")
+
+
+def test_one_command_begins_continues_and_repeats(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    command = ("train", "--config", "tiny.json", "--device", "cpu", "--continue", "--out", "often")
+    # stopped before the first checkpoint
+    (folder / "often").mkdir()
+    (folder / "often" / "config.json").write_text("{}")
+    (folder / "often" / ".config.json.0123abcd.partial").write_text("{")
+    result = call(*command, "--steps", "5")
+    assert result.exit_code == 0, result.output
+    grid = folder / "often" / "samples" / "step_000005.png"
+    before = grid.read_bytes()
+    # ended after its checkpoint and before its grid
+    grid.unlink()
+    result = call(*command)
+    assert "going on after step 5 of 10" in result.output
+    assert grid.read_bytes() == before
+    assert "going on after step 10 of 10" in call(*command).output
+    for name in ("metrics.json", "samples.png", "samples/step_000010.png"):
+        # the number of steps is a part of the learning rate's schedule, and so the weights are others than those of run
+        assert (folder / "often" / name).exists()
+    assert [
+        path for path in (folder / "often").rglob("*") if path.name in ("training.lock",) or path.suffix == ".partial"
+    ] == []
+    result = call("verify", "often")
+    assert result.exit_code == 0, result.output
+    shutil.rmtree("often")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "metrics.json", "samples.npz", "samples.png", "denoising.gif", "log.csv"]
+)
+@pytest.mark.parametrize("how", ["cut", "other"])
+def test_verify_names_the_file_that_is_not_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    monkeypatch.chdir(folder)
+    path = folder / "plain" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] if how == "cut" else b"\x00" * len(content))
+    result = call("verify", "plain")
+    path.write_bytes(content)
+    if name == "config.json":
+        assert result.exit_code == 2
+        assert "plain/config.json: not JSON" in result.output or "codec can't decode" in result.output
+    else:
+        assert result.exit_code == 1
+        assert [line.split(":")[0] for line in result.output.splitlines() if line.startswith("NOT")] == [
+            f"NOT WHOLE  {name}"
+        ]
+    assert call("verify", "plain").exit_code == 0
+
+
+def test_verify_looks_at_every_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    lines = call("verify", "run").output.splitlines()
+    files = {str(path.relative_to("run")) for path in Path("run").rglob("*") if path.is_file()}
+    assert {line.removeprefix("whole      ") for line in lines} == files
+    (events,) = Path("run/tensorboard").iterdir()
+    content = events.read_bytes()
+    for damaged in (content[:-3], content[:40] + b"?" + content[41:], content[:3] + b"?" + content[4:]):
+        events.write_bytes(damaged)
+        result = call("verify", "run")
+        assert f"NOT WHOLE  tensorboard/{events.name}: " in result.output
+    events.write_bytes(content)
+    (folder / "run" / "notes.txt").write_text("mine")
+    (folder / "run" / "checkpoints" / ".step_000000020.safetensors.0.partial").write_text("")
+    result = call("verify", "run")
+    assert "NOT WHOLE  notes.txt: not a file of a run" in result.output
+    assert "step_000000020.safetensors.0.partial: unfinished: a process is writing it, or was ended" in result.output
+    (folder / "run" / "notes.txt").unlink()
+    (folder / "run" / "checkpoints" / ".step_000000020.safetensors.0.partial").unlink()
 
 
 def test_a_torn_newest_checkpoint_is_reported_and_the_one_before_is_used(
@@ -393,9 +488,17 @@ def test_a_torn_newest_checkpoint_is_reported_and_the_one_before_is_used(
     shutil.copytree("run", "half")
     newest = folder / "half" / "checkpoints" / "step_000000010.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
+    result = call("verify", "half")
+    assert "NOT WHOLE  checkpoints/step_000000010.safetensors: not what was written" in result.output
     result = call("train", "--resume", "half")
     assert "skipping a damaged checkpoint: half/checkpoints/step_000000010.safetensors" in result.output
+    assert (
+        "half/checkpoints/step_000000010.safetensors is now called step_000000010.safetensors.set-asi" in result.output
+    )
     assert "going on after step 5 of 10" in result.output
+    result = call("verify", "half")
+    assert "set aside  checkpoints/step_000000010.safetensors.set-aside-1" in result.output
+    assert result.exit_code == 0, result.output
     assert (folder / "half" / "metrics.json").read_bytes() == (folder / "run" / "metrics.json").read_bytes()
     shutil.rmtree("half")
 

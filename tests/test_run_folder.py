@@ -1,8 +1,10 @@
 """Run folders: the next free one, none that is used, and files that appear whole or not at all."""
 
 import ast
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from noisestep.accelerated import cli
@@ -29,18 +31,31 @@ def test_a_run_is_called_after_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert RunFolder.next_free(source).path == Path("runs") / name
+    assert RunFolder.create_next(source).path == Path("runs") / name
 
 
 def test_numbers_go_on_after_the_highest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("digits-001", "digits-007", "digits-x", "digitss-099", "1234"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    run = RunFolder.next_free("digits")
+    run = RunFolder.create_next("digits")
     assert run.path == Path("runs/digits-008")
-    assert run.next_generated().path == Path("runs/digits-008/generated/001")
-    run.next_generated().create()
-    assert run.next_generated().path == Path("runs/digits-008/generated/002")
+    assert run.create_generated().path == Path("runs/digits-008/generated/001")
+    assert run.create_generated().path == Path("runs/digits-008/generated/002")
+
+
+def test_no_two_processes_get_the_same_numbered_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mkdir = Path.mkdir
+
+    def late(path: Path, **options: Any) -> None:
+        if path.name == "digits-001":
+            # the other process, between the choice of a name and the folder
+            mkdir(path)
+        mkdir(path, **options)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    assert RunFolder.create_next("digits").path == Path("runs/digits-002")
 
 
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
@@ -82,10 +97,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     path = write_atomically(tmp_path / "a", b"old")
 
     def fail(descriptor: int) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         write_atomically(path, b"new")
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

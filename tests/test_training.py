@@ -21,7 +21,7 @@ from noisestep.accelerated.training import loop as training
 from noisestep.accelerated.training.batches import Batches, batch_rows
 from noisestep.accelerated.training.config import TrainConfig
 from noisestep.accelerated.training.data import DataRecord
-from noisestep.accelerated.training.log import COLUMNS, LogPaths, TrainLog
+from noisestep.accelerated.training.log import COLUMNS, LogPaths, TrainLog, read_log
 from noisestep.accelerated.training.loop import Step, StopSignals, autocast_dtype, train
 from noisestep.accelerated.training.optimizer import learning_rate, update_ema
 from noisestep.accelerated.training.state import State
@@ -298,9 +298,9 @@ def test_weights_that_are_not_finite_are_not_saved(digits: ImageSet, tmp_path: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "update_ema", spoil)
-        with pytest.raises(TrainingError, match=r"steps 5 to 5.*there is no checkpoint yet"):
+        with pytest.raises(TrainingError, match=r"steps 5 to 5.*the last good state is .*step_000000000.safetensors"):
             train_in(tmp_path, config, digits)
-    assert not list(tmp_path.glob("checkpoints/*"))
+    assert [path.name for path in tmp_path.glob("checkpoints/*")] == ["step_000000000.safetensors"]
 
 
 def test_signals_are_noted_once_and_given_back() -> None:
@@ -338,18 +338,46 @@ def test_the_log_has_its_columns_and_no_row_twice(digits: ImageSet, tmp_path: Pa
     assert tuple(rows[0]) == COLUMNS
     assert [int(row[0]) for row in rows[1:]] == [5, 10]
     assert all(float(value) > 0 for row in rows[1:] for value in row)
-    # as a run that goes on from step 5 would open it, the file ending in half a row
-    with (tmp_path / "log.csv").open("a") as file:
-        file.write("12,0.")
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (None, []),
+        (b"", []),
+        (b"\xff\x00 no log at all", []),
+        (b"step,loss\r\n5,0.5,0.1,100.0,1.00\r\n10,0.5,0.1,100.0,2.00\r\n", ["5"]),
+        (b"step\r\n5,0.5,0.1,100.0,1.00\r\n3,0.5,0.1,100.0,1.00\r\n4,0.5\r\nx,y,z,,\r\n\xff\r\n6,0.", ["5"]),
+        (b"step\r\n3,0.5,0.1,100.0,1.00\r\n5,0.5,0.1,100.0,1.00", ["3"]),
+    ],
+)
+def test_a_resumed_run_keeps_every_whole_row_of_its_log(tmp_path: Path, found: bytes | None, kept: list[str]) -> None:
+    path = tmp_path / "log.csv"
+    if found is not None:
+        path.write_bytes(found)
     with TrainLog(log_paths(tmp_path), steps=10, batch_size=16, start=5) as log:
         log.metrics(step=10, loss=0.5, learning_rate=0.1, images_per_second=100.0, seconds=2.0)
-    rows = list(csv.reader((tmp_path / "log.csv").open()))
-    assert [row[0] for row in rows] == ["step", "5", "10"]
+    rows = list(csv.reader(path.open()))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row[0] for row in rows[1:]] == [*kept, "10"]
     assert rows[-1] == ["10", "0.5", "0.1", "100.0", "2.00"]
     assert (
         "step 10/10  loss 0.5000  learning rate 1.00e-01  100 images/s  0:00 left"
         in (tmp_path / "train.log").read_text()
     )
+
+
+def test_a_log_that_is_whole_is_only_added_to(tmp_path: Path) -> None:
+    for start in (0, 5):
+        with TrainLog(log_paths(tmp_path), steps=10, batch_size=16, start=start) as log:
+            inode = (tmp_path / "log.csv").stat().st_ino
+            log.metrics(step=start + 5, loss=0.5, learning_rate=0.1, images_per_second=100.0, seconds=2.0)
+            # a row that a reader sees half of is not one yet
+            with (tmp_path / "log.csv").open("a") as file:
+                file.write(f"{start + 10},0.")
+            assert read_log(tmp_path / "log.csv")["step"].tolist() == list(range(5, start + 6, 5))
+        (tmp_path / "log.csv").write_bytes((tmp_path / "log.csv").read_bytes().rpartition(b"\n")[0] + b"\n")
+    assert (tmp_path / "log.csv").stat().st_ino == inode
 
 
 def test_tensorboard_gets_loss_and_learning_rate(digits: ImageSet, tmp_path: Path) -> None:

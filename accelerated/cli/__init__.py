@@ -1,4 +1,4 @@
-"""The command line: `noisestep learn | train | sample | evaluate | report`."""
+"""The command line: `noisestep learn | train | sample | evaluate | report | verify`."""
 
 from .commands import main
 

@@ -1,4 +1,4 @@
-"""`noisestep learn | train | sample | evaluate | report`: the flags of each command, and the call that they lead to.
+"""`noisestep learn | train | sample | evaluate | report | verify`: the flags of each command, and the call that they lead to.
 
 A command imports torch only once its flags are known to be good, so that help and a bad flag answer at once.
 """
@@ -92,6 +92,9 @@ def learn(lessons: tuple[int, ...], out: Path) -> None:
 @click.option("--config", "config_file", type=FOLDER, metavar="FILE", help="JSON config; flags override it")
 @click.option("--resume", type=FOLDER, metavar="RUN", help="continue an interrupted run, to the same bits")
 @click.option("--out", type=FOLDER, metavar="DIR", help="the run folder  [default runs/DATA-NNN]")
+@click.option(
+    "--continue", "go_on", is_flag=True, help="with --out: continue the run in DIR, or begin it if there is none yet"
+)
 @device_option
 @parallel_option
 @timeout_option
@@ -99,6 +102,7 @@ def train(
     config_file: Path | None,
     resume: Path | None,
     out: Path | None,
+    go_on: bool,
     device: str,
     parallel: str,
     timeout: float,
@@ -111,6 +115,7 @@ def train(
       noisestep train --data photos --size 32 --flip --out runs/photos
       noisestep train --data train-images-idx3-ubyte.gz --prediction v --weighting min_snr
       noisestep train --resume runs/photos
+      noisestep train --data photos --size 32 --out runs/photos --continue
       torchrun --nproc-per-node=8 -m noisestep.accelerated.cli train --data photos --size 64
 
     The data is "digits" (1,797 images that come with scikit-learn), a folder of images (subfolders are classes),
@@ -118,37 +123,46 @@ def train(
     them. All files go into a new run folder; open its report.html.
     """
     changes = given(values, TRAIN_FLAGS)
+    # torchrun starts the same command again after it lost a process
+    go_on = go_on or (out is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
     config = None
     if resume is not None:
         extra = [flag for flag, path in TRAIN_FLAGS.items() if values[keyword(path)] is not None]
         extra = [flag for flag in extra if flag not in RESUME_FLAGS]
-        extra += ["--config"] * (config_file is not None) + ["--out"] * (out is not None)
+        extra += ["--config"] * (config_file is not None) + ["--out"] * (out is not None) + ["--continue"] * go_on
         if extra:
             raise click.UsageError(
                 f"--resume takes the configuration of {resume}: {extra[0]} cannot be given with it; "
                 f"only {', '.join(RESUME_FLAGS)} and --device can"
             )
         with usage_errors():
-            RunFolder(resume).read_config()
+            config = RunFolder(resume).read_config()
     else:
+        if go_on and out is None:
+            raise click.UsageError("--continue needs --out, the folder of the run to begin or to continue")
         with usage_errors():
             config = train_config(merge(_read_config_file(config_file), changes))
         _refuse_unused(config, values)
-        # torchrun starts the same command again after it lost a process
-        restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-        if restarted and out is not None and RunFolder(out).has_checkpoint():
-            resume, changes = out, {}
-        elif not restarted and out is not None:
+        if out is not None and not (go_on and out.is_dir()):
             with usage_errors():
                 SampleFolder(out).require_new()
     _greet()
     with runtime_errors():
         from .runtime import start
-        from .train import resume_run, train_new
+        from .train import continue_run, resume_run, train_new
 
         with start(device, parallel, timeout) as runtime:
             if resume is not None:
-                run = resume_run(RunFolder(resume), changes, runtime)
+                run = resume_run(
+                    RunFolder(resume),
+                    lambda checkpoint: from_dict(merge(asdict(checkpoint.config), changes)),
+                    runtime,
+                    expected=config,
+                )
+            elif go_on:
+                assert config is not None
+                assert out is not None
+                run = continue_run(config, RunFolder(out), runtime, command=_command())
             else:
                 assert config is not None
                 run = train_new(config, None if out is None else RunFolder(out), runtime, command=_command())
@@ -331,6 +345,27 @@ def report(run: Path) -> None:
             click.echo(f"open {write_report(folder)}")
         except ValueError as error:
             raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@run_argument
+def verify(run: Path) -> None:
+    """Say of every file of a run whether it is whole; exit status 1 if one is not.
+
+    \b
+      noisestep verify runs/digits-001
+
+    A checkpoint is whole if its digest is that of every byte in it, and if it is of this run's configuration. Nothing
+    is changed, and the run may train meanwhile.
+    """
+    folder = RunFolder(run)
+    with usage_errors():
+        folder.read_config()
+    with runtime_errors():
+        from .verify import verify_run
+
+        if not verify_run(folder, click.echo):
+            raise click.ClickException(f"{folder} is not whole")
 
 
 def _read_config_file(path: Path | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from .pictures import pairs, save_png, strip, to_uint8
 from .report import write_report
 from .run_folder import RunFolder
 from .runtime import Runtime
-from .sample import ANIMATED, STRIP, grid_columns, write_samples
+from .sample import ANIMATED, STRIP, grid_columns, load_trained, write_samples
 
 
 def evaluate_run(
@@ -30,7 +30,7 @@ def evaluate_run(
 ) -> None:
     """Evaluate new samples of a run, and write its metrics, pictures and report again."""
     require_enough(settings)
-    model = TrainedModel.load(run.checkpoints, runtime.device, runtime.world, report=runtime.say)
+    model = load_trained(run, runtime)
     split = load_split(model.config, runtime)
     model.record.require(split.record, model.config.data.source)
     evaluate_trained(run, model, split, settings, likelihood, runtime.say)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..training.config import RECIPES, SECTIONS, EditConfig, TrainConfig, from_dict
+from ..training.config import CHANGEABLE, RECIPES, SECTIONS, EditConfig, TrainConfig, from_dict
 from ..training.settings import Kind, Range, Switch
 
 # a flag is called like its field, except these
@@ -38,19 +38,8 @@ TRAIN_FLAGS = {
 }
 SAMPLE_FLAGS = _section_flags("sample")
 EDIT_FLAGS = _section_flags("edit")
-# what --resume can change: the number of steps, and what does not change the result of a step (a micro-batch has its
-# own dropout masks, which are equally random)
-RESUME_FLAGS = (
-    "--data",
-    "--workers",
-    "--steps",
-    "--micro-batch",
-    "--cuda-graph",
-    "--log-every",
-    "--sample-every",
-    "--checkpoint-every",
-    "--keep",
-)
+# what --resume can change
+RESUME_FLAGS = tuple(flag for flag, path in TRAIN_FLAGS.items() if path in CHANGEABLE)
 
 
 class FieldType(click.ParamType):

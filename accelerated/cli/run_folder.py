@@ -6,6 +6,8 @@ from pathlib import Path
 from ..data import is_tar
 from ..errors import RunError
 from ..files import read_text
+from ..training import checkpoint_files
+from ..training.atomic import partial_files
 from ..training.config import TrainConfig, from_dict, read_json
 from ..training.log import LogPaths
 
@@ -35,8 +37,11 @@ class SampleFolder:
 
     def require_new(self) -> None:
         """Raise `RunError` if the folder has anything in it, or is a file."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or self._has_content()):
             raise RunError(f"--out {self} exists and is not an empty folder; name a new one")
+
+    def _has_content(self) -> bool:
+        return any(self.path.iterdir())
 
     def create(self) -> None:
         """Make the folder, if it does not exist."""
@@ -48,6 +53,8 @@ class RunFolder(SampleFolder):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        # names the process that trains, while it does
+        self.lock = path / "training.lock"
         self.config = path / "config.json"
         # command, device and versions
         self.facts = path / "run.json"
@@ -63,24 +70,36 @@ class RunFolder(SampleFolder):
         self.report = path / "report.html"
 
     @classmethod
-    def next_free(cls, source: str) -> "RunFolder":
-        """The first of runs/SOURCE-001, runs/SOURCE-002, ... after those that exist."""
+    def create_next(cls, source: str) -> "RunFolder":
+        """Make the first of runs/SOURCE-001, runs/SOURCE-002, ... after those that exist; no other process gets it."""
         # tar files are often called by numbers, and the folder that they are in says more
         path = Path(source).parent if is_tar(source) else Path(source)
         stem = re.sub(r"[^A-Za-z0-9_]+", "-", path.name.split(".")[0]).strip("-") or "images"
-        return cls(_next_numbered(Path("runs"), f"{stem}-"))
+        return cls(_create_numbered(Path("runs"), f"{stem}-"))
 
-    def next_generated(self) -> SampleFolder:
-        """The first of RUN/generated/001, RUN/generated/002, ... after those that exist."""
-        return SampleFolder(_next_numbered(self.path / "generated", ""))
+    def create_generated(self) -> SampleFolder:
+        """Make the first of RUN/generated/001, RUN/generated/002, ... after those that exist, as `create_next` does."""
+        return SampleFolder(_create_numbered(self.path / "generated", ""))
 
     def training_grid(self, step: int) -> Path:
         """The grid of samples drawn after a training step."""
         return self.path / "samples" / f"step_{step:06d}.png"
 
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint was ever written here."""
-        return any(self.checkpoints.glob("*.json"))
+        """Whether there is a checkpoint, good or not."""
+        return bool(checkpoint_files.steps(self.checkpoints))
+
+    def is_begun(self) -> bool:
+        """Whether a run was begun here, and stopped before its first checkpoint."""
+        return self.config.is_file() and not self.has_checkpoint()
+
+    def partial_files(self) -> list[Path]:
+        """The files that killed processes left unfinished, or that are being written."""
+        folders = (self.path, self.checkpoints, self.training_grid(0).parent)
+        return [path for folder in folders for path in partial_files(folder)]
+
+    def _has_content(self) -> bool:
+        return any(path != self.lock for path in self.path.iterdir())
 
     def read_config(self) -> TrainConfig:
         """The configuration of the run.
@@ -100,7 +119,15 @@ class RunFolder(SampleFolder):
             raise RunError(f"{self.config}: {error}") from None
 
 
-def _next_numbered(folder: Path, prefix: str) -> Path:
-    taken = [path.name.removeprefix(prefix) for path in folder.glob(f"{prefix}*")]
-    number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
-    return folder / f"{prefix}{number:03d}"
+def _create_numbered(folder: Path, prefix: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        taken = [path.name.removeprefix(prefix) for path in folder.glob(f"{prefix}*")]
+        number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
+        path = folder / f"{prefix}{number:03d}"
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            # another process was faster
+            continue

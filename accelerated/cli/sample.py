@@ -60,7 +60,7 @@ def sample_run(
     -------
     SampleFolder
     """
-    model = TrainedModel.load(run.checkpoints, runtime.device, runtime.world, report=runtime.say)
+    model = load_trained(run, runtime)
     classes = None if labels is None else _parse_labels(labels, model)
     given = None if edit is None or edit.image is None else _read_edit(edit, model)
     x_T = None if interpolate is None else _starts_between(interpolate, settings, model)
@@ -74,9 +74,15 @@ def sample_run(
             trajectory=min(ANIMATED, settings.count),
             progress=lambda done: bar.update(done - bar.n),
         )
-    folder = out or run.next_generated()
+
+    def create() -> Path:
+        if out is None:
+            return run.create_generated().path
+        out.create()
+        return out.path
+
+    folder = SampleFolder(runtime.world.on_rank0(create))
     if runtime.world.is_rank0:
-        folder.create()
         write_samples(folder, samples, columns=grid_columns(model.num_classes) if labels is None else None)
         if given is not None:
             save_png(_edit_picture(given, samples), folder.edit)
@@ -91,6 +97,13 @@ def sample_run(
             facts["interpolate"] = list(interpolate)
         write_json(folder.settings, facts)
     return folder
+
+
+def load_trained(run: RunFolder, runtime: Runtime) -> TrainedModel:
+    """The model of a run's newest checkpoint that is whole and of this run."""
+    return TrainedModel.load(
+        run.checkpoints, runtime.device, runtime.world, config=run.read_config(), report=runtime.say
+    )
 
 
 def write_samples(folder: SampleFolder, samples: Samples, *, columns: int | None) -> None:

@@ -1,7 +1,8 @@
 """`noisestep train`: from the images to a trained, evaluated run folder."""
 
 import platform
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from ..errors import Interrupted, RunError
 from ..training.atomic import write_atomically, write_json
 from ..training.checkpoint import Checkpoint
-from ..training.config import TrainConfig, from_dict, merge, to_json
+from ..training.config import TrainConfig, difference, to_json
 from ..training.data import Split
 from ..training.distributed import World, lost_rank_errors
 from ..training.graph import require_cuda_graph
@@ -21,6 +22,7 @@ from ..training.model_config import with_model
 from ..training.state import State
 from ..training.trained import TrainedModel, latest_checkpoint
 from .evaluate import evaluate_trained, load_split, require_enough
+from .lease import Lease, owned
 from .loss_curve import loss_curve
 from .pictures import grid, save_png, to_uint8
 from .run_folder import RunFolder
@@ -28,7 +30,9 @@ from .runtime import Runtime
 from .sample import ANIMATED, grid_columns
 
 
-def train_new(config: TrainConfig, run: RunFolder | None, runtime: Runtime, *, command: str) -> RunFolder:
+def train_new(
+    config: TrainConfig, run: RunFolder | None, runtime: Runtime, *, command: str, begun: bool = False
+) -> RunFolder:
     """Train, evaluate and report a new run.
 
     Parameters
@@ -41,55 +45,107 @@ def train_new(config: TrainConfig, run: RunFolder | None, runtime: Runtime, *, c
         Rank 0's disk has the run folder.
     command : str
         The command line, for the report.
+    begun : bool
+        Whether the folder may be that of a run which was stopped before its first checkpoint.
     """
     world = runtime.world
     world.micro_batches(config.batch_size, config.micro_batch)
     require_cuda_graph(config, runtime.device, world)
     require_enough(config.sample)
-    if config.data.source != "digits":
-        # so that the run can be evaluated from another working folder
-        source = str(Path(config.data.source).resolve())
-        config = replace(config, data=replace(config.data, source=source))
+    config = _with_full_source(config)
     split = load_split(config, runtime)
     config = with_model(config, split.record)
 
     def create() -> Path:
-        folder = run or RunFolder.next_free(config.data.source)
-        folder.create()
-        return folder.path
+        if run is None:
+            return RunFolder.create_next(config.data.source).path
+        run.create()
+        return run.path
 
-    run = RunFolder(world.on_rank0(create))
-    runtime.say(f"the run folder is {run}")
-    _train_and_evaluate(config, split, run, None, runtime, command=command)
-    return run
+    folder = RunFolder(world.on_rank0(create))
+    with owned(folder, world) as lease:
+        world.on_rank0(lambda: None if begun and folder.is_begun() else folder.require_new())
+        runtime.say(f"the run folder is {folder}")
+        _train_and_evaluate(config, split, folder, None, lease, runtime, command=command)
+    return folder
 
 
-def resume_run(run: RunFolder, changes: dict[str, Any], runtime: Runtime) -> RunFolder:
-    """Continue a run from its newest undamaged checkpoint, with a few settings changed.
+def resume_run(
+    run: RunFolder,
+    configure: Callable[[Checkpoint], TrainConfig],
+    runtime: Runtime,
+    *,
+    expected: TrainConfig | None = None,
+) -> RunFolder:
+    """Continue a run from its newest undamaged checkpoint.
+
+    Parameters
+    ----------
+    run : RunFolder
+    configure : function of Checkpoint
+        The configuration to go on with.
+    runtime : Runtime
+    expected : TrainConfig, optional
+        That of the run: checkpoints of another one are skipped.
 
     Raises
     ------
     RunError
-        No checkpoint can be used, the images are others, or more steps than wanted have been made.
+        Another process trains in the folder, no checkpoint can be used, the images are others, or more steps than
+        wanted have been made.
     """
-    checkpoint = latest_checkpoint(run.checkpoints, runtime.world, report=runtime.say)
-    config = from_dict(merge(asdict(checkpoint.config), changes))
-    runtime.world.micro_batches(config.batch_size, config.micro_batch)
-    require_cuda_graph(config, runtime.device, runtime.world)
-    if config.steps < checkpoint.step:
-        raise RunError(f"--steps is {config.steps}, but {run} has made {checkpoint.step} steps already")
-    require_enough(config.sample)
-    split = load_split(config, runtime)
-    checkpoint.data.require(split.record, config.data.source)
-    runtime.say(f"going on after step {checkpoint.step} of {config.steps}")
-    checkpoint = replace(checkpoint, config=config)
-    command = _resume_command(run, runtime.world)
-    _train_and_evaluate(config, split, run, checkpoint, runtime, command=command)
+    with owned(run, runtime.world) as lease:
+        checkpoint = latest_checkpoint(run.checkpoints, runtime.world, config=expected, report=runtime.say)
+        config = configure(checkpoint)
+        runtime.world.micro_batches(config.batch_size, config.micro_batch)
+        require_cuda_graph(config, runtime.device, runtime.world)
+        if config.steps < checkpoint.step:
+            raise RunError(f"--steps is {config.steps}, but {run} has made {checkpoint.step} steps already")
+        require_enough(config.sample)
+        split = load_split(config, runtime)
+        checkpoint.data.require(split.record, config.data.source)
+        runtime.say(f"going on after step {checkpoint.step} of {config.steps}")
+        command = _resume_command(run, runtime.world)
+        _train_and_evaluate(config, split, run, checkpoint, lease, runtime, command=command)
     return run
 
 
+def continue_run(config: TrainConfig, run: RunFolder, runtime: Runtime, *, command: str) -> RunFolder:
+    """Begin the run in a folder, or continue it: for a command that is given again whenever it was stopped.
+
+    Raises
+    ------
+    RunError
+        The run in the folder has another configuration, apart from what may change within a run.
+    """
+
+    def configure(checkpoint: Checkpoint) -> TrainConfig:
+        wanted = with_model(_with_full_source(config), checkpoint.data)
+        if other := difference(wanted, checkpoint.config):
+            raise RunError(f"--continue: {run} has another configuration: {other}; name a new folder")
+        return wanted
+
+    if runtime.world.on_rank0(run.has_checkpoint):
+        return resume_run(run, configure, runtime)
+    return train_new(config, run, runtime, command=command, begun=True)
+
+
+def _with_full_source(config: TrainConfig) -> TrainConfig:
+    """So that the run can be evaluated from another working folder."""
+    if config.data.source == "digits":
+        return config
+    return replace(config, data=replace(config.data, source=str(Path(config.data.source).resolve())))
+
+
 def _train_and_evaluate(
-    config: TrainConfig, split: Split, run: RunFolder, checkpoint: Checkpoint | None, runtime: Runtime, *, command: str
+    config: TrainConfig,
+    split: Split,
+    run: RunFolder,
+    checkpoint: Checkpoint | None,
+    lease: Lease | None,
+    runtime: Runtime,
+    *,
+    command: str,
 ) -> None:
     device, world = runtime.device, runtime.world
     if world.is_rank0:
@@ -118,6 +174,7 @@ def _train_and_evaluate(
                 world=world,
                 checkpoint=checkpoint,
                 draw=draw,
+                confirm=lambda: None if lease is None else lease.confirm(),
             )
     except Interrupted as stopped:
         raise Interrupted(f"{stopped}; go on with: {resume}", stopped.signal) from None

@@ -2,35 +2,46 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _SUFFIX = ".partial"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """The path of a temporary file beside `path`; when the block is done, it is synced and takes the place of `path`.
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write into, in the folder of `path`; when the block is done, it is synced and renamed to `path`.
 
-    If the block raises, the temporary file is removed and `path` stays as it was.
+    If anything fails, the new file is removed and `path` stays as it was. The file's mode is what the umask leaves.
+
+    Raises
+    ------
+    OSError
+        With the name of `path`, also where the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
-        yield temporary
-        _sync(temporary)
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+        # the new name is on disk only once the folder is, too
+        _sync_folder(path.parent)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
-    # the new name is on disk only once the folder is, too
-    _sync(path.parent)
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
     """Write `data` to `path`; readers see the old file or the new one."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    with replacing(path) as file:
+        file.write(data)
     return path
 
 
@@ -39,13 +50,12 @@ def write_json(path: Path, content: object) -> Path:
     return write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in `folder`."""
-    for path in folder.glob(f".*{_SUFFIX}"):
-        path.unlink()
+def partial_files(folder: Path) -> list[Path]:
+    """The unfinished files that killed processes left in `folder`, or that are being written there."""
+    return sorted(folder.glob(f".*{_SUFFIX}"))
 
 
-def _sync(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

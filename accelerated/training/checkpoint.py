@@ -1,28 +1,25 @@
-"""Checkpoints: the tensors of a run in a safetensors file, and everything else in a JSON file beside it.
+"""Checkpoints: a run after a number of steps, in one safetensors file with a digest of everything in it.
 
-Both files are written atomically, the JSON last. It holds the SHA-256 of the tensors, so that an incomplete or damaged
-pair is recognised.
+A damaged checkpoint is never loaded. What cannot be used is renamed, not removed.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..address import NOISE_VERSION
 from ..errors import CheckpointError, DamagedCheckpoint
-from .atomic import remove_partial_files, replacing, write_atomically
-from .config import TrainConfig, from_dict
+from . import tensor_file
+from .atomic import replacing
+from .checkpoint_files import path_of, set_aside_after, steps
+from .config import TrainConfig, difference, from_dict
 from .data import DataRecord
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class Checkpoint:
     unlogged: Unlogged = Unlogged()
 
     def require(self, tensors: Mapping[str, Tensor]) -> None:
-        """Check that the checkpoint has all these tensors, with the same shapes.
+        """Check that the checkpoint has all these tensors, with the same types and shapes.
 
         Raises
         ------
@@ -81,16 +78,18 @@ class Checkpoint:
         """
         for name, x in tensors.items():
             found = self.tensors.get(name)
-            if found is None or found.shape != x.shape:
-                given = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+            if found is None or (found.shape, found.dtype) != (x.shape, x.dtype):
+                given = "is missing" if found is None else f"has shape {tuple(found.shape)} and type {found.dtype}"
                 raise CheckpointError(
                     f"the checkpoint of step {self.step} does not fit its own model: {name!r} {given}, "
-                    f"the model needs {tuple(x.shape)}"
+                    f"the model needs {tuple(x.shape)} and {x.dtype}"
                 )
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint, and remove all but the newest `keep`; checkpoints of later steps are removed, too.
+def save(
+    folder: Path, checkpoint: Checkpoint, *, keep: int, report: Callable[[str], object] = lambda message: None
+) -> Path:
+    """Write a checkpoint, and remove all but the newest `keep`; those of later steps are set aside.
 
     Parameters
     ----------
@@ -100,36 +99,35 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         Its tensors may have any device and memory format; neither is stored.
     keep : int
         At least 1.
+    report : function of str
+        Called with one line for each file that is set aside.
 
     Returns
     -------
     Path
-        The file of the tensors, `step_XXXXXXXXX.safetensors`; the JSON file has the same stem.
+        The file, `step_XXXXXXXXX.safetensors`; it is on disk, under this name, when the function returns.
+
+    Raises
+    ------
+    OSError
+        It could not be written. The checkpoints before it are as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    remove_partial_files(folder)
-    path = _path(folder, checkpoint.step)
-    tensors = {name: x.detach().to("cpu").contiguous() for name, x in checkpoint.tensors.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary)
-    # without a newline at the end, so that a file that lacks its last byte is not JSON
     record = {
         "format": FORMAT,
         "noise": NOISE_VERSION,
         "step": checkpoint.step,
         "seconds": checkpoint.seconds,
         "unlogged": asdict(checkpoint.unlogged),
-        "sha256": _sha256(path),
         "data": asdict(checkpoint.data),
         "config": asdict(checkpoint.config),
     }
-    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
-    # checkpoints of later steps are from before this run went back; left there, they would push good ones out
-    kept = [step for step in _steps(folder) if step <= checkpoint.step][:keep]
-    for other in set(_steps(folder)) - set(kept):
-        # the JSON first, as tensors without it are no checkpoint
-        for suffix in (".json", ".safetensors"):
-            _path(folder, other).with_suffix(suffix).unlink(missing_ok=True)
+    set_aside_after(folder, checkpoint.step, report)
+    path = path_of(folder, checkpoint.step)
+    with replacing(path) as file:
+        tensor_file.write(file, record, checkpoint.tensors)
+    for step in steps(folder)[keep:]:
+        path_of(folder, step).unlink(missing_ok=True)
     return path
 
 
@@ -139,57 +137,58 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
     Parameters
     ----------
     path : Path
-        Either of its two files.
     device : str or torch.device
         Device of the tensors.
 
     Raises
     ------
     DamagedCheckpoint
-        A file is missing, cut short, or differs from what was written.
+        The file was cut short, differs from what was written, or is of another step than its name says.
     CheckpointError
         Another format, another version of the noise, or a configuration that this version does not know.
+    OSError
+        The file cannot be read, which says nothing about what it holds.
     """
-    tensors, described = path.with_suffix(".safetensors"), path.with_suffix(".json")
-    record = _read_record(described)
+    try:
+        record, tensors = tensor_file.read(path)
+    except DamagedCheckpoint:
+        if path.with_suffix(".json").exists():
+            # two files a checkpoint
+            raise CheckpointError(f"{path}: format 2 or older; this noisestep reads format {FORMAT}") from None
+        raise
     if record.get("format") != FORMAT:
-        raise CheckpointError(f"{described}: format {record.get('format')!r}; this noisestep reads format {FORMAT}")
+        raise CheckpointError(f"{path}: format {record.get('format')!r}; this noisestep reads format {FORMAT}")
     if record.get("noise") != NOISE_VERSION:
         # a resumed run would go on with other numbers, and a seed would give other images
         raise CheckpointError(
-            f"{described}: noise of version {record.get('noise')!r}; this noisestep makes version {NOISE_VERSION}"
+            f"{path}: noise of version {record.get('noise')!r}; this noisestep makes version {NOISE_VERSION}"
         )
     try:
-        if _sha256(tensors) != record["sha256"]:
-            raise DamagedCheckpoint(f"{tensors}: not what was written (its SHA-256 is not the one in {described.name})")
-        data = record["data"]
-        return Checkpoint(
-            step=record["step"],
-            seconds=record["seconds"],
-            config=from_dict(record["config"]),
-            data=DataRecord(data["fingerprint"], tuple(data["shape"]), tuple(data["class_names"])),
-            tensors=load_file(tensors, device=str(device)),
-            unlogged=Unlogged(**record["unlogged"]),
-        )
-    except (OSError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{tensors}: {_reason(error)}") from None
+        checkpoint = _from_record(record, {name: x.to(device) for name, x in tensors.items()})
     except (KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{described}: incomplete: {error}") from None
+        raise DamagedCheckpoint(f"{path}: incomplete: {error}") from None
     except ValueError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{described}: {error}") from None
+        raise CheckpointError(f"{path}: {error}") from None
+    if path != path_of(path.parent, checkpoint.step):
+        raise DamagedCheckpoint(f"{path}: the checkpoint of step {checkpoint.step}, which its name does not say")
+    return checkpoint
 
 
 def latest(
-    folder: Path, *, device: str | torch.device = "cpu", report: Callable[[str], object] = lambda message: None
+    folder: Path,
+    *,
+    config: TrainConfig | None = None,
+    device: str | torch.device = "cpu",
+    report: Callable[[str], object] = lambda message: None,
 ) -> Checkpoint:
-    """The newest undamaged checkpoint.
+    """The newest undamaged checkpoint, also while a training process writes others.
 
     Parameters
     ----------
     folder : Path
         The checkpoints of a run.
+    config : TrainConfig, optional
+        That of the run: a checkpoint of another one is skipped as if it were damaged.
     device : str or torch.device
         Device of the tensors.
     report : function of str
@@ -199,46 +198,53 @@ def latest(
     ------
     CheckpointError
         There is none.
+    OSError
+        One could not be read. It may be good, and so no older one is used in its place.
     """
-    steps = _steps(folder)
-    for step in steps:
+    tried: set[int] = set()
+    while untried := [step for step in steps(folder) if step not in tried]:
+        tried.add(untried[0])
+        path = path_of(folder, untried[0])
         try:
-            return load(_path(folder, step), device)
+            checkpoint = load(path, device)
+            if config is not None and (other := difference(checkpoint.config, config)):
+                raise DamagedCheckpoint(f"{path}: of another run than this one: {other}")
+            return checkpoint
+        except FileNotFoundError:
+            # removed since it was listed, by the process that trains: there is a newer one
+            continue
         except DamagedCheckpoint as error:
             report(f"skipping a damaged checkpoint: {error}")
-    found = f"all {len(steps)} are damaged" if steps else "there is none"
+    found = f"none of the {len(tried)} can be used" if tried else "there is none"
     raise CheckpointError(f"{folder}: no checkpoint that can be read; {found}")
 
 
-def newest_path(folder: Path) -> Path | None:
-    """The tensor file of the newest checkpoint, whose content is not looked at; None if there is none."""
-    paths = (_path(folder, step) for step in _steps(folder))
-    return next((path for path in paths if path.with_suffix(".json").exists()), None)
+def _from_record(record: Mapping[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
+    data, unlogged = record["data"], record["unlogged"]
+    fingerprint, shape, names = data["fingerprint"], data["shape"], data["class_names"]
+    if not all(isinstance(text, str) for text in (fingerprint, *names)):
+        raise TypeError("the fingerprint or a class name is not a text")
+    if len(shape) != 3 or not all(type(side) is int for side in shape):
+        raise TypeError(f"the images' shape is {shape!r}, not three integers")
+    return Checkpoint(
+        step=_integer(record, "step"),
+        seconds=_number(record, "seconds"),
+        config=from_dict(record["config"]),
+        data=DataRecord(fingerprint, tuple(shape), tuple(names)),
+        tensors=tensors,
+        unlogged=Unlogged(_integer(unlogged, "steps"), _number(unlogged, "loss"), _number(unlogged, "seconds")),
+    )
 
 
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step_{step:09d}.safetensors"
+def _integer(values: Mapping[str, Any], name: str) -> int:
+    value = values[name]
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{name} is {value!r}, not a number of steps")
+    return value
 
 
-def _steps(folder: Path) -> list[int]:
-    stems = {path.stem for suffix in ("json", "safetensors") for path in folder.glob(f"step_*.{suffix}")}
-    return sorted((int(stem[5:]) for stem in stems if stem[5:].isdecimal()), reverse=True)
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DamagedCheckpoint(f"{path}: {_reason(error)}") from None
-    if not isinstance(record, dict):
-        raise DamagedCheckpoint(f"{path}: not the record of a checkpoint")
-    return record
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _number(values: Mapping[str, Any], name: str) -> float:
+    value = values[name]
+    if type(value) not in (int, float):
+        raise TypeError(f"{name} is {value!r}, not a number")
+    return float(value)

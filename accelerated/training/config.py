@@ -251,6 +251,20 @@ class TrainConfig(Checked):
                     raise ValueError(f"{name} is {value}, but guidance is 1: there is none")
 
 
+# what may change within a run: the number of steps, and what does not change the result of a step (a micro-batch has
+# its own dropout masks, which are equally random)
+CHANGEABLE = (
+    "data.source",
+    "data.workers",
+    "steps",
+    "micro_batch",
+    "cuda_graph",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep",
+)
+
 SECTIONS = {"data": DataConfig, "schedule": ScheduleConfig, "sample": SampleConfig}
 
 # what differs from the defaults for images other than the digits: learning rate, warm-up and EMA of Ho et al. 2020
@@ -308,6 +322,22 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
         merged[name] = merge(merged[name], value) if nested else value
     return merged
+
+
+def difference(config: TrainConfig, other: TrainConfig) -> str | None:
+    """The first setting, other than those in `CHANGEABLE`, that two configurations do not share, with both values."""
+    one, two = _flat(asdict(config)), _flat(asdict(other))
+    for path in {**one, **two}:
+        if path not in CHANGEABLE and one.get(path) != two.get(path):
+            return f"{path} is {one.get(path)!r}, not {two.get(path)!r}"
+    return None
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def to_json(config: TrainConfig) -> str:

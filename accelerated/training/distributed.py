@@ -187,14 +187,14 @@ class World:
         return x.item()
 
     def on_rank0(self, work: Callable[[], Result]) -> Result:
-        """Call `work` on rank 0 and return its result in all processes; a `RunError` is raised in all, too."""
+        """Call `work` on rank 0 and return its result in all processes; a `RunError` or `OSError` is raised in all."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
         if self.is_rank0:
             try:
                 outcome[0] = work()
-            except RunError as error:
+            except (RunError, OSError) as error:
                 outcome[1] = error
         dist.broadcast_object_list(outcome, 0, device=torch.device("cpu"))
         result, refusal = outcome

@@ -1,6 +1,10 @@
 """The log of a training run: a CSV file, a text file and TensorBoard events."""
 
 import csv
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
@@ -8,6 +12,7 @@ from typing import NamedTuple, Self, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
+from .atomic import write_atomically
 from .config import TrainConfig
 from .progress import progress_bar, progress_line
 
@@ -73,7 +78,8 @@ class TrainLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._steps, self._batch_size = steps, batch_size
-        _drop_rows_after(paths.csv, start)
+        _keep_rows_until(paths.csv, start)
+        self._paths = paths
         self._text = paths.text.open("a", encoding="utf-8")
         self._csv = paths.csv.open("a", encoding="utf-8", newline="")
         self._events = SummaryWriter(str(paths.tensorboard), purge_step=start + 1 if start else None)
@@ -81,8 +87,9 @@ class TrainLog:
 
     def info(self, line: str) -> None:
         """Write a line to the text file and the terminal."""
-        self._text.write(line + "\n")
-        self._text.flush()
+        with _naming(self._paths.text):
+            self._text.write(line + "\n")
+            self._text.flush()
         if self._bar.disable:
             print(line, flush=True)
         else:
@@ -96,10 +103,12 @@ class TrainLog:
         self, *, step: int, loss: float, learning_rate: float, images_per_second: float, seconds: float
     ) -> None:
         """Log the metrics of the steps since the last entry."""
-        csv.writer(self._csv).writerow(
-            [step, f"{loss:.6g}", f"{learning_rate:.6g}", f"{images_per_second:.1f}", f"{seconds:.2f}"]
-        )
-        self._csv.flush()
+        with _naming(self._paths.csv):
+            csv.writer(self._csv).writerow(
+                [step, f"{loss:.6g}", f"{learning_rate:.6g}", f"{images_per_second:.1f}", f"{seconds:.2f}"]
+            )
+            self._csv.flush()
+            os.fsync(self._csv.fileno())
         self._events.add_scalar("loss", loss, step)
         self._events.add_scalar("learning_rate", learning_rate, step)
         self._events.add_scalar("images_per_second", images_per_second, step)
@@ -111,8 +120,9 @@ class TrainLog:
             learning_rate=learning_rate,
             images_per_second=images_per_second,
         )
-        self._text.write(line + "\n")
-        self._text.flush()
+        with _naming(self._paths.text):
+            self._text.write(line + "\n")
+            self._text.flush()
         if self._bar.disable:
             print(line, flush=True)
         else:
@@ -132,6 +142,16 @@ class TrainLog:
         self._text.close()
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give an error of an open file the name of the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 Log: TypeAlias = TrainLog | NoLog
 
 
@@ -149,7 +169,8 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
         No entries, a missing column, rows of different lengths, or a value that is not a number; the file is named.
     """
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+        # the last line may just be being written
+        rows = list(csv.reader(line for line in file if line.endswith("\n")))
     if len(rows) < 2:
         raise ValueError(f"{path}: expected a line of column names and at least one line of numbers")
     for number, row in enumerate(rows[1:], start=2):
@@ -166,11 +187,15 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     return columns
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
-    rows = [list(COLUMNS)]
-    if step:
-        with path.open(encoding="utf-8", newline="") as file:
-            # a process that was killed may leave a row cut short
-            rows += [row for row in list(csv.reader(file))[1:] if len(row) == len(COLUMNS) and int(row[0]) <= step]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
+def _keep_rows_until(path: Path, step: int) -> None:
+    """Keep the whole rows of a CSV log up to a step, whatever else is in it."""
+    found = path.read_bytes() if path.exists() else b""
+    kept, last = [",".join(COLUMNS).encode()], 0
+    for line in found.split(b"\r\n")[1:-1]:
+        row = re.fullmatch(rb"([0-9]{1,9})(,[0-9.e+-]+){4}", line)
+        if row and last < int(row[1]) <= step:
+            kept.append(line)
+            last = int(row[1])
+    content = b"\r\n".join([*kept, b""])
+    if content != found:
+        write_atomically(path, content)

@@ -23,6 +23,7 @@ from ..schedule import DeviceSchedule
 from . import checkpoint as checkpoints
 from .batches import Batches
 from .checkpoint import Checkpoint, DataRecord, Unlogged
+from .checkpoint_files import path_of, set_aside_after, steps
 from .config import TrainConfig
 from .distributed import SINGLE_PROCESS, World
 from .graph import StepGraph, require_cuda_graph
@@ -271,6 +272,7 @@ def train(
     world: World = SINGLE_PROCESS,
     checkpoint: Checkpoint | None = None,
     draw: Callable[[State, Log], None] = lambda state, log: None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> State:
     """Train until `config.steps` steps are made, from the start or from a checkpoint.
 
@@ -297,6 +299,8 @@ def train(
         Where to continue; only rank 0 needs its tensors.
     draw : function of (State, Log)
         Called every `config.sample_every` steps, to draw a grid of samples.
+    confirm : function
+        Called on rank 0 before a checkpoint is written; raises if the folder is not this process's to write.
 
     Returns
     -------
@@ -326,6 +330,23 @@ def train(
         open_log(log_paths, config, start=state.step, rank=world.rank) as log,
         StopSignals() as stop,
     ):
+
+        def draw_if_due() -> None:
+            if config.sample_every > 0 and state.step > 0 and state.step % config.sample_every == 0:
+                draw(state, log)
+
+        def save() -> None:
+            unlogged = Unlogged(state.step - since, summed, state.seconds - seconds_since)
+            _save(checkpoint_folder, config, record, state, unlogged, world, confirm, log.info)
+
+        summed = before.loss
+        if checkpoint is None or checkpoint.config != config:
+            # whatever happens from here on, there is something to go on from
+            save()
+        else:
+            world.on_rank0(lambda: set_aside_after(checkpoint_folder, state.step, log.info))
+        # a run that was stopped after its checkpoint has not drawn its grid
+        draw_if_due()
         mark = time.perf_counter()
         while state.step < config.steps:
             total += step()
@@ -356,31 +377,41 @@ def train(
                 total.zero_()
                 summed, since, seconds_since = 0.0, state.step, state.seconds
             if saving:
-                unlogged = Unlogged(state.step - since, summed, state.seconds - seconds_since)
-                _save(checkpoint_folder, config, record, state, unlogged, world)
+                save()
             if stopping is not None:
                 name = signal.Signals(stopping).name
                 raise Interrupted(f"stopped by {name} after step {state.step} of {config.steps}", stopping)
-            if drawing:
-                draw(state, log)
+            draw_if_due()
             mark = time.perf_counter()
     return state
 
 
 def _save(
-    folder: Path, config: TrainConfig, record: DataRecord, state: State, unlogged: Unlogged, world: World
+    folder: Path,
+    config: TrainConfig,
+    record: DataRecord,
+    state: State,
+    unlogged: Unlogged,
+    world: World,
+    confirm: Callable[[], None],
+    report: Callable[[str], object],
 ) -> None:
     tensors = state.tensors()
     # the loss was finite, but it is that of the weights before this step
     if not world.all(bool(torch.stack([world.local_tensor(x).isfinite().all() for x in tensors.values()]).all())):
         raise TrainingError(_not_finite(folder, state.step - 1, state.step))
     saved = Checkpoint(state.step, state.seconds, config, record, world.full_tensors_on_rank0(tensors), unlogged)
-    world.on_rank0(lambda: checkpoints.save(folder, saved, keep=config.keep))
+
+    def write() -> None:
+        confirm()
+        checkpoints.save(folder, saved, keep=config.keep, report=report)
+
+    world.on_rank0(write)
 
 
 def _not_finite(folder: Path, first: int, last: int) -> str:
-    newest = checkpoints.newest_path(folder)
-    kept = f"the last good state is {newest}" if newest else "there is no checkpoint yet"
+    saved = steps(folder)
+    kept = f"the last good state is {path_of(folder, saved[0])}" if saved else "there is no checkpoint yet"
     return (
         f"the loss or a weight is no longer finite (steps {first + 1} to {last}); {kept}; "
         "try a lower --learning-rate, or --precision float32"

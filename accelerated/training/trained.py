@@ -52,16 +52,19 @@ class TrainedModel:
         device: torch.device,
         world: World = SINGLE_PROCESS,
         *,
+        config: TrainConfig | None = None,
         report: Callable[[str], object] = lambda message: None,
     ) -> Self:
-        """The model of the newest undamaged checkpoint; `report` is called with a line for each damaged one.
+        """The model of the newest undamaged checkpoint of a run with this configuration, or any.
+
+        `report` is called with a line for each that is skipped.
 
         Raises
         ------
         CheckpointError
             There is none.
         """
-        checkpoint = latest_checkpoint(checkpoint_folder, world, report=report)
+        checkpoint = latest_checkpoint(checkpoint_folder, world, config=config, report=report)
         config = checkpoint.config
         if config.model is None:
             raise CheckpointError(f"the checkpoint of step {checkpoint.step} does not say what its model is")
@@ -140,8 +143,10 @@ class TrainedModel:
         return Samples(world.gather(samples.images)[:count], all_labels, shown)
 
 
-def latest_checkpoint(folder: Path, world: World, *, report: Callable[[str], object]) -> Checkpoint:
-    """The newest undamaged checkpoint; only rank 0 reads it and has its tensors.
+def latest_checkpoint(
+    folder: Path, world: World, *, config: TrainConfig | None = None, report: Callable[[str], object]
+) -> Checkpoint:
+    """The newest undamaged checkpoint; only rank 0 reads it and has its tensors. See `checkpoint.latest`.
 
     Raises
     ------
@@ -151,7 +156,7 @@ def latest_checkpoint(folder: Path, world: World, *, report: Callable[[str], obj
     loaded: list[Checkpoint] = []
 
     def load() -> Checkpoint:
-        loaded.append(checkpoints.latest(folder, report=report))
+        loaded.append(checkpoints.latest(folder, config=config, report=report))
         return replace(loaded[0], tensors={})
 
     without_tensors = world.on_rank0(load)
