@@ -85,7 +85,7 @@ left.plot(walk[:, :40], color="C5", linewidth=0.3)
 left.plot(mean, "C1", label="mean of the jump")
 left.plot(mean + 2 * deviation, "C0", label="± 2 standard deviations")
 left.plot(mean - 2 * deviation, "C0")
-left.set(xlabel="t", ylabel="$x_t$", ylim=(-3.5, 4.8))
+left.set(xlabel="t", ylabel="$x_t$", ylim=(-3.8, 6))
 left.legend(fontsize=8, loc="upper right")
 
 t = 300
