@@ -189,8 +189,8 @@ axis.imshow(np.abs(grad_x[0, 0]) ** 0.5)
 axis.axis("off")
 
 # %% [markdown]
-# For digits of 8 × 8 that is nearly the whole image. Larger images need a network that shrinks the image on
-# the way and enlarges it again, a real U-Net. [Training by hand](../training-by-hand.md) has the same network at its
+# In the middle of a digit of 8 × 8 that is nearly all of it, but a pixel in a corner sees only 16 of the 64. Larger
+# images need a network that shrinks the image on the way and enlarges it again, a real U-Net. [Training by hand](../training-by-hand.md) has the same network at its
 # full size, and each rule in a few lines.
 #
 # ## Exercise: count
