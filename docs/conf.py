@@ -1,8 +1,11 @@
 """How the site is built: sphinx-build -W -j auto docs build/site"""
 
+import os
 import sys
 from pathlib import Path
 
+# lesson 14 interprets kernels, which Triton decides when they are defined: before the API's pages import them
+os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 from api import linkcode_resolve  # noqa: F401
