@@ -1,4 +1,4 @@
-"""`noisestep learn | train | sample | evaluate | report | verify`: the flags of each command, and the call that they lead to.
+"""`noisestep learn | train | sample | evaluate | report | verify`: the flags of each command, and what it calls.
 
 A command imports torch only once its flags are known to be good, so that help and a bad flag answer at once.
 """

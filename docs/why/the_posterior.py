@@ -21,7 +21,7 @@
 # the cosine schedule go back, and $x_t$ should keep the standard deviation 1 all the way. The first step of
 # equation 11 divides by $\sqrt{\alpha_t} = 0.0003$.
 
-# %% alt="Deviation of x_t on the way back. By equation 11 it jumps to 32 in the first step; with the clip it stays near 1."
+# %% alt="Deviation of x_t on the way back. By equation 11 it jumps to 32 in the first step; clipped, it stays near 1."
 import matplotlib.pyplot as plt
 import noisestep.reference as ref
 import numpy as np
