@@ -141,10 +141,10 @@ class Steps:
         Raises
         ------
         ValueError
-            For a t outside of 0..T.
+            For a t that has no row.
         """
-        if not 0 <= t <= self.T:
-            raise ValueError(f"t must lie in 0..{self.T}, got values from {t} to {t}")
+        if not 0 <= t < len(self._t):
+            raise ValueError(f"t must lie in 0..{len(self._t) - 1}, got values from {t} to {t}")
         return self._t[t]
 
 

@@ -1,6 +1,7 @@
 """`patched`: the same results for the same noise; nothing that was changed is bypassed, and nothing is left behind."""
 
 import copy
+import functools
 import importlib
 import inspect
 import logging
@@ -19,6 +20,7 @@ from noisestep.accelerated.integrations import denoising_diffusion, patched
 from noisestep.accelerated.integrations.improved_diffusion import patch as improved_patch
 from noisestep.accelerated.integrations.sources import digest
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 # tables of float32 from betas of float32, and products and sums in another order
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -373,6 +375,102 @@ def test_a_patched_object_is_compiled_as_the_library_s_own(ddp):
     torch.testing.assert_close(*compared, **CLOSE)
 
 
+class Unhashable:
+    """A callable that no dictionary takes as a key."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, *arguments: Any, **options: Any) -> Tensor:
+        return torch.tensor(3.0)
+
+
+class Losses(nn.Module):
+    """What `torch.func.functional_call` calls: a diffusion's losses at fixed timesteps and noise."""
+
+    def __init__(self, diffusion: nn.Module) -> None:
+        super().__init__()
+        self.diffusion = diffusion
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.diffusion.p_losses(x, torch.tensor([1, 3]), torch.ones_like(x))
+
+
+def ensemble(diffusion):
+    """The losses of two diffusions at once, whose weights and tables are stacked."""
+    module, x = Losses(diffusion), images(2)
+    state = torch.func.stack_module_state([module, module])
+    return torch.vmap(lambda *state: torch.func.functional_call(module, state, (x,)))(*state).detach()
+
+
+def noised_in_fake_mode(diffusion):
+    x, t = images(2), torch.tensor([1, 3])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        diffusion.q_sample(x, t, x)
+    return diffusion.q_sample(x, t, x)
+
+
+def gradient_of_weights(diffusion):
+    module = Losses(diffusion)
+    of = torch.func.grad(lambda weights: torch.func.functional_call(module, weights, (images(2),)))
+    return torch.cat([gradient.flatten() for gradient in of(dict(module.named_parameters())).values()])
+
+
+# what scripts do to a GaussianDiffusion before it is patched, what may still be replaced, and a call
+CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...], Callable[..., Tensor]]] = {
+    "weights of the loss are integers": ({"loss_weight": torch.full((50,), 2)}, ALL, lambda d: Losses(d)(images(2))),
+    "weights of the loss are float64": ({"loss_weight": torch.ones(50).double()}, ALL, lambda d: Losses(d)(images(2))),
+    "a loss that cannot be hashed": (
+        {"p_losses": Unhashable()},
+        ("q_sample", "p_sample"),
+        lambda d: Losses(d)(images(2)),
+    ),
+    "first used in FakeTensorMode": ({}, ALL, noised_in_fake_mode),
+    "torch.func.grad of weights": ({}, ALL, gradient_of_weights),
+    "torch.func.grad of images": ({}, ALL, lambda d: torch.func.grad(Losses(d))(images(2))),
+    "torch.func.jvp": ({}, ALL, lambda d: torch.func.jvp(Losses(d), (images(2),), (images(2),))[1].detach()),
+    "an ensemble": ({}, ALL, ensemble),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_scripts_do_to_a_diffusion_is_done_as_the_library_does_it(ddp, change):
+    attributes, replaced, call = CHANGES[change]
+    kind = type(
+        "Mine", (ddp.GaussianDiffusion,), {name: value for name, value in attributes.items() if callable(value)}
+    )
+    diffusion = kind(Network(), image_size=8, timesteps=50)
+    for name in attributes.keys() & dict(diffusion.named_buffers()).keys():
+        setattr(diffusion, name, attributes[name])
+    expected = call(diffusion)
+    patch = patched(diffusion)
+    assert patch.replaced == replaced
+    with patch:
+        torch.testing.assert_close(call(diffusion), expected, **CLOSE)
+
+
+def test_a_diffusion_without_values_is_left_alone(ddp):
+    with torch.device("meta"):
+        patch = patched(diffusion_of(ddp))
+    assert patch.left_alone == dict.fromkeys(ALL, "its betas cannot be read")
+
+
+def test_a_wrapper_that_hands_on_everything_is_refused(ddp):
+    class Wrapper:
+        def __getattr__(self, name):
+            return getattr(diffusion, name)
+
+    diffusion = diffusion_of(ddp)
+    for wrapper in (Wrapper(), torch.compile(diffusion)):
+        with pytest.raises(TypeError, match=f"got {type(wrapper).__name__}"):
+            patched(wrapper)
+
+
+@pytest.mark.parametrize("t", [-1, 50])
+def test_a_step_from_outside_of_the_chain_is_refused(ddp, t):
+    with patched(diffusion_of(ddp)) as diffusion, pytest.raises(ValueError, match=rf"in 0\.\.49, got values from {t}"):
+        diffusion.p_sample(images(), t)
+
+
 @pytest.mark.parametrize("when", ["before", "meanwhile", "meanwhile, all in half precision"])
 def test_tables_that_were_changed_count(ddp, when):
     diffusion, x, t, noise = diffusion_of(ddp), images(), torch.arange(6), torch.randn(6, 3, 8, 8)
@@ -685,7 +783,8 @@ def test_a_scheduler_that_was_changed_is_left_alone(unet, monkeypatch):
         assert patch.left_alone == {"scheduler": why}
         with patch:
             assert (images_of(pipe) == 0.5).all()
-    monkeypatch.setattr(diffusers.DDIMScheduler, "step", step)
+    # by its name and module, it could be diffusers' own
+    monkeypatch.setattr(diffusers.DDIMScheduler, "step", functools.wraps(diffusers.DDIMScheduler.step)(step))
     why = "DDIMScheduler.step is not the library's own"
     assert patched(pipeline_of(unet, "DDIM")).left_alone == {"scheduler": why}
     subclassed.scheduler = diffusers.EulerDiscreteScheduler()

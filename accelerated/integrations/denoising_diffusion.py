@@ -39,6 +39,7 @@ def _p_losses(
         or target.objective not in PREDICTIONS
         or not plain(x_start, t, *given)
         or x_start.ndim != 4
+        or target.loss_weight.dtype != torch.float32
         or any(constant.requires_grad for constant in constants)
     ):
         return NotImplemented

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 
+from ..schedule import outside_of_modes
 from .sources import changed
 from .zero_based import ZeroBased
 
@@ -61,6 +63,10 @@ class Tables:
         self._sources = {name: _version(source) for name, source in sources.items()}
         self._on: dict[torch.device, ZeroBased] = {}
         self.fault: str | None = None
+        for name, source in sources.items():
+            if not _readable(source):
+                self.fault = f"its {name} cannot be read"
+                return
         try:
             self._schedule = Schedule(_array(sources["betas"]))
         except ValueError as error:
@@ -81,6 +87,13 @@ class Tables:
         if device not in self._on:
             self._on[device] = ZeroBased(self._schedule, device)
         return self._on[device]
+
+
+def _readable(source: Any) -> bool:
+    """Whether an array has values, and is not one that a transform of functorch or another tracer puts in its place."""
+    if not isinstance(source, Tensor):
+        return True
+    return type(source) in (Tensor, nn.Parameter) and not source.is_meta and not is_functorch_wrapped_tensor(source)
 
 
 def _array(source: Any) -> np.ndarray:
@@ -168,8 +181,7 @@ def _replacement(
 
     @functools.wraps(theirs)
     def replacement(target: Any, *arguments: Any, **options: Any) -> Any:
-        # a compiler fuses the library's own code
-        if not torch.compiler.is_compiling():
+        if not _transformed():
             tables = covered(target)
             if tables is not None:
                 result = method.ours(tables, target, *arguments, **options)
@@ -180,12 +192,22 @@ def _replacement(
     return replacement
 
 
+def _transformed() -> bool:
+    """Whether the library's own code is traced or transformed: the ops have no transforms, and a compiler fuses it."""
+    return (
+        torch.compiler.is_compiling()
+        or peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
 def _sources(target: Any, reads: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(target, name) for name in ("betas", *reads)}
 
 
 def _tables_of(target: Any, reads: tuple[str, ...]) -> Tables:
-    return Tables(_sources(target, reads))
+    with outside_of_modes():
+        return Tables(_sources(target, reads))
 
 
 def plain(x: Any, t: Any, *others: Any) -> bool:

@@ -1,9 +1,9 @@
 """Methods of an object of another library replaced by our ops, for as long as a `with` lasts."""
 
 import importlib.metadata
-import inspect
 import logging
 import re
+import sys
 from typing import Any
 
 from . import denoising_diffusion
@@ -57,7 +57,9 @@ def patched(target: Any) -> "Patch":
     if hasattr(target, "scheduler") and hasattr(target, "register_modules"):
         return _of_pipeline(target)
     for library in (denoising_diffusion, improved_diffusion):
-        if all(hasattr(target, name) for name in ("betas", "p_sample", *library.SIGNS)):
+        # a wrapper that hands on what it is asked for has none of the methods itself
+        own = all(hasattr(type(target), name) for name in library.METHODS)
+        if own and all(hasattr(target, name) for name in ("betas", *library.SIGNS)):
             _check_version(target)
             return Patch(target, *replacements(target, library.METHODS, library.KNOWN))
     raise TypeError(
@@ -121,7 +123,9 @@ def _of_pipeline(pipe: Any) -> Patch:
     for name, method in vars(kind).items():
         if name in vars(scheduler):
             return Patch(pipe, {}, {"scheduler": f"{name} is set on the object"})
-        if inspect.isfunction(method) and method.__module__ != kind.__module__:
+        # known by its globals, since `functools.wraps` copies a module's name; diffusers itself wraps the constructor
+        elsewhere = getattr(method, "__globals__", None) is not vars(sys.modules[kind.__module__])
+        if callable(method) and elsewhere and name != "__init__":
             return Patch(pipe, {}, {"scheduler": f"{kind.__name__}.{name} is not the library's own"})
     scheduler_of_ours = ours[kind].from_config(scheduler.config)
     # tables and timesteps that a script has set; the config is the one of our class

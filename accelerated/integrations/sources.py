@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 
-@functools.cache
-def digest(function: Callable[..., Any]) -> str | None:
+def digest(function: object) -> str | None:
     """A hash of a function's code, and of the functions and classes of its module that it names.
 
     Comments, docstrings and layout do not count, and neither does the module's name. A vendored copy has the hash of
@@ -20,14 +19,20 @@ def digest(function: Callable[..., Any]) -> str | None:
 
     Parameters
     ----------
-    function : callable
-        As it stands in its class. Decorators of PyTorch are looked through: their text is part of the source.
+    function : object
+        As it stands in its class: what is no function has no hash. Decorators of PyTorch are looked through: their
+        text is part of the source.
 
     Returns
     -------
     str or None
         16 hexadecimal digits; None for what has no Python source.
     """
+    return _digest(function) if inspect.isfunction(function) else None
+
+
+@functools.cache
+def _digest(function: Callable[..., Any]) -> str | None:
     function = _undecorated(function)
     code = _code(function)
     if code is None:

@@ -1,5 +1,7 @@
 """Tables for libraries that count timesteps 0..T - 1: where their t meets ours, 1..T."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,10 @@ class ZeroBased(DeviceSchedule):
     An op that is handed it takes the library's t as it is, and refuses -1 and T. `vlb_terms` is the exception: it
     looks at t itself.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._t = self._t[:-1]
 
     def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
         return super()._on_device(table[1:], dtype)
