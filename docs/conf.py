@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # lesson 14 interprets kernels, which Triton decides when they are defined: before the API's pages import them
 os.environ["TRITON_INTERPRET"] = "1"
@@ -46,3 +47,17 @@ templates_path: list[str] = []
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_exclude = ".linenos, .gp, .go"
+
+
+def open_to_keyboards(_: Any, __: str, ___: str, context: dict[str, Any], ____: Any) -> None:
+    """What can be scrolled can be reached by the keyboard, and the headings of the sidebar have a level."""
+    if body := context.get("body"):
+        body = body.replace("<pre>", '<pre tabindex="0">')
+        context["body"] = body.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
+    if tree := context.get("furo_navigation_tree"):
+        context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
+def setup(app: Any) -> None:
+    # after the theme
+    app.connect("html-page-context", open_to_keyboards, priority=900)

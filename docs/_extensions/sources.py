@@ -145,7 +145,6 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     for file in sorted(files):
         text = (ROOT / file).read_text(encoding="utf-8")
         body = highlight(text, get_lexer_for_filename(file), formatter)
-        body = body.replace("<pre>", '<pre tabindex="0">', 1)
         yield page(file), {"title": file, "body": f"<h1>{file}</h1>{body}"}, "page.html"
 
 
