@@ -355,7 +355,13 @@ class DeviceSchedule(Steps):
     ) -> str:
         """The name of a table among the attributes of `_reverse`, where it is made if it is not there yet."""
         key = (prediction, variance, eta, rederive_eps, dtype)
-        name = self._names.get(key)
+        try:
+            name = self._names.get(key)
+        except TypeError:
+            raise TypeError(
+                "prediction and variance must be names, eta a number or None, and rederive_eps True or False, got "
+                f"{prediction!r}, {variance!r}, {eta!r} and {rederive_eps!r}"
+            ) from None
         if name is None:
             row = _reverse_columns(self.schedule, self.previous, prediction, variance, eta, rederive_eps)
             name = re.sub(r"\W", "_", f"{prediction}_{variance}_{eta}_{rederive_eps}_{dtype}")

@@ -58,6 +58,20 @@ def real(name: str, value: Any) -> float:
     return number
 
 
+def switch(name: str, value: Any) -> bool:
+    """``value``, True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def factor(name: str, value: Any) -> float:
+    """``value``, a finite real number."""
+    if not np.isfinite(number := real(name, value)):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return number
+
+
 def step_count(T: int) -> int:
     """T, the number of steps of a chain."""
     return integer("T", T, 1, MOST_STEPS + 1)
@@ -80,9 +94,44 @@ def sizes(shape: Iterable[int]) -> tuple[int, ...]:
     return checked
 
 
+def array(name: str, values: Any, expected: str = "an array of numbers") -> NDArray[Any]:
+    """``values`` as an array of NumPy; lists of unequal length and tensors that NumPy cannot read are refused."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        raise TypeError(f"{name} must be {expected}, got {type(values).__name__} that NumPy cannot read") from None
+
+
+def real_array(name: str, values: Any) -> FloatArray:
+    """``values``, real numbers of any type, as float64; a range is for the caller to check, and NaN is in none."""
+    given = array(name, values)
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be real numbers, got {given.dtype}")
+    return given.astype(np.float64)
+
+
+def clip_range(clip: tuple[float, float]) -> tuple[float, float]:
+    """``clip`` as (low, high) with low < high."""
+    try:
+        low, high = clip
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"clip must be (low, high), got {clip!r}") from None
+    low, high = real("the low end of clip", low), real("the high end of clip", high)
+    if not low < high:
+        raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
+    return low, high
+
+
+def batch_shape(shape: Iterable[int]) -> tuple[int, ...]:
+    """The shape (B, ...) of a whole batch."""
+    if not np.iterable(shape) or not (parts := tuple(shape)):
+        raise TypeError(f"shape must be a sequence of ints (B, ...), got {shape!r}")
+    return integer("the batch size", parts[0], 0, MOST_ROWS), *sizes(parts[1:])
+
+
 def integer_row(name: str, values: ArrayLike, end: int) -> NDArray[np.uint64]:
     """One integer, or a row of them, in 0 .. end - 1, as a row; ``end`` is at most 2^64."""
-    numbers = np.asarray(values)
+    numbers = array(name, values)
     if numbers.dtype.kind not in "iu":
         # beyond 64 bits, or of both kinds of 64, integers make an array of objects or floats
         numbers = np.asarray(values, object)
@@ -109,7 +158,26 @@ def numbers_from(given: ArrayLike, count: int) -> NDArray[np.uint64]:
 
 def floats(**arrays: Any) -> tuple[FloatArray, ...]:
     """Floating arrays as float64; integers are refused, since an 8-bit image is not in [-1, 1]."""
-    return tuple(_floating(name, array) for name, array in arrays.items())
+    return tuple(_floating(name, values) for name, values in arrays.items())
+
+
+def samples(name: str, values: Any) -> FloatArray:
+    """A batch, floating, of shape (B, ...)."""
+    (batch,) = floats(**{name: values})
+    if batch.ndim == 0:
+        raise ValueError(f"{name} must have shape (B, ...), got shape ()")
+    return batch
+
+
+def broadcast(**arrays: Any) -> tuple[FloatArray, ...]:
+    """Floating arrays, of shapes that broadcast, as float64."""
+    checked = floats(**arrays)
+    try:
+        np.broadcast_shapes(*(array.shape for array in checked))
+    except ValueError:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(arrays, checked, strict=True))
+        raise ValueError(f"shapes must broadcast, got {shapes}") from None
+    return checked
 
 
 def same_shape(**arrays: Any) -> tuple[FloatArray, ...]:
@@ -123,7 +191,7 @@ def same_shape(**arrays: Any) -> tuple[FloatArray, ...]:
 
 def steps(t: ArrayLike, T: int, *, first: int = 1) -> NDArray[np.int64]:
     """``t`` as int64, checked to lie in first..T."""
-    checked = np.asarray(t)
+    checked = array("t", t, "an int or an array of ints")
     if not np.issubdtype(checked.dtype, np.integer):
         raise TypeError(f"t must be an int or an array of ints, got {checked.dtype}")
     if checked.ndim > 1:
@@ -150,19 +218,20 @@ def per_sample(table: FloatArray, t: ArrayLike, x: FloatArray, *, first: int = 1
 
 def require_name(what: str, name: object, allowed: tuple[str, ...]) -> None:
     """Refuses an option that does not exist, and lists those that do."""
-    if name not in allowed:
+    if not isinstance(name, str) or name not in allowed:
         raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {name!r}")
 
 
-def require_eta(eta: float) -> None:
+def require_eta(eta: float) -> float:
     """Refuses an eta that is not in [0, 1]."""
-    if not 0 <= eta <= 1:
+    if not 0 <= real("eta", eta) <= 1:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
+    return float(eta)
 
 
 def given_variance(variance: ArrayLike, x_t: FloatArray) -> FloatArray:
     """A variance given as numbers, shaped to multiply ``x_t``; negative ones and NaN are refused."""
-    given = np.asarray(variance, np.float64)
+    given = real_array("variance", variance)
     if not np.all(given >= 0):
         raise ValueError(f"variance must be at least 0, got {given.min()}")
     if given.shape == x_t.shape[:1] and x_t.ndim > 1:
@@ -174,14 +243,14 @@ def given_variance(variance: ArrayLike, x_t: FloatArray) -> FloatArray:
 
 def given_scale(scale: ArrayLike, x: FloatArray) -> FloatArray:
     """A scale of guidance, one number or (B,), shaped to multiply ``x``."""
-    given = np.asarray(scale, np.float64)
+    given = real_array("scale", scale)
     if given.ndim and given.shape != x.shape[:1]:
         raise ValueError(f"scale must be one number or {x.shape[:1]} of them, got shape {given.shape}")
     return given.reshape(given.shape + (1,) * (x.ndim - 1)) if given.ndim else given
 
 
-def _floating(name: str, array: Any) -> FloatArray:
-    checked = np.asarray(array)
+def _floating(name: str, values: Any) -> FloatArray:
+    checked = array(name, values, "floating")
     if not np.issubdtype(checked.dtype, np.floating):
         raise TypeError(f"{name} must be floating, got {checked.dtype}; scale images to [-1, 1] first")
     return checked.astype(np.float64)

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, real, step_count
+from ._arguments import FloatArray, real, real_array, step_count
 
 
 def linear_beta(
@@ -40,7 +40,7 @@ def linear_beta(
         keeps them (diffusers).
     """
     T = step_count(T)
-    if scaling not in ("none", "1000/T"):
+    if not isinstance(scaling, str) or scaling not in ("none", "1000/T"):
         raise ValueError(f'scaling must be "none" or "1000/T", got {scaling!r}')
     factor = 1000 / T if scaling == "1000/T" else 1.0
     start, end = factor * real("start", start), factor * real("end", end)
@@ -116,8 +116,10 @@ def sigmoid_beta(
     T = step_count(T)
     (max_beta,) = _in_open_unit_interval(max_beta=max_beta)
     start, end, tau = real("start", start), real("end", end), real("tau", tau)
-    if not (-np.inf < start < end < np.inf and 0 < tau < np.inf):
-        raise ValueError(f"need start < end and tau > 0, all finite, got {start=}, {end=}, {tau=}")
+    if not (-np.inf < start < end < np.inf and 0 < tau < np.inf and (end - start) / tau < 700):
+        raise ValueError(
+            f"need start < end and tau > 0, all finite, and (end - start) / tau below 700, got {start=}, {end=}, {tau=}"
+        )
     u = (start + (end - start) * np.arange(T + 1) / T) / tau
     before, after = u[:-1], u[1:]
     # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - e^(a - b)), once above and once below the line
@@ -206,7 +208,7 @@ def beta_schedule(name: str, T: int, **parameters: float | str) -> FloatArray:
         Passed to the schedule's function, such as ``start``, ``end``, ``s``, ``scaling``; a TypeError if it has no
         such parameter.
     """
-    if name not in BETA_SCHEDULES:
+    if not isinstance(name, str) or name not in BETA_SCHEDULES:
         raise ValueError(f"no schedule is called {name!r}; there are {', '.join(BETA_SCHEDULES)}")
     return BETA_SCHEDULES[name](T, **parameters)
 
@@ -231,7 +233,7 @@ def zero_terminal_snr_beta(beta: ArrayLike) -> FloatArray:
     ndarray of float64, shape (T,)
         The first beta as given, the last exactly 1. Only a ``Schedule`` with ``zero_terminal_snr=True`` takes them.
     """
-    beta = np.asarray(beta, np.float64)
+    beta = real_array("beta", beta)
     if beta.ndim != 1 or beta.size < 2:
         raise ValueError(f"zero terminal SNR needs one axis of at least 2 betas, got shape {beta.shape}")
     if not (np.all(beta > 0) and np.all(beta[:-1] < 1) and beta[-1] <= 1):

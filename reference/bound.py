@@ -15,13 +15,14 @@ from numpy.typing import ArrayLike
 
 from ._arguments import (
     FloatArray,
-    floats,
+    broadcast,
     given_variance,
     level_count,
     numbers_from,
     per_sample,
     require_name,
     same_shape,
+    samples,
     steps,
 )
 from .forward import q_sample
@@ -54,7 +55,7 @@ def normal_kl(mean_1: ArrayLike, log_variance_1: ArrayLike, mean_2: ArrayLike, l
     >>> normal_kl(mean_1, log_variance, np.zeros(1), log_variance).tolist()
     [0.25]
     """
-    mean_1, log_variance_1, mean_2, log_variance_2 = floats(
+    mean_1, log_variance_1, mean_2, log_variance_2 = broadcast(
         mean_1=mean_1, log_variance_1=log_variance_1, mean_2=mean_2, log_variance_2=log_variance_2
     )
     log_ratio = log_variance_1 - log_variance_2
@@ -84,7 +85,7 @@ def discretised_normal_log_likelihood(
     """
     levels = level_count(levels)
     x_0, mean = same_shape(x_0=x_0, mean=mean)
-    (log_variance,) = floats(log_variance=log_variance)
+    *_, log_variance = broadcast(x_0=x_0, log_variance=log_variance)
     half_bin = 1 / (levels - 1)
     inverse_sigma = np.exp(-log_variance / 2)
     low = np.where(x_0 < -1 + half_bin, -np.inf, (x_0 - half_bin - mean) * inverse_sigma)
@@ -106,8 +107,10 @@ def bits_per_dimension(nats: ArrayLike) -> FloatArray:
     -------
     ndarray of float64, shape (B,)
     """
-    (nats,) = floats(nats=nats)
-    means: FloatArray = nats.reshape(len(nats), -1).mean(axis=1)
+    nats = samples("nats", nats)
+    if not (n := math.prod(nats.shape[1:])):
+        raise ValueError(f"nats must have at least one element a sample, got shape {nats.shape}")
+    means: FloatArray = nats.reshape(len(nats), n).mean(axis=1)
     return means / math.log(2)
 
 
@@ -128,7 +131,7 @@ def prior_kl(schedule: Schedule, x_0: ArrayLike) -> FloatArray:
     >>> float(prior_kl(Schedule.from_name("linear", 1000), np.ones((1, 3)))[0].round(7))
     2.91e-05
     """
-    (x_0,) = floats(x_0=x_0)
+    x_0 = samples("x_0", x_0)
     alpha_bar, rest = schedule.alpha_bar[-1], schedule.one_minus_alpha_bar[-1]
     # the logarithm of whichever of the two is known better
     log_variance = np.log1p(-alpha_bar) if alpha_bar < 0.5 else np.log(rest)
@@ -234,7 +237,7 @@ def variational_bound(
     Bound
         ``prior``, ``terms`` and their ``total``, in bits per dimension.
     """
-    (x_0,) = floats(x_0=x_0)
+    x_0 = samples("x_0", x_0)
     numbers = numbers_from(numbers, len(x_0))
     terms = np.zeros((schedule.T + 1, len(x_0)))
     for t in range(schedule.T, 0, -1):

@@ -21,7 +21,7 @@ velocity : array_like, shape (B, ...), floating
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, same_shape
+from ._arguments import FloatArray, real, real_array, same_shape
 from .schedule import Schedule
 
 
@@ -31,7 +31,7 @@ def flow_path(x_0: ArrayLike, eps: ArrayLike, s: float) -> FloatArray:
     x_s = (1 - s) x_0 + s eps
     """
     x_0, eps = same_shape(x_0=x_0, eps=eps)
-    _require_time("s", s)
+    s = _time("s", s)
     return (1 - s) * x_0 + s * eps
 
 
@@ -50,7 +50,7 @@ def x_0_from_velocity(x_s: ArrayLike, velocity: ArrayLike, s: float) -> FloatArr
     x_0 = x_s - s velocity
     """
     x_s, velocity = same_shape(x_s=x_s, velocity=velocity)
-    _require_time("s", s)
+    s = _time("s", s)
     return x_s - s * velocity
 
 
@@ -60,8 +60,8 @@ def flow_step(x_s: ArrayLike, velocity: ArrayLike, s: float, to: float) -> Float
     x_to = x_s + (to - s) velocity
     """
     x_s, velocity = same_shape(x_s=x_s, velocity=velocity)
-    _require_time("s", s)
-    _require_time("to", to)
+    s = _time("s", s)
+    to = _time("to", to)
     return x_s + (to - s) * velocity
 
 
@@ -84,7 +84,7 @@ def flow_schedule(times: ArrayLike) -> Schedule:
     >>> flow_schedule([0.5, 1.0]).alpha_bar.round(12).tolist()
     [1.0, 0.5, 0.0]
     """
-    s = np.asarray(times, np.float64)
+    s = real_array("times", times)
     if s.ndim != 1 or not s.size or not (np.all(np.diff(s, prepend=0) > 0) and s[-1] <= 1):
         raise ValueError(f"times must be a row of increasing numbers in (0, 1], got {times!r}")
     before = np.concatenate([[0.0], s[:-1]])
@@ -102,7 +102,7 @@ def x_t_from_flow(x_s: ArrayLike, s: float) -> FloatArray:
     x_t = x_s / sqrt((1 - s)^2 + s^2)
     """
     (x_s,) = same_shape(x_s=x_s)
-    _require_time("s", s)
+    s = _time("s", s)
     result: FloatArray = x_s / _scale(np.float64(s))
     return result
 
@@ -112,6 +112,7 @@ def _scale(s: FloatArray | np.float64) -> FloatArray:
     return scale
 
 
-def _require_time(name: str, s: float) -> None:
-    if not 0 <= s <= 1:
+def _time(name: str, s: float) -> float:
+    if not 0 <= (time := real(name, s)) <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {s}")
+    return time

@@ -12,7 +12,7 @@ other two choose the levels, whatever the schedule is: from sigma_T or 80, which
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +115,8 @@ def sections(T: int, counts: str | Sequence[int]) -> Steps:
         if not re.fullmatch(r"\d+(,\d+)*", counts):
             raise ValueError(f'steps must be a number, their numbers, "ddimN" or "N,N,..", got {counts!r}')
         counts = [int(count) for count in counts.split(",")]
+    if not isinstance(counts, Iterable) or not np.ndim(counts):
+        raise TypeError(f"counts must be a string or a sequence of ints, got {counts!r}")
     counts = [integer("the count of a section", count, 0, T + 1) for count in counts]
     steps: list[int] = []
     start = 1

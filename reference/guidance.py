@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import FloatArray, given_scale, given_variance, per_sample, require_name, same_shape
+from ._arguments import FloatArray, given_scale, given_variance, per_sample, real, require_name, same_shape
 from .prediction import Prediction
 from .schedule import Schedule
 
@@ -106,7 +106,7 @@ def rescaled(guided: ArrayLike, conditional: ArrayLike, rescale: float) -> Float
         In [0, 1]; the paper's phi.
     """
     guided, conditional = same_shape(guided=guided, conditional=conditional)
-    if not 0 <= rescale <= 1:
+    if not 0 <= (rescale := real("rescale", rescale)) <= 1:
         raise ValueError(f"rescale must be in [0, 1], got {rescale}")
     elements = tuple(range(1, guided.ndim))
     asked, spread = (x.std(axis=elements, keepdims=True) for x in (conditional, guided))
@@ -133,6 +133,7 @@ def guided_steps(schedule: Schedule, low: float, high: float) -> NDArray[np.bool
     ndarray of bool, shape (T + 1,)
         False in row 0.
     """
+    low, high = real("low", low), real("high", high)
     if not 0 <= low <= high:
         raise ValueError(f"the interval of guidance must be 0 <= low <= high, got {low} and {high}")
     with np.errstate(divide="ignore"):

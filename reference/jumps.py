@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import FloatArray
+from ._arguments import FloatArray, array, require_eta
 from .schedule import Schedule
 
 
@@ -70,6 +70,7 @@ class Jumps:
         -------
         ndarray of float64, shape (T,)
         """
+        eta = require_eta(eta)
         # 1 - eta^2 + eta^2 shrink, with no near-equals subtracted
         left = (1 - eta) * (1 + eta) + eta**2 * self.shrink
         direction: FloatArray = np.sqrt(self._schedule.one_minus_alpha_bar[self.previous] * left)
@@ -77,7 +78,7 @@ class Jumps:
 
 
 def _checked(previous: ArrayLike, T: int) -> NDArray[np.int64]:
-    steps = np.asarray(previous)
+    steps = array("the previous steps", previous)
     if not np.issubdtype(steps.dtype, np.integer):
         raise TypeError(f"the previous steps must be ints, got {steps.dtype}")
     if steps.shape != (T,):

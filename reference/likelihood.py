@@ -35,7 +35,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import FloatArray, floats, integer, level_count, numbers_from, require_name, sizes, steps
+from ._arguments import (
+    FloatArray,
+    floats,
+    integer,
+    level_count,
+    numbers_from,
+    require_name,
+    samples,
+    sizes,
+    steps,
+)
 from .bound import bits_per_dimension, prior_kl, vlb_terms
 from .forward import q_sample
 from .noise import DEQUANTISATION, FORWARD, PROBE, STEPS, TIMESTEP, integers, normal, words
@@ -136,7 +146,7 @@ def sampled_bound(
     -------
     SampledBound
     """
-    (x_0,) = floats(x_0=x_0)
+    x_0 = samples("x_0", x_0)
     numbers = numbers_from(numbers, len(x_0))
     grid = _checked_grid(schedule, grid)
     terms = np.empty((len(grid), len(x_0)))
@@ -191,7 +201,7 @@ def ode_log_density(
     -------
     ndarray of float64, shape (B,)
     """
-    (x_1,) = floats(x_1=x_1)
+    x_1 = samples("x_1", x_1)
     B, shape = len(x_1), x_1.shape[1:]
     n = math.prod(shape)
     if probes is None:
@@ -326,7 +336,7 @@ def rademacher(seed: int, step: ArrayLike, sample: ArrayLike, shape: tuple[int, 
     n = math.prod(shape)
     packed = words(seed, PROBE, step, sample, -(-n // 32))
     bits = packed[:, :, None] >> np.arange(32, dtype=np.uint32) & np.uint32(1)
-    signs = 1 - 2 * bits.reshape(len(packed), -1)[:, :n].astype(np.float64)
+    signs = 1 - 2 * bits.reshape(len(packed), 32 * packed.shape[1])[:, :n].astype(np.float64)
     return signs.reshape(len(packed), *shape)
 
 
@@ -365,7 +375,7 @@ def ode_bits(
     levels : int
         As for :func:`dequantise`.
     """
-    (x_0,) = floats(x_0=x_0)
+    x_0 = samples("x_0", x_0)
     numbers, shape = numbers_from(numbers, len(x_0)), x_0.shape[1:]
     n, probes = math.prod(shape), integer("probes", probes, 0, STEPS)
     share = (words(seed, DEQUANTISATION, 0, numbers, n).reshape(x_0.shape) + 0.5) / 2.0**32

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, require_name, rows, same_shape, steps
+from ._arguments import FloatArray, real, require_name, rows, same_shape, steps
 from .prediction import Prediction, velocity
 from .schedule import Schedule
 
@@ -120,8 +120,8 @@ def min_snr_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma
     gamma : float
         Above 0.
     """
-    if not gamma > 0:
-        raise ValueError(f"gamma must be above 0, got {gamma}")
+    if not 0 < (gamma := real("gamma", gamma)) < np.inf:
+        raise ValueError(f"gamma must be finite and above 0, got {gamma}")
     snr = _snr(schedule, prediction)
     if prediction == "x_0":
         return _with_row_0(np.minimum(snr, gamma))
@@ -145,8 +145,9 @@ def p2_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma: flo
     k : float
         Keeps the weight of pure noise finite, above 0.
     """
-    if not (gamma >= 0 and k > 0):
-        raise ValueError(f"gamma must be at least 0 and k above 0, got {gamma=}, {k=}")
+    gamma, k = real("gamma", gamma), real("k", k)
+    if not (0 <= gamma < np.inf and 0 < k < np.inf):
+        raise ValueError(f"gamma must be at least 0 and k above 0, both finite, got {gamma=}, {k=}")
     snr = _snr(schedule, prediction)
     of_eps: FloatArray = (k + snr) ** -gamma
     if prediction == "x_0":

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, per_sample, require_name, same_shape
+from ._arguments import FloatArray, per_sample, real_array, require_name, same_shape
 from .prediction import Prediction, Quantity, convert, eps_from_x_0, predict_x_0
 from .reverse import reverse_coefficients
 from .schedule import Schedule
@@ -80,7 +80,7 @@ def linear_step(
     >>> linear_step(table, x, now, [before], 1, np.zeros((1, 1))).tolist()
     [[3.5]]
     """
-    table = np.asarray(coefficients, np.float64)
+    table = real_array("coefficients", coefficients)
     x_t, D, z, *terms = same_shape(x_t=x_t, D=D, z=z, **{f"history[{k}]": h for k, h in enumerate(history)})
     if table.ndim != 2 or table.shape[1] != 3 + len(terms):
         raise ValueError(f"coefficients must have shape (T + 1, {3 + len(terms)}), got {table.shape}")

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ._arguments import integer
+from ._arguments import array, floats, integer
 from .noise import INITIAL_WEIGHTS, normal
 
 Array = NDArray[np.floating[Any]]
@@ -55,7 +55,7 @@ def timestep_embedding(t: ArrayLike, width: int) -> NDArray[np.float64]:
     width = _even("width", width)
     half = width // 2
     frequency = np.exp(-log(10000) * np.arange(half) / half)
-    angle = np.asarray(t, np.float64)[:, None] * frequency  # (B, half)
+    angle = _timesteps(t)[:, None] * frequency  # (B, half)
     return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 
 
@@ -115,6 +115,8 @@ def initial_parameters(
     -------
     dict of str to ndarray
     """
+    if not isinstance(dtype, str | type | np.dtype) or dtype not in ("float32", "float64", np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
     parameters: Parameters = {}
     for step, (name, shape) in enumerate(parameter_shapes(channels, width, embedding).items()):
         if name.endswith("bias"):
@@ -198,7 +200,7 @@ class SimpleUNet:
             The predicted noise.
         activations : Activations
         """
-        x, t = np.asarray(x, self.dtype), np.asarray(t)
+        x, t = floats(x=x)[0].astype(self.dtype), array("t", t)
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"x must have shape (B, {self.channels}, H, W), got {x.shape}")
         if t.shape != x.shape[:1]:
@@ -236,7 +238,7 @@ class SimpleUNet:
         grad_x : ndarray, shape (B, C, H, W)
             dL/dx.
         """
-        g = np.asarray(grad_output, self.dtype)
+        g = floats(grad_output=grad_output)[0].astype(self.dtype)
         batch, height, across, _ = activations.h_1.shape
         if g.shape != (batch, self.channels, height, across):
             raise ValueError(f"grad_output must have shape {batch, self.channels, height, across}, got {g.shape}")
@@ -250,6 +252,15 @@ class SimpleUNet:
         g_time = g.sum((1, 2))  # (B, width)
         gradients["time.weight"], gradients["time.bias"] = g_time.T @ activations.embedding, g_time.sum(0)
         return gradients, _convolve_transposed(g, p["conv1.weight"]).transpose(0, 3, 1, 2)
+
+
+def _timesteps(t: ArrayLike) -> NDArray[np.float64]:
+    given = array("t", t)
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"t must be numbers, got {given.dtype}")
+    if given.ndim != 1:
+        raise ValueError(f"t must have shape (B,), got {given.shape}")
+    return given.astype(np.float64)
 
 
 def _even(name: str, value: int) -> int:

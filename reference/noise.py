@@ -14,11 +14,12 @@ results have B rows, one row where both are an int.
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import MOST_ELEMENTS, MOST_STEPS, integer, integer_row, sizes
+from ._arguments import MOST_ELEMENTS, MOST_STEPS, array, integer, integer_row, sizes
 
 # the version of docs/noise.md: other bits of any number would be another version
 NOISE_VERSION = 1
@@ -86,8 +87,8 @@ def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
     -------
     ndarray of uint32, shape (..., 4)
     """
-    c0, c1, c2, c3 = np.moveaxis(np.asarray(counter, np.uint64), -1, 0)
-    k0, k1 = np.moveaxis(np.asarray(key, np.uint64), -1, 0)
+    c0, c1, c2, c3 = _words("counter", counter, 4)
+    k0, k1 = _words("key", key, 2)
     for _ in range(10):
         p0 = c0 * np.uint64(0xD2511F53)
         p1 = c2 * np.uint64(0xCD9E8D57)
@@ -95,6 +96,23 @@ def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
         k0 = (k0 + np.uint64(0x9E3779B9)) & _LOW
         k1 = (k1 + np.uint64(0xBB67AE85)) & _LOW
     return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1).astype(np.uint32)
+
+
+def _words(name: str, values: ArrayLike, count: int) -> NDArray[np.uint64]:
+    """Words of 32 bits as integers of 64, with the last axis, of length ``count``, first."""
+    given = _in_32_bits(name, values)
+    if given.ndim == 0 or given.shape[-1] != count:
+        raise ValueError(f"{name} must have shape (..., {count}), got {given.shape}")
+    return np.moveaxis(given.astype(np.uint64), -1, 0)
+
+
+def _in_32_bits(name: str, values: ArrayLike) -> NDArray[np.uint32]:
+    given = array(name, values)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be words of 32 bits, got {given.dtype}")
+    if given.size and not (given.min() >= 0 and given.max() < 1 << 32):
+        raise ValueError(f"{name} must lie in [0, 2^32), got {values!r}")
+    return given.astype(np.uint32)
 
 
 def words(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, count: int) -> NDArray[np.uint32]:
@@ -114,7 +132,10 @@ def words(seed: int, stream: int, step: ArrayLike, sample: ArrayLike, count: int
     """
     seed, stream = integer("seed", seed, 0, 1 << 64), integer("stream", stream, 0, STREAMS)
     count = integer("count", count, 0, ELEMENTS + 1)
-    steps, samples = np.broadcast_arrays(integer_row("step", step, STEPS), integer_row("sample", sample, 1 << 64))
+    steps, samples = integer_row("step", step, STEPS), integer_row("sample", sample, 1 << 64)
+    if 1 not in (len(steps), len(samples)) and len(steps) != len(samples):
+        raise ValueError(f"step and sample must be one int or equally many, got {len(steps)} and {len(samples)}")
+    steps, samples = np.broadcast_arrays(steps, samples)
     blocks = np.arange(-(-count // 4), dtype=np.uint64)
     counter = np.empty((len(samples), len(blocks), 4), np.uint64)
     counter[..., 0] = blocks
@@ -140,7 +161,17 @@ def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> NDArray[np.float32]:
     -------
     ndarray of float32, the broadcast shape
     """
-    return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
+    a, b, c = (_numbers(name, values) for name, values in (("a", a), ("b", b), ("c", c)))
+    # what is too large for float32 is infinite there
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
+
+
+def _numbers(name: str, values: ArrayLike) -> NDArray[Any]:
+    given = array(name, values)
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be real numbers, got {given.dtype}")
+    return given
 
 
 def _horner(x: NDArray[np.float32], coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -166,7 +197,7 @@ def radius(u: ArrayLike) -> NDArray[np.float32]:
     -------
     ndarray of float32, the shape of `u`, in (0, 6.77)
     """
-    w = fma(np.asarray(u, np.uint32).astype(np.float32), np.float32(2.0**-32), np.float32(2.0**-33))
+    w = fma(_in_32_bits("u", u).astype(np.float32), np.float32(2.0**-32), np.float32(2.0**-33))
     bits = w.view(np.int32)
     exponent = (bits - np.int32(0x3F2AAAAB)) & np.int32(-0x800000)
     m = (bits - exponent).view(np.float32) - np.float32(1)
@@ -191,7 +222,7 @@ def direction(v: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     -------
     cos, sin : ndarray of float32, the shape of `v`
     """
-    v = np.asarray(v, np.uint32)
+    v = _in_32_bits("v", v)
     x = ((v & np.uint32(0x7FFFFF)) | np.uint32(0x3F800001)).view(np.float32) - np.float32(1.5)
     square = x * x
     even, odd = _horner(square, EVEN), _horner(square, ODD)

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import MOST_STEPS, integer
+from ._arguments import MOST_STEPS, integer, real
 
 Array = NDArray[np.floating[Any]]
 
@@ -66,6 +66,13 @@ class Adam:
         adam : Adam
             The moments after step k.
         """
+        learning_rate, epsilon = real("learning_rate", learning_rate), real("epsilon", epsilon)
+        beta_1, beta_2 = real("beta_1", beta_1), real("beta_2", beta_2)
+        if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1 and 0 < epsilon < np.inf and 0 < learning_rate < np.inf):
+            raise ValueError(
+                f"need beta_1 and beta_2 in [0, 1), and epsilon and learning_rate above 0, got {beta_1=}, {beta_2=}, "
+                f"{epsilon=}, {learning_rate=}"
+            )
         shapes = {name: np.shape(array) for name, array in parameters.items()}
         if (got := {name: np.shape(array) for name, array in gradients.items()}) != shapes:
             raise ValueError(f"gradients have shapes {got}, the parameters {shapes}")
@@ -99,4 +106,6 @@ def ema(mean: Mapping[str, Array], parameters: Mapping[str, Array], decay: float
     -------
     dict of str to ndarray
     """
+    if not 0 <= (decay := real("decay", decay)) <= 1:
+        raise ValueError(f"decay must be in [0, 1], got {decay}")
     return {name: decay * mean[name] + (1 - decay) * theta for name, theta in parameters.items()}

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import integer
+from ._arguments import (
+    floats,
+    integer,
+)
 
 
 def image_grid(images: NDArray[np.floating[Any]], columns: int, *, zoom: int = 1) -> NDArray[np.uint8]:
@@ -28,6 +31,11 @@ def image_grid(images: NDArray[np.floating[Any]], columns: int, *, zoom: int = 1
     ndarray of uint8, shape (height, width)
         0 is -1, 255 is 1.
     """
+    (images,) = floats(images=images)
+    if images.ndim != 4 or images.shape[1] != 1:
+        raise ValueError(f"images must have shape (B, 1, H, W), got {images.shape}")
+    if not np.isfinite(images).all():
+        raise ValueError("images must be finite, got NaN or infinity")
     columns, zoom = integer("columns", columns, 1, 1 << 16), integer("zoom", zoom, 1, 1 << 10)
     # half a pixel's worth is added so that truncation rounds to nearest
     pixels = ((np.clip(images[:, 0], -1, 1) + 1) * 127.5 + 0.5).astype(np.uint8)
@@ -58,6 +66,8 @@ def write_png(path: str | Path, pixels: NDArray[np.uint8]) -> None:
     OSError
         If the file cannot be written.
     """
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError(f"pixels must be an array of uint8, got {type(pixels).__name__}")
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise ValueError(f"pixels must be uint8 of shape (height, width), got {pixels.dtype} {pixels.shape}")
     height, width = pixels.shape

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arguments import FloatArray, per_sample, require_name, rows, same_shape, steps
+from ._arguments import FloatArray, clip_range, per_sample, require_name, rows, same_shape, steps
 from .posterior import posterior_mean
 from .schedule import Schedule
 
@@ -158,7 +158,7 @@ def predict_x_0(
         x_0 = x_0_from_v(schedule, x_t, output, t)
     else:
         x_0 = x_0_from_mu(schedule, x_t, output, t)
-    return x_0 if clip is None else np.clip(x_0, *_checked_clip(clip))
+    return x_0 if clip is None else np.clip(x_0, *clip_range(clip))
 
 
 def convert(
@@ -215,10 +215,3 @@ def _require_signal(schedule: Schedule, t: ArrayLike) -> None:
             f"alpha_bar is 0 at t = {schedule.T} (zero terminal SNR): noise says nothing about x_0 there; "
             "predict x_0 or v"
         )
-
-
-def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
-    low, high = clip
-    if not low < high:
-        raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
-    return low, high

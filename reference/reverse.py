@@ -24,6 +24,7 @@ from ._arguments import (
     rows,
     same_shape,
     steps,
+    switch,
 )
 from .jumps import Jumps
 from .posterior import posterior_mean
@@ -110,6 +111,7 @@ def reverse_mean(
     For any other prediction, and where x_0 is clipped, it is the posterior's mean at the predicted x_0, which
     for eps without clipping is the same thing.
     """
+    require_name("prediction", prediction, get_args(Quantity))
     if prediction == "eps" and clip is None:
         return mu_from_eps(schedule, x_t, output, t)
     x_0 = predict_x_0(schedule, x_t, output, t, prediction=prediction, clip=clip)
@@ -224,7 +226,7 @@ def ddim_step(
     """
     x_t, output, z = same_shape(x_t=x_t, output=output, z=z)
     x_0 = predict_x_0(schedule, x_t, output, t, prediction=prediction, clip=clip)
-    if rederive_eps:
+    if switch("rederive_eps", rederive_eps):
         eps = eps_from_x_0(schedule, x_t, x_0, t)
     else:
         eps = convert(schedule, x_t, output, t, source=prediction, target="eps")
@@ -273,6 +275,7 @@ def reverse_coefficients(
     """
     require_name("prediction", prediction, get_args(Prediction))
     require_name("variance", variance, get_args(Variance))
+    rederive_eps = switch("rederive_eps", rederive_eps)
     jumps = Jumps(schedule, previous)
     table = np.zeros((schedule.T + 1, 6))
     table[0] = [1, 0, 0, 1, 0, 0]

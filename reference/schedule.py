@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import FloatArray
+from ._arguments import FloatArray, array, real_array, switch
 from .betas import BETA_SCHEDULES, beta_schedule, zero_terminal_snr_beta
 from .grids import grid_steps, sections
 
@@ -78,8 +78,9 @@ class Schedule:
         zero_terminal_snr: bool = False,
         first_log_variance: Literal["reuse", "clip"] = "reuse",
     ) -> None:
+        zero_terminal_snr = switch("zero_terminal_snr", zero_terminal_snr)
         betas = _checked_beta(beta, zero_terminal_snr)
-        if first_log_variance not in ("reuse", "clip"):
+        if not isinstance(first_log_variance, str) or first_log_variance not in ("reuse", "clip"):
             raise ValueError(f'first_log_variance must be "reuse" or "clip", got {first_log_variance!r}')
         # __setattr__ refuses, so the attributes are written where it keeps them
         vars(self).update(
@@ -108,7 +109,7 @@ class Schedule:
         alpha_bar : array_like, shape (T,)
             alpha_bar_1 .. alpha_bar_T: below 1, falling, above 0 but for the last.
         """
-        values = np.asarray(alpha_bar, np.float64)
+        values = real_array("alpha_bar", alpha_bar)
         if values.ndim != 1 or values.size == 0:
             raise ValueError(f"alpha_bar must have shape (T,), got {values.shape}")
         before = np.concatenate([[1.0], values[:-1]])
@@ -145,6 +146,7 @@ class Schedule:
         -------
         Schedule
         """
+        zero_terminal_snr = switch("zero_terminal_snr", zero_terminal_snr)
         beta = beta_schedule(name, T, **parameters)
         if zero_terminal_snr:
             beta = zero_terminal_snr_beta(beta)
@@ -264,7 +266,7 @@ class Schedule:
     def _kept_steps(self, kept: int | str | Sequence[int] | NDArray[np.int64], grid: str) -> NDArray[np.int64]:
         if isinstance(kept, str):
             kept = sections(self.T, kept)
-        steps = np.asarray(kept)
+        steps = array("steps", kept, "a count or a sequence of ints")
         if not np.issubdtype(steps.dtype, np.integer):
             raise TypeError(f"steps must be a count or a sequence of ints, got {kept!r}")
         if steps.ndim == 0:
@@ -290,7 +292,7 @@ class Schedule:
 
 
 def _checked_beta(beta: ArrayLike, zero_terminal_snr: bool) -> FloatArray:
-    betas = np.asarray(beta)
+    betas = array("beta", beta)
     if not np.issubdtype(betas.dtype, np.number) or np.iscomplexobj(betas):
         raise TypeError(f"beta must hold real numbers, got {betas.dtype}")
     if betas.ndim != 1 or not betas.size:
@@ -311,7 +313,7 @@ def _checked_beta(beta: ArrayLike, zero_terminal_snr: bool) -> FloatArray:
 def _checked_timesteps(timesteps: ArrayLike | None, T: int) -> NDArray[np.int64]:
     if timesteps is None:
         return np.arange(T + 1)
-    numbers = np.asarray(timesteps)
+    numbers = array("timesteps", timesteps, "ints")
     if not np.issubdtype(numbers.dtype, np.integer):
         raise TypeError(f"timesteps must be ints, got {numbers.dtype}")
     # differences of a small or unsigned type wrap around

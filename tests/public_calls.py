@@ -424,7 +424,10 @@ def public_names() -> set[str]:
 def results(value: Any) -> list[np.ndarray]:
     """The arrays in what a call returned."""
     if isinstance(value, Tensor):
-        return [value.detach().double().numpy() if value.dtype == torch.bfloat16 else value.detach().numpy()]
+        if value.is_meta:
+            return []
+        dense = value.detach().to_dense()
+        return [dense.double().numpy() if value.dtype == torch.bfloat16 else dense.numpy()]
     if isinstance(value, (int, float, np.ndarray, np.generic)):
         return [np.asarray(value)]
     if isinstance(value, dict):

@@ -164,7 +164,10 @@ def without(name):
         (initial_parameters(0, 1, 4, 6) | {"conv3.bias": np.zeros((1, 1))}, "conv3.bias 1, got"),
         (initial_parameters(0, 1, 4, 6) | {"time.weight": np.zeros(4)}, "time.weight must have 2 axes"),
         (initial_parameters(0, 1, 4, 6) | {"time.bias": np.zeros(4, np.float32)}, "got .'float32', 'float64'"),
-        (initial_parameters(0, 1, 4, 6, dtype=np.int64), "one floating type, got .'int64'"),
+        (
+            {name: x.astype(np.int64) for name, x in initial_parameters(0, 1, 4, 6).items()},
+            "one floating type, got .'int64'",
+        ),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(parameters, message):

@@ -110,5 +110,8 @@ def _read(path: Path, axes: int) -> NDArray[np.uint8]:
     if len(content) != size:
         found = "more" if len(content) > size else str(len(content))
         raise DataError(f"{path}: expected the {size} bytes that its header {shape} announces, found {found}")
+    if size == 0 and max(shape) > 1 << 31:
+        # lengths that no array can have, even of no element
+        raise DataError(f"{path}: expected images of at least one pixel, but its header announces {shape}")
     # bytes cannot be written to, and PyTorch warns of arrays over them
     return np.frombuffer(content, np.uint8).reshape(shape).copy()

@@ -27,6 +27,8 @@ def check_batch(name: str, x: object, *, dtypes: tuple[torch.dtype, ...] = FLOAT
     """x is a tensor (B, ...) of an allowed dtype."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {x.layout}")
     if x.dtype not in dtypes:
         raise TypeError(f"{name} must be one of {', '.join(map(_short, dtypes))}, got {_short(x.dtype)}")
     if x.ndim == 0:
@@ -197,14 +199,20 @@ def check_weight(weight: object, x: Tensor, x_name: str) -> Tensor:
 
 def check_dtype(dtype: object) -> None:
     """dtype is one that an op can store."""
-    if dtype not in FLOATS:
+    if not isinstance(dtype, torch.dtype) or dtype not in FLOATS:
         raise TypeError(f"dtype must be one of {', '.join(map(_short, FLOATS))}, got {dtype}")
 
 
 def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """value is one of the allowed names."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_switch(name: str, value: object) -> None:
+    """value is True or False: anything else has a truth of its own, or none."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_number(name: str, value: object, low: float, high: float) -> float:

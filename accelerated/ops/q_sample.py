@@ -18,6 +18,7 @@ from .checks import (
     check_dtype,
     check_noise,
     check_schedule,
+    check_switch,
     check_timesteps,
     compute_dtype,
 )
@@ -180,6 +181,7 @@ def q_sample(
     TypeError, ValueError
         For arguments that do not fit together, with both sides of the disagreement.
     """
+    check_switch("return_eps", return_eps)
     check_batch("x_0", x_0, dtypes=(*FLOATS, torch.uint8))
     check_schedule(schedule, x_0, "x_0")
     t = check_timesteps(t, schedule, x_0, "x_0")

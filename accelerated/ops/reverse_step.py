@@ -15,6 +15,7 @@ from .checks import (
     check_number,
     check_option,
     check_schedule,
+    check_switch,
     check_timesteps,
     compute_dtype,
 )
@@ -172,6 +173,8 @@ def reverse_step(
     TypeError, ValueError
         For arguments that do not fit together, with both sides of the disagreement.
     """
+    check_switch("rederive_eps", rederive_eps)
+    check_switch("return_x_0", return_x_0)
     check_batch("x_t", x_t)
     check_schedule(schedule, x_t, "x_t")
     check_option("prediction", prediction, ("eps", "x_0", "v"))

@@ -57,6 +57,9 @@ class Edit:
     jump: int = 10
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, Tensor) or not isinstance(self.mask, Tensor | None):
+            kinds = f"{type(self.images).__name__} and {type(self.mask).__name__}"
+            raise TypeError(f"images and mask of an edit must be tensors, or the mask None, got {kinds}")
         if not self.images.is_floating_point():
             raise TypeError(f"images of an edit must be floating, in [-1, 1], got {self.images.dtype}")
         if self.images.ndim not in (3, 4):

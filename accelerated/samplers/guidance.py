@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from noisestep.reference._arguments import real
 from noisestep.reference.guidance import classifier_coefficients, guided_steps
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
@@ -41,11 +42,15 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        low, high = self.interval
+        if not isinstance(self.interval, tuple | list) or len(self.interval) != 2:
+            raise TypeError(f"the interval of guidance must be (low, high), got {self.interval!r}")
+        low, high = (real("an end of the interval of guidance", end) for end in self.interval)
         if not 0 <= low <= high:
             raise ValueError(f"the interval of guidance must be 0 <= low <= high, got {low} and {high}")
-        if not 0 <= self.rescale <= 1:
+        if not 0 <= real("the rescale of guidance", self.rescale) <= 1:
             raise ValueError(f"the rescale of guidance must be in [0, 1], got {self.rescale}")
+        if not isinstance(self.scale, Tensor):
+            object.__setattr__(self, "scale", real("guidance", self.scale))
         if isinstance(self.scale, Tensor) and (self.scale.ndim != 1 or not self.scale.is_floating_point()):
             raise ValueError(
                 f"guidance must be a number or a floating tensor of shape (count,), got {self.scale.dtype} of shape "

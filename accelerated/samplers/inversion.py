@@ -8,6 +8,7 @@ from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
 
 from ..ops import multistep
+from ..ops.checks import check_batch
 from ..schedule import DeviceSchedule
 
 
@@ -49,6 +50,7 @@ def invert(
     TypeError, ValueError
         Labels of another shape, a batch size that is no positive integer, and what the schedule and the op refuse.
     """
+    check_batch("images", images)
     batch_size = integer("batch_size", batch_size, 1, MOST_ROWS)
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"labels have shape {tuple(labels.shape)}; {len(images)} images need ({len(images)},)")

@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from noisestep.reference._arguments import MOST_ROWS, integer
+from noisestep.reference._arguments import MOST_ROWS, factor, integer, require_name, sizes, switch
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
@@ -142,6 +142,9 @@ def sample(
     count, batch_size = integer("count", count, 1, MOST_ROWS), integer("batch_size", batch_size, 1, MOST_ROWS)
     seed, first = integer("seed", seed, 0, 1 << 64), integer("first", first, 0, 1 << 63)
     trajectory = integer("trajectory", trajectory, 0, MOST_ROWS)
+    shape, temperature = sizes(shape), factor("temperature", temperature)
+    require_name("prediction", prediction, get_args(Prediction))
+    clip = switch("clip", clip)
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler is {sampler!r}; allowed: {', '.join(SAMPLERS)}")
     method = SAMPLERS[sampler]

@@ -14,7 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arguments import MOST_STEPS, FloatArray, floats, integer, numbers_from, same_shape, step_count
+from .._arguments import (
+    MOST_STEPS,
+    FloatArray,
+    array,
+    factor,
+    floats,
+    integer,
+    numbers_from,
+    real,
+    same_shape,
+    samples,
+    step_count,
+    switch,
+)
 from ..forward import q_sample, q_step
 from ..noise import INITIAL, INPAINTING, VISIT, normal
 from ..prediction import Quantity
@@ -48,7 +61,7 @@ def start_step(T: int, strength: float) -> int:
     (25, 7, 1)
     """
     T = step_count(T)
-    if not 0 < strength <= 1:
+    if not 0 < (strength := real("strength", strength)) <= 1:
         raise ValueError(f"strength must be in (0, 1], got {strength}")
     # strength and the product are each within 2^-53 of the numbers that are meant
     return max(1, math.ceil(strength * T * (1 - 2.0**-51)))
@@ -89,7 +102,7 @@ def image_to_image(
     ndarray of float64, shape (B, ...)
         x_0; or with ``trajectory`` of shape (t_0 + 1, B, ...), row t being x_t.
     """
-    (images,) = floats(images=images)
+    images, temperature = samples("images", images), factor("temperature", temperature)
     numbers = numbers_from(numbers, len(images))
     start = _first_steps(schedule, start_step(schedule.T, strength))
     eps = temperature * normal(seed, INITIAL, 0, numbers, images.shape[1:]).astype(np.float64)
@@ -192,7 +205,8 @@ def inpaint(
     ndarray of float64, shape (B, ...)
         x_0; or with ``trajectory`` of shape (n, B, ...) the n states of :func:`repaint_walk` in their order.
     """
-    (images,) = floats(images=images)
+    images, temperature = samples("images", images), factor("temperature", temperature)
+    trajectory = switch("trajectory", trajectory)
     mask = _checked_mask(mask, images.shape)
     walk = repaint_walk(schedule.T, resample=resample, jump=jump)
     if resample > 1 and schedule.timesteps[-1] >= VISIT:
@@ -236,7 +250,10 @@ def slerp(a: ArrayLike, b: ArrayLike, fraction: ArrayLike) -> FloatArray:
     ndarray of float64, shape (n, ...)
     """
     a, b = same_shape(a=a, b=b)
-    (fractions,) = floats(fraction=np.atleast_1d(fraction))
+    (fractions,) = floats(fraction=fraction)
+    fractions = np.atleast_1d(fractions)
+    if fractions.ndim != 1:
+        raise ValueError(f"fraction must be a number or shape (n,), got {fractions.shape}")
     if not np.all((fractions >= 0) & (fractions <= 1)):
         raise ValueError(f"fraction must be in [0, 1], got {fraction!r}")
     unit_a, unit_b = (x / np.linalg.norm(x) for x in (a, b))
@@ -280,7 +297,7 @@ def _first_steps(schedule: Schedule, t: int) -> Schedule:
 
 
 def _checked_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    checked = np.asarray(mask)
+    checked = array("mask", mask)
     if checked.dtype != np.bool_:
         raise TypeError(f"mask must be bool, True where a pixel is to be made anew, got {checked.dtype}")
     if checked.shape != shape:

@@ -3,7 +3,11 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arguments import FloatArray, floats
+from .._arguments import (
+    FloatArray,
+    samples,
+    switch,
+)
 from ..multistep import step_prediction
 from ..prediction import Quantity
 from ..schedule import Schedule
@@ -39,7 +43,7 @@ def invert(
     ndarray of float64, shape (B, ...)
         x_T; or with ``trajectory`` of shape (T + 1, B, ...), row t being x_t.
     """
-    (x_t,) = floats(images=images)
+    x_t, trajectory = samples("images", images), switch("trajectory", trajectory)
     states = [x_t]
     for t in range(1, schedule.T + 1):
         output = model(x_t, np.full(len(x_t), schedule.timesteps[t]))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arguments import FloatArray, numbers_from, same_shape
+from .._arguments import FloatArray, batch_shape, factor, numbers_from, same_shape, switch
 from ..noise import INITIAL, normal
 from ..prediction import Quantity
 from ..schedule import Schedule
@@ -66,11 +66,12 @@ def sample(
     """
     if not callable(sampler):
         raise TypeError(f"sampler must be a function such as noisestep.reference.samplers.ddim.ddim, got {sampler!r}")
-    batch, *element = shape
+    batch, *element = batch_shape(shape)
+    temperature, trajectory = factor("temperature", temperature), switch("trajectory", trajectory)
     numbers = numbers_from(numbers, batch)
     if x_T is None:
         x_T = temperature * normal(seed, INITIAL, 0, numbers, element).astype(np.float64)
-    (x_T, _) = same_shape(x_T=x_T, shape=np.empty(tuple(shape)))
+    (x_T, _) = same_shape(x_T=x_T, shape=np.empty((batch, *element)))
     chain = Chain(schedule, model, x_T, prediction, clip, seed, numbers, temperature)
     states = [x_T, *sampler(chain, **settings)]
     return np.stack(states[::-1]) if trajectory else states[-1]
