@@ -57,7 +57,7 @@
 # of the jump, and two standard deviations above and below it. Of a normal distribution, 95.4 % lies between
 # them. At the right, 5,000 walks at $t = 300$ as a histogram, and the density of the jump.
 
-# %% alt="Forty noisy walks of a pixel spread inside the band of the jump. At t = 300 their histogram fits its bell curve."
+# %% alt="Forty walks of a pixel spread inside the band of the jump. At t = 300 a histogram fits its bell curve."
 import matplotlib.pyplot as plt
 import noisestep.reference as ref
 import numpy as np
@@ -90,7 +90,8 @@ left.legend(fontsize=8, loc="upper right")
 
 t = 300
 grid = np.linspace(-3.5, 3.5, 201)
-density = np.exp(-(((grid - mean[t]) / deviation[t]) ** 2) / 2) / (np.sqrt(2 * np.pi) * deviation[t])
+z = (grid - mean[t]) / deviation[t]
+density = np.exp(-(z**2) / 2) / (np.sqrt(2 * np.pi) * deviation[t])
 right.hist(walk[t], bins=50, density=True, orientation="horizontal", color="C5")
 right.plot(density, grid, "C1")
 right.set(title=f"t = {t}", xlabel="density", xticks=(0, 0.4))

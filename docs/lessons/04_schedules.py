@@ -154,10 +154,12 @@ np.testing.assert_allclose(beta, ref.cosine_beta(1000), rtol=0, atol=4 * 2e-16 /
 short = ref.Schedule.from_name("linear", 50)
 scaled = ref.Schedule.from_name("linear", 50, scaling="1000/T")
 figure, axes = plt.subplots(1, 2, figsize=(3.6, 2.1))
-for axis, schedule, title in zip(axes, (short, scaled), ("as it is", "scaled"), strict=True):
+pairs = (("as it is", short), ("scaled", scaled))
+for axis, (title, schedule) in zip(axes, pairs, strict=True):
     axis.imshow(ref.q_sample(schedule, x_0, 50, noise)[0, 0], vmin=-1, vmax=1)
     axis.set_title(title)
     axis.axis("off")
-    print(f"{title:8} sum of beta {schedule.beta.sum():6.3f}, alpha_bar_T {schedule.alpha_bar[-1]:.1e}")
+    sum_of_beta, left = schedule.beta.sum(), schedule.alpha_bar[-1]
+    print(f"{title:8} sum of beta {sum_of_beta:6.3f}, alpha_bar_T {left:.1e}")
 assert np.isclose(short.alpha_bar[-1], np.exp(-0.5025), rtol=0.01)
 assert scaled.alpha_bar[-1] < 1e-4

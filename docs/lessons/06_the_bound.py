@@ -142,7 +142,7 @@ axis.legend(fontsize=8)
 # It also knows that a pixel has only 17 levels, $1/8$ apart. At the first few steps, where the noise is much smaller
 # than that, it takes the nearest level for the pixel.
 
-# %% alt="Against t, both axes logarithmic. Left: the weight falls from 0.6 to 0.005. Right: error and term fall from t = 7 on."
+# %% alt="Left: the weight against t falls from 0.6 to 0.005. Right: error and term fall from t = 7 on."
 images, labels = ref.load_digits()
 schedule = ref.Schedule.from_name("linear", 1000)
 flat = images.reshape(len(images), 64)
@@ -151,12 +151,14 @@ variances, axes = np.linalg.eigh(np.cov(flat.T))
 
 
 def gaussian_network(x_t, t):
-    signal, noise = schedule.sqrt_alpha_bar[t][:, None], schedule.sqrt_one_minus_alpha_bar[t][:, None]
-    centred = x_t.reshape(len(x_t), 64) - signal * m
+    signal = schedule.sqrt_alpha_bar[t][:, None]
+    noise = schedule.sqrt_one_minus_alpha_bar[t][:, None]
+    x = x_t.reshape(len(x_t), 64)
+    centred = x - signal * m
     # V_t has the eigenvectors of S
     eps = noise * (centred @ axes) / (signal**2 * variances + noise**2) @ axes.T
-    x_0 = np.round(8 * (x_t.reshape(eps.shape) - noise * eps) / signal) / 8
-    eps = np.where(noise < 0.03, (x_t.reshape(eps.shape) - signal * x_0) / noise, eps)
+    x_0 = np.round(8 * (x - noise * eps) / signal) / 8
+    eps = np.where(noise < 0.03, (x - signal * x_0) / noise, eps)
     return eps.reshape(x_t.shape)
 
 
@@ -173,7 +175,8 @@ for row, step in enumerate(t):
     x_t = ref.q_sample(schedule, x_0, step, eps)
     error[row] = ref.simple_loss(gaussian_network(x_t, np.full(len(x_0), step)), eps)
 # in bits: nats over log 2
-np.testing.assert_allclose(w * error / np.log(2), bound.terms[2:].mean(axis=1), rtol=1e-9, atol=1e-12)
+terms = bound.terms[2:].mean(axis=1)
+np.testing.assert_allclose(w * error / np.log(2), terms, rtol=1e-9, atol=1e-12)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(5.6, 2.7))
 left.loglog(t, w)

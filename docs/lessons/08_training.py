@@ -102,7 +102,7 @@ for name, array in by_hand.items():
 # The same noise, turned into images by the network after 1, 50, 200 and 1,200 steps. Compare a column from top to
 # bottom. The strokes are there at the end; more steps and a wider network make digits of them.
 
-# %% alt="Ten samples after 1, 50, 200 and 1,200 steps: black with a few white dots, grey noise, blots, strokes like digits."
+# %% alt="Samples after 1, 50, 200 and 1,200 steps: black with white dots, grey noise, blots, strokes like digits."
 losses, kept = [], {}
 for step, (loss, mean) in enumerate(training_steps(recipe), 1):
     losses.append(loss)
@@ -127,7 +127,7 @@ for row, (step, mean) in zip(axes, kept.items(), strict=True):
 # trained network's error at each $t$. Where there is much noise ($t$ near 200) nearly all of $x_t$ *is* the noise,
 # and it is easy to say what it was. Where there is little, it drowns in the image.
 
-# %% alt="Left: the loss falls below 0.3 within 300 steps, then slowly to 0.2. Right: the error falls from 0.95 to 0.02 over t."
+# %% alt="Left: the loss falls below 0.3 in 300 steps, then slowly to 0.2. Right: the error falls with t, from 0.95 to 0.02."
 times = np.arange(1, recipe.T + 1, 3)
 errors = []
 for t in times:

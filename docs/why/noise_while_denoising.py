@@ -30,7 +30,8 @@ schedule = full.respace(20)
 
 def network(x_t, t):
     x, signal = x_t.reshape(len(x_t), 64), full.sqrt_alpha_bar[t][:, None]
-    squares = np.sum(x**2, axis=1, keepdims=True) - 2 * signal * x @ flat.T + signal**2 * np.sum(flat**2, axis=1)
+    # the square of x - signal * digit; x^2 is the same for all digits, and is left out
+    squares = signal**2 * np.sum(flat**2, axis=1) - 2 * signal * x @ flat.T
     likely = -squares / (2 * full.one_minus_alpha_bar[t][:, None])
     weight = np.exp(likely - likely.max(axis=1, keepdims=True))
     return (weight @ flat / weight.sum(axis=1, keepdims=True)).reshape(x_t.shape)

@@ -21,7 +21,7 @@
 # the cosine schedule go back, and $x_t$ should keep the standard deviation 1 all the way. The first step of
 # equation 11 divides by $\sqrt{\alpha_t} = 0.0003$.
 
-# %% alt="Deviation of x_t on the way back. By equation 11 it jumps to 32 in the first step; clipped, it stays near 1."
+# %% alt="Deviation of x_t on the way back. By equation 11 it jumps to 32 at once; with the clip it stays near 1."
 import matplotlib.pyplot as plt
 import noisestep.reference as ref
 import numpy as np
@@ -44,7 +44,8 @@ for name, clip in (("equation 11", None), ("posterior, $x_0$ clipped", (-1, 1)))
     chain = ref.sample(schedule, network, (1000, 1), clip=clip, trajectory=True)
     deviation = chain.std(axis=(1, 2))
     axis.semilogy(schedule.timesteps, deviation, ".-", label=name)
-    print(f"{name}: deviation {deviation[9]:.2f} after the first step, {deviation[0]:.2f} at the end")
+    first, last = deviation[9], deviation[0]
+    print(f"{name}: deviation {first:.2f} after the first step, {last:.2f} at the end")
 axis.set(xlabel="t", ylabel="standard deviation of $x_t$", xlim=(1020, -20))
 axis.legend()
 
