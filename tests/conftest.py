@@ -54,7 +54,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The whole suite leaves out what is marked slow, unless -m says what to choose."""
+    """The whole suite leaves out what is marked slow, unless -m says what to choose; `-m faults` has a long form."""
+    if config.option.markexpr != "faults":
+        long = [item for item in items if (mark := item.get_closest_marker("faults")) and mark.kwargs.get("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     if is_whole_suite(config) and not config.option.markexpr:
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -305,29 +304,6 @@ def same_curve(actual: Path, expected: Path) -> None:
     assert curve(actual).keys() == curve(expected).keys()
     for step, loss in curve(expected).items():
         assert curve(actual)[step] == pytest.approx(loss, rel=2e-5), step
-
-
-@pytest.mark.slow
-def test_a_killed_process_stops_the_others_and_the_run_goes_on_with_more(folder: Path) -> None:
-    start = time.monotonic()
-    output = said(
-        torchrun(2, "1", "9", "12", "train", "--config", "tiny.json", "--out", "cut", cwd=folder, program="struck.py"),
-        status=1,
-    )
-    # the rest is for two interpreters to start
-    assert time.monotonic() - start < 60
-    assert re.search(
-        r"rank 0 stops: another process ended or does not answer \(.+\); "
-        r"go on from the last checkpoint with: torchrun --nproc-per-node=N .* train --resume cut",
-        output,
-    )
-    assert checkpoints.latest(folder / "cut" / "checkpoints").step == 10, "nothing but the steps since is lost"
-    output = said(torchrun(3, "train", "--resume", "cut", "--micro-batch", "2", cwd=folder))
-    assert "going on after step 10 of 20" in output
-    assert output.count("step 20/20") == 1, "one process speaks"
-    same_curve(folder / "cut", folder / "alone")
-    metrics = [json.loads((folder / name / "metrics.json").read_text()) for name in ("alone", "cut")]
-    assert metrics[0]["counts"] == metrics[1]["counts"]
 
 
 @pytest.mark.slow

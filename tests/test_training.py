@@ -1,7 +1,6 @@
 """Training: a function of its configuration alone, whatever interrupts it."""
 
 import csv
-import json
 import math
 import os
 import signal
@@ -22,14 +21,13 @@ from noisestep.accelerated.training.batches import Batches, batch_rows
 from noisestep.accelerated.training.config import TrainConfig
 from noisestep.accelerated.training.data import DataRecord
 from noisestep.accelerated.training.log import COLUMNS, LogPaths, TrainLog, read_log
-from noisestep.accelerated.training.loop import Step, StopSignals, autocast_dtype, train
+from noisestep.accelerated.training.loop import Step, Stop, StopSignals, autocast_dtype, train
 from noisestep.accelerated.training.optimizer import learning_rate, update_ema
 from noisestep.accelerated.training.state import State
 from noisestep.reference import noise as reference_noise
 from noisestep.reference.forward import q_sample
 from noisestep.reference.loss import loss_weights, training_target
-from safetensors.torch import load_file
-from tiny_run import SETTINGS, run, tiny_config
+from tiny_run import SETTINGS, tiny_config
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -303,14 +301,37 @@ def test_weights_that_are_not_finite_are_not_saved(digits: ImageSet, tmp_path: P
     assert [path.name for path in tmp_path.glob("checkpoints/*")] == ["step_000000000.safetensors"]
 
 
-def test_signals_are_noted_once_and_given_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
+def test_signals_are_noted_and_given_back(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(number)
     with StopSignals() as stop:
         assert stop.number is None
+        # to the group, and on to each of its processes
+        for _ in range(2):
+            os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == number
+        monkeypatch.setattr(training, "_IMPATIENT", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(number) is before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.number is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_interrupts_the_wait_for_images() -> None:
+    with StopSignals(lambda: True) as stop:
+        with pytest.raises(Stop):
+            os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGTERM
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the second one ends at once"
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_signal_stops_after_the_step_with_a_checkpoint(
@@ -387,53 +408,3 @@ def test_tensorboard_gets_loss_and_learning_rate(digits: ImageSet, tmp_path: Pat
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "images_per_second"}
     assert [event.step for event in events.Scalars("loss")] == [5, 10]
-
-
-# strikes its own process with a signal at the end of a step, in the middle of the run
-STRUCK = """
-import os, sys
-from noisestep.accelerated.training import loop as training
-from noisestep.accelerated.cli import main
-
-number, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-update_ema = training.update_ema
-
-def strike(ema, model, step, decay):
-    update_ema(ema, model, step, decay)
-    if step == last:
-        os.kill(os.getpid(), number)
-
-training.update_ema = strike
-main()
-"""
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_is_bit_identical_to_uninterrupted(tmp_path: Path) -> None:
-    (tmp_path / "tiny.json").write_text(json.dumps({**SETTINGS, "steps": 40}))
-    run("train", "--config", "tiny.json", "--out", "whole", cwd=tmp_path)
-
-    def struck(number: int, step: int, *arguments: str, status: int) -> str:
-        return run(str(int(number)), str(step), "train", *arguments, cwd=tmp_path, program=STRUCK, status=status)
-
-    # killed between two checkpoints, with no chance to say or save anything
-    struck(signal.SIGKILL, 17, "--config", "tiny.json", "--out", "cut", status=-signal.SIGKILL)
-    assert checkpoints.latest(tmp_path / "cut" / "checkpoints").step == 15
-    # then asked to stop while it goes on, which it does with a checkpoint
-    said = struck(signal.SIGTERM, 22, "--resume", "cut", status=128 + signal.SIGTERM)
-    assert "going on after step 15 of 40" in said
-    assert "stopped by SIGTERM after step 23 of 40; go on with: noisestep train --resume cut" in said
-    run("train", "--resume", "cut", cwd=tmp_path)
-
-    whole, cut = (
-        load_file(tmp_path / name / "checkpoints" / "step_000000040.safetensors") for name in ("whole", "cut")
-    )
-    assert {name.split(".")[0] for name in whole} == {"model", "ema", "optimizer"}
-    assert whole.keys() == cut.keys()
-    for name, x in whole.items():
-        assert x.numpy().tobytes() == cut[name].numpy().tobytes(), name
-    for name in ("samples.png", "metrics.json"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
-    entries = [[row[:3] for row in csv.reader((tmp_path / name / "log.csv").open())] for name in ("whole", "cut")]
-    assert entries[0] == entries[1]
-    assert [row[0] for row in entries[0][1:]] == [str(step) for step in range(5, 41, 5)]

@@ -30,7 +30,7 @@ def runtime_errors() -> Iterator[None]:
     except Interrupted as stopped:
         # torchrun numbers its processes; one line is enough
         if os.environ.get("RANK", "0") == "0":
-            click.echo(printable(str(stopped)), err=True)
+            click.echo(_line(str(stopped), stopped), err=True)
         sys.exit(128 + stopped.signal)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
@@ -41,12 +41,18 @@ def runtime_errors() -> Iterator[None]:
             f"this command needs {package}, which is not installed: pip install {package}"
         ) from None
     except (RunError, DataError, TrainingError, LostRank) as error:
-        raise click.ClickException(printable(str(error))) from None
+        raise click.ClickException(_line(str(error), error)) from None
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
-        raise click.ClickException(printable(f"{file}{error.strerror or error}")) from None
+        raise click.ClickException(_line(f"{file}{error.strerror or error}", error)) from None
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, MemoryError) or "memory" in str(error)):
             raise
         reason = str(error).splitlines()[0] if str(error) else "MemoryError"
-        raise click.ClickException(f"out of memory; a smaller batch size needs less ({reason})") from None
+        line = _line(f"out of memory; a smaller batch size needs less ({reason})", error)
+        raise click.ClickException(line) from None
+
+
+def _line(message: str, error: Exception) -> str:
+    """The message and what was noted about the error on its way, such as the state that is saved."""
+    return printable("; ".join([message, *getattr(error, "__notes__", [])]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import Interrupted, RunError
+from ..errors import LostRank, RunError, TrainingError
 from ..training.atomic import write_atomically, write_json
 from ..training.checkpoint import Checkpoint
 from ..training.config import TrainConfig, difference, to_json
@@ -176,8 +176,12 @@ def _train_and_evaluate(
                 draw=draw,
                 confirm=lambda: None if lease is None else lease.confirm(),
             )
-    except Interrupted as stopped:
-        raise Interrupted(f"{stopped}; go on with: {resume}", stopped.signal) from None
+    except (LostRank, TrainingError):
+        # they say how to go on
+        raise
+    except Exception as error:
+        error.add_note(f"go on with: {resume}")
+        raise
     model = TrainedModel(state.ema, config, split.record, device, world)
     if world.is_rank0:
         write_json(run.facts, _facts(model, command))

@@ -1,8 +1,10 @@
 """The batches: the images of each optimizer step, their labels, flips and dropped labels, all from addresses."""
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..address import AUGMENTATION, LABEL_DROPOUT, NoiseAddress
 from ..data import DataError, ImageSet, ImageStream
+from ..errors import RunError
 from ..ops import uniform
 from .config import TrainConfig
 
@@ -168,6 +171,11 @@ class Batches:
             labels = labels.masked_fill(dropped, self._null_label)
         return images, labels
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a call is waiting for worker processes at the moment."""
+        return self._decoder is not None and self._decoder.waiting
+
     def close(self) -> None:
         """End the worker processes, if there are any."""
         if self._decoder is not None:
@@ -195,6 +203,9 @@ class Decoder:
         self._pin = device.type == "cuda"
         self._next: tuple[int, range] | None = None
         self._decoded: Iterator[Any] = iter(())
+        self._workers: list[BaseProcess] = []
+        # whether a call waits for the workers at the moment
+        self.waiting = False
 
     def __call__(self, step: int, rows: range) -> Tensor:
         """Pixels uint8 (rows, C, H, W) of some rows of a step; unless they are the next ones, decoding restarts there.
@@ -203,21 +214,48 @@ class Decoder:
         ------
         DataError
             An image that cannot be decoded, or that has another shape.
+        RunError
+            A worker process was ended.
         """
         if self._next != (step, rows):
             self._requests = self._requests_from(step, rows)
-            indices = (self._indices(*request) for request in self._requests_from(step, rows))
-            self._decoded = iter(self._loader(indices))
+            self.close()
+            self._start(self._indices(*request) for request in self._requests_from(step, rows))
             next(self._requests)
-        pixels = next(self._decoded)
+        pixels = self._wait()
         self._next = next(self._requests, None)
         if isinstance(pixels, DataError):
             raise pixels
         return pixels
 
     def close(self) -> None:
-        """End the worker processes; the next call starts new ones."""
-        self._decoded, self._next = iter(()), None
+        """End the worker processes, also those that stand still; the next call starts new ones."""
+        for worker in self._workers:
+            worker.kill()
+        self._decoded, self._next, self._workers = iter(()), None, []
+
+    def _start(self, indices: Iterator[NDArray[np.int64]]) -> None:
+        others = set(multiprocessing.active_children())
+        handler = signal.getsignal(signal.SIGCHLD)
+        self._decoded = iter(self._loader(indices))
+        if signal.getsignal(signal.SIGCHLD) is not handler:
+            # the loader's handler raises wherever the process is, for instance while the optimizer changes the weights
+            signal.signal(signal.SIGCHLD, handler)
+        self._workers = [child for child in multiprocessing.active_children() if child not in others]
+
+    def _wait(self) -> Any:
+        self.waiting = True
+        try:
+            return next(self._decoded)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise RunError(
+                f"a process that decodes images was ended ({str(error).splitlines()[0].strip()}); if memory ran out, "
+                "fewer --workers need less"
+            ) from None
+        finally:
+            self.waiting = False
 
     def _requests_from(self, step: int, rows: range) -> Iterator[tuple[int, range]]:
         """The calls from this one to the end of the run."""
@@ -255,5 +293,6 @@ class _Pixels(Dataset[Any]):
 
 def _ignore_signals(worker: int) -> None:
     # a signal to the whole process group stops the loop after its step, for which the workers are still needed
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..address import DROPOUT, FORWARD, STEPS, TIMESTEP, NoiseAddress
 from ..data import ImageSet, ImageStream
-from ..errors import Interrupted, TrainingError
+from ..errors import Interrupted, LostRank, TrainingError
 from ..ops import integers, loss_and_gradient, q_sample
 from ..schedule import DeviceSchedule
 from . import checkpoint as checkpoints
@@ -33,6 +33,8 @@ from .state import State
 
 # steps whose dropout seeds are made at a time
 _SEEDS_AHEAD = 64
+# seconds after which a second Ctrl-C is of somebody who does not want to wait
+_IMPATIENT = 3.0
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -112,6 +114,7 @@ class Step:
         total = self._replay() if config.cuda_graph else self._update(state.step, self._batch)
         update_ema(state.ema, state.model, state.step, config.ema)
         state.step += 1
+        state.whole = True
         return total
 
     def add_gradient(self, x_0: Tensor, label: Tensor | None, step: int | Tensor, rows: range) -> Tensor:
@@ -182,6 +185,7 @@ class Step:
             with world.gradient_sync(self._model, last=rows is self._micro_batches[-1]):
                 parts.append(self.add_gradient(*batch(rows), step, rows))
         norm = world.full_tensor(nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm))
+        state.whole = False
         state.optimizer.step()
         # 0 · inf and 0 · NaN are NaN, so the sum shows a bad gradient without waiting for the device
         return sum(parts[1:], start=parts[0]) + 0.0 * norm
@@ -199,6 +203,7 @@ class Step:
             )
         if self._dropout is not None:
             self._dropout(step, rows)
+        self._state.whole = False
         return self._graph(images, labels, step, self.learning_rate(step))
 
 
@@ -239,20 +244,44 @@ class DropoutSeeds:
         return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
 
 
-class StopSignals:
-    """Records SIGINT and SIGTERM in `number`, so that the loop can stop between steps; a second signal ends at once."""
+class Stop(BaseException):
+    """Raised by a signal while the loop waits for images, as they may never come."""
 
-    def __init__(self) -> None:
+
+class StopSignals:
+    """Records signals that ask to stop in `number`, so that the loop can stop between steps.
+
+    They are SIGINT, SIGTERM, SIGHUP and SIGUSR1, with which a queue announces the end of its time. More of them change
+    nothing, as one and the same is often sent twice, to a group of processes and on to each of them; but another SIGINT
+    after a few seconds ends at once.
+
+    Parameters
+    ----------
+    waiting : function
+        Whether a signal may interrupt what the process does at the moment: then it raises `Stop`.
+    """
+
+    def __init__(self, waiting: Callable[[], bool] = lambda: False) -> None:
         self.number: int | None = None
+        self._waiting = waiting
+        self._first = 0.0
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        now = time.monotonic()
+        if self.number is None:
+            self.number, self._first = number, now
+        elif number == signal.SIGINT and now - self._first > _IMPATIENT:
+            raise KeyboardInterrupt
+        if self._waiting():
+            raise Stop
 
     def __enter__(self) -> Self:
         """Install the handlers."""
-        self._before = {number: signal.signal(number, self._record) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+        # nohup has its way
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._record) for number in numbers}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -311,7 +340,9 @@ def train(
     TrainingError
         The loss or a gradient is not finite.
     Interrupted
-        SIGINT or SIGTERM was received; a checkpoint has been written.
+        A signal was received; a checkpoint has been written.
+    Exception
+        Any other, with a note that says which state is saved: of a single process, that of the last whole step.
     """
     state = State.begin(config, device, world)
     if checkpoint is not None:
@@ -321,6 +352,7 @@ def train(
     batches = Batches(config, images, num_classes, device, micro_batches)
     step = Step(config, state, batches, device, world)
     before = Unlogged() if checkpoint is None else checkpoint.unlogged
+    summed = before.loss
     since, seconds_since = state.step - before.steps, state.seconds - before.seconds
     # each process has its part of the sum
     total = torch.full((), before.loss if world.rank == 0 else 0.0, device=device)
@@ -328,61 +360,94 @@ def train(
         closing(batches),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         open_log(log_paths, config, start=state.step, rank=world.rank) as log,
-        StopSignals() as stop,
+        StopSignals(lambda: world.size == 1 and batches.waiting) as stop,
     ):
+        saved = None if checkpoint is None else checkpoint.step
+        saving, mark = False, time.perf_counter()
 
         def draw_if_due() -> None:
             if config.sample_every > 0 and state.step > 0 and state.step % config.sample_every == 0:
                 draw(state, log)
 
-        def save() -> None:
-            unlogged = Unlogged(state.step - since, summed, state.seconds - seconds_since)
-            _save(checkpoint_folder, config, record, state, unlogged, world, confirm, log.info)
-
-        summed = before.loss
-        if checkpoint is None or checkpoint.config != config:
-            # whatever happens from here on, there is something to go on from
-            save()
-        else:
-            world.on_rank0(lambda: set_aside_after(checkpoint_folder, state.step, log.info))
-        # a run that was stopped after its checkpoint has not drawn its grid
-        draw_if_due()
-        mark = time.perf_counter()
-        while state.step < config.steps:
-            total += step()
-            log.advance()
-            # read once, as a signal can arrive at any time
-            stopping = world.signal(stop.number)
-            finished = state.step == config.steps
-            logging = finished or state.step % config.log_every == 0
-            saving = finished or stopping is not None or state.step % config.checkpoint_every == 0
-            drawing = config.sample_every > 0 and state.step % config.sample_every == 0
-            if not (logging or saving or drawing):
-                continue
-            # the only place where the host waits for the device
+        def take_up() -> None:
+            """The loss and the time of the steps since the last entry; the only place that waits for the device."""
+            nonlocal summed, mark
             summed = world.sum(total.item())
-            loss = summed / (state.step - since)
             now = time.perf_counter()
             state.seconds += now - mark
-            if not math.isfinite(loss):
+            mark = now
+            if not math.isfinite(summed):
                 raise TrainingError(_not_finite(checkpoint_folder, since, state.step))
-            if logging:
-                log.metrics(
-                    step=state.step,
-                    loss=loss,
-                    learning_rate=step.learning_rate(state.step - 1),
-                    images_per_second=(state.step - since) * config.batch_size / (state.seconds - seconds_since),
-                    seconds=state.seconds,
-                )
-                total.zero_()
-                summed, since, seconds_since = 0.0, state.step, state.seconds
-            if saving:
+
+        def save() -> None:
+            nonlocal saved, saving
+            saving = True
+            unlogged = Unlogged(state.step - since, summed, state.seconds - seconds_since)
+            _save(checkpoint_folder, config, record, state, unlogged, world, confirm, log.info)
+            saved, saving = state.step, False
+
+        def rescue() -> str:
+            """Save what can be saved when the loop is left, and say what is."""
+            problem = ""
+            if world.size == 1 and not saving and state.whole and saved != state.step:
+                try:
+                    take_up()
+                    save()
+                except Exception as error:
+                    problem = f"that of step {state.step} could not be saved ({error}); "
+            if saved is None:
+                return f"{problem}there is no checkpoint yet"
+            return f"{problem}the state after step {saved} is saved"
+
+        try:
+            if checkpoint is None or checkpoint.config != config:
+                # whatever happens from here on, there is something to go on from
                 save()
-            if stopping is not None:
-                name = signal.Signals(stopping).name
-                raise Interrupted(f"stopped by {name} after step {state.step} of {config.steps}", stopping)
+            else:
+                world.on_rank0(lambda: set_aside_after(checkpoint_folder, state.step, log.info))
+            # a run that was stopped after its checkpoint has not drawn its grid
             draw_if_due()
             mark = time.perf_counter()
+            while state.step < config.steps:
+                total += step()
+                log.advance()
+                # read once, as a signal can arrive at any time
+                stopping = world.signal(stop.number)
+                finished = state.step == config.steps
+                logging = finished or state.step % config.log_every == 0
+                saving_now = finished or stopping is not None or state.step % config.checkpoint_every == 0
+                drawing = config.sample_every > 0 and state.step % config.sample_every == 0
+                if not (logging or saving_now or drawing):
+                    continue
+                take_up()
+                if logging:
+                    log.metrics(
+                        step=state.step,
+                        loss=summed / (state.step - since),
+                        learning_rate=step.learning_rate(state.step - 1),
+                        images_per_second=(state.step - since) * config.batch_size / (state.seconds - seconds_since),
+                        seconds=state.seconds,
+                    )
+                    total.zero_()
+                    summed, since, seconds_since = 0.0, state.step, state.seconds
+                if saving_now:
+                    save()
+                if stopping is not None:
+                    raise _interrupted(stopping, state.step, config.steps)
+                draw_if_due()
+                mark = time.perf_counter()
+        except (TrainingError, Interrupted, LostRank):
+            raise
+        except Stop:
+            kept = rescue()
+            assert stop.number is not None
+            stopped = _interrupted(stop.number, state.step, config.steps)
+            if saved != state.step:
+                stopped.add_note(kept)
+            raise stopped from None
+        except Exception as error:
+            error.add_note(rescue())
+            raise
     return state
 
 
@@ -407,6 +472,10 @@ def _save(
         checkpoints.save(folder, saved, keep=config.keep, report=report)
 
     world.on_rank0(write)
+
+
+def _interrupted(number: int, step: int, last: int) -> Interrupted:
+    return Interrupted(f"stopped by {signal.Signals(number).name} after step {step} of {last}", number)
 
 
 def _not_finite(folder: Path, first: int, last: int) -> str:

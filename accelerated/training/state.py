@@ -26,6 +26,8 @@ class State:
         Optimizer steps made.
     seconds : float
         Time that they took, without sample grids and checkpoints.
+    whole : bool
+        Whether all tensors are of the same step; not so while the optimizer and the EMA make the next one.
     """
 
     model: UNet
@@ -33,6 +35,7 @@ class State:
     optimizer: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
+    whole: bool = True
 
     @classmethod
     def begin(cls, config: TrainConfig, device: torch.device, world: World = SINGLE_PROCESS) -> Self:
