@@ -178,6 +178,7 @@ CONFIGS = {
     "a list of parameters": ('{"schedule": {"parameters": [1]}}', r"parameters is \(1,\); it must be an object"),
     "a list for a name": ('{"sample": {"sampler": ["ddim"]}}', r"sampler is \('ddim',\); allowed"),
     "a number for a list": ('{"model": {"attention": 5}}', "attention must be a sequence of ints, got 5"),
+    "a name of two lines": (r'{"schedule": {"parameters": {"a\nb": 1}}}', r"unexpected keyword argument .a\\nb"),
     "a null": ('{"schedule": {"name": "cosine", "parameters": {"s": null}}}', "s must be a number, got None"),
     "no number": ('{"schedule": {"name": "linear", "parameters": {"start": "x"}}}', "start must be a number, got 'x'"),
 }

@@ -19,6 +19,7 @@ from noisestep.reference.prediction import Prediction
 from noisestep.reference.samplers.editing import repaint_walk, start_step
 from noisestep.reference.schedule import Schedule
 
+from ..files import printable
 from ..samplers import SAMPLERS
 from ..samplers.sampler import check_maskable
 from .settings import Checked, Choice, Interval, Range, Size, Switch, Text, plain, setting
@@ -69,7 +70,7 @@ class ScheduleConfig(Checked):
         try:
             self.build()
         except (TypeError, ValueError) as error:
-            raise ValueError(f"schedule {self.name}: {error}") from None
+            raise ValueError(printable(f"schedule {self.name}: {error}")) from None
 
     def build(self) -> Schedule:
         """The schedule with its tables."""
@@ -391,7 +392,7 @@ def _build(kind: type, content: object, where: str) -> Any:
     try:
         return kind(**{name: _value(kind, name, value) for name, value in content.items()})
     except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(printable(f"{where}: {error}")) from None
 
 
 def _value(kind: type, name: str, value: Any) -> Any:
