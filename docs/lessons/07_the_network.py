@@ -124,7 +124,7 @@ for axis in (left, right):
 #
 # ## Is the gradient right?
 #
-# The test that never lies: move one weight by a tiny $h$ to both sides, and look how the loss changes.
+# Move one weight by a tiny $h$ to both sides, and look how the loss changes. This test needs no chain rule:
 #
 # $$
 # \frac{\partial L}{\partial W} \approx \frac{L(W + h) - L(W - h)}{2 h}
