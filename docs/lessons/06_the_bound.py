@@ -195,7 +195,7 @@ print(f"L_T            {bound.prior.mean():.5f}")
 print(f"L_1 .. L_(T-1) {bound.terms[2:].sum(axis=0).mean():.3f}")
 print(f"L_0            {bound.terms[1].mean():.3f}")
 print(f"total          {bound.total.mean():.3f} bits a pixel, against {np.log2(17):.3f}")
-# ASSERT
+assert bound.total.mean() < np.log2(17)
 first = bound.terms[2:101].sum() / bound.terms[2:].sum()
 print(f"the steps 2 to 100 make {first:.0%} of L_1 .. L_(T-1)")
 
