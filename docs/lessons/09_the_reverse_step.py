@@ -15,9 +15,9 @@
 # + \frac{\sqrt{\alpha_t}\, (1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t}\, x_t
 # $$
 #
-# We do not know $x_0$, but a guess of the noise is a guess of $x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon_\theta) /
-# \sqrt{\bar\alpha_t}$. Put it in. With $\sqrt{\bar\alpha_{t-1}} / \sqrt{\bar\alpha_t} = 1 / \sqrt{\alpha_t}$, what stands
-# before $x_t$ is
+# We do not know $x_0$, but a guess of the noise is a guess of
+# $x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon_\theta) / \sqrt{\bar\alpha_t}$. Put it in. With
+# $\sqrt{\bar\alpha_{t-1}} / \sqrt{\bar\alpha_t} = 1 / \sqrt{\alpha_t}$, what stands before $x_t$ is
 #
 # $$
 # \frac{\beta_t}{\sqrt{\alpha_t}\, (1 - \bar\alpha_t)} + \frac{\sqrt{\alpha_t}\, (1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t}
@@ -56,19 +56,20 @@ print("the chapter's mean is the posterior's mean at the guessed x_0")
 # %% [markdown]
 # ## Data whose best guess is known
 #
-# To see what the noise does, take a network that makes no mistakes. For "images" of one pixel there is one. Let
-# $x_0$ come from two bell curves with weights $w_k$, means $m_k$ and variances $v_k$. Then $x_t$ comes from two
-# bell curves as well, with means $\sqrt{\bar\alpha_t}\, m_k$ and variances $\bar\alpha_t v_k + 1 - \bar\alpha_t$. The
-# best guess of $x_0$ is the mean of all $x_0$ that could have led to this $x_t$: the guess of each curve, weighted by
-# how likely $x_t$ is to come from it.
+# To see what the noise does, take a network that makes no mistakes. For "images" of one pixel there is one. Let $x_0$
+# come from two bell curves with weights $w_k$, means $m_k$ and variances $v_k$. Then $x_t$ comes from two bell curves
+# as well, with means $\sqrt{\bar\alpha_t}\, m_k$ and variances $\bar\alpha_t v_k + 1 - \bar\alpha_t$. The best guess
+# of $x_0$ is the mean of all $x_0$ that could have led to this $x_t$: the guess of each curve, weighted by how likely
+# $x_t$ is to come from it.
 #
 # $$
 # \mathbb{E}[x_0 \mid x_t] = \sum_k r_k \left( m_k + \frac{\sqrt{\bar\alpha_t}\, v_k}{\bar\alpha_t v_k + 1 - \bar\alpha_t}
 # (x_t - \sqrt{\bar\alpha_t}\, m_k) \right)
 # $$
 #
-# where $r_k$ is proportional to $w_k\, \mathcal{N}(x_t;\ \sqrt{\bar\alpha_t}\, m_k,\ \bar\alpha_t v_k + 1 - \bar\alpha_t)$. A perfectly
-# trained network would return exactly this.
+# where $r_k$ is proportional to
+# $w_k\, \mathcal{N}(x_t;\ \sqrt{\bar\alpha_t}\, m_k,\ \bar\alpha_t v_k + 1 - \bar\alpha_t)$. A perfectly trained
+# network would return exactly this.
 
 # %%
 weight, mean, variance = np.array([0.3, 0.7]), np.array([-0.7, 0.5]), np.array([0.1, 0.15]) ** 2
@@ -124,8 +125,9 @@ for choice, drawn in samples.items():
 
 # %% [markdown]
 # The curves should have the shares 0.3 and 0.7, and the right one the width 0.15. Without noise, all 2,000 samples
-# climb to one point near the top of the higher curve. Of images, that would be the same image 2,000 times, and one without
-# detail. (There is a way to sample without noise, DDIM, but its step is another one: [lesson 10](10_sampling.py).)
+# climb to one point near the top of the higher curve. Of images, that would be the same image 2,000 times, and one
+# without detail. (There is a way to sample without noise, DDIM, but its step is another one: [lesson
+# 10](10_sampling.py).)
 
 # %%
 # a share of n draws has a standard deviation of sqrt(w (1 - w) / n), a width of n draws one of width / sqrt(2 n)
@@ -140,8 +142,8 @@ assert samples["zero"][samples["zero"] > 0].std() < 0.1 * 0.15
 # ## How much noise?
 #
 # As much as $x_{t-1}$ varies, given $x_t$. Split that variance: first the image, then the step. Given $x_t$ and $x_0$
-# the variance is $\tilde\beta_t$ and the mean is $\tilde\mu_t$, in which $x_0$ has the factor $c_t = \sqrt{\bar\alpha_{t-1}}\,
-# \beta_t / (1 - \bar\alpha_t)$. By the law of total variance,
+# the variance is $\tilde\beta_t$ and the mean is $\tilde\mu_t$, in which $x_0$ has the factor
+# $c_t = \sqrt{\bar\alpha_{t-1}}\, \beta_t / (1 - \bar\alpha_t)$. By the law of total variance,
 #
 # $$
 # \mathrm{Var}(x_{t-1} \mid x_t) = \tilde\beta_t + c_t^2\, \mathrm{Var}(x_0 \mid x_t)
@@ -159,10 +161,11 @@ assert samples["zero"][samples["zero"] > 0].std() < 0.1 * 0.15
 # = \beta_t\, \frac{1 - \bar\alpha_t}{1 - \bar\alpha_t} = \beta_t
 # $$
 #
-# since $\bar\alpha_{t-1} (1 - \beta_t) = \bar\alpha_t$. So $\sigma_t^2 = \beta_t$ is right. Pixels of images lie in $[-1, 1]$, have a
-# variance of at most 1, and are more than one point: **on average the truth lies between $\tilde\beta_t$ and $\beta_t$.** (The best guess of
-# $x_0$ is at least as good as the best straight line in $x_t$, whose error is $v\, (1 - \bar\alpha_t) / (\bar\alpha_t v + 1 -
-# \bar\alpha_t)$ for data of variance $v$. That is at most $1 - \bar\alpha_t$ for $v \le 1$.) For the two curves we can compute it.
+# since $\bar\alpha_{t-1} (1 - \beta_t) = \bar\alpha_t$. So $\sigma_t^2 = \beta_t$ is right. Pixels of images lie in
+# $[-1, 1]$, have a variance of at most 1, and are more than one point: **on average the truth lies between
+# $\tilde\beta_t$ and $\beta_t$.** (The best guess of $x_0$ is at least as good as the best straight line in $x_t$,
+# whose error is $v\, (1 - \bar\alpha_t) / (\bar\alpha_t v + 1 - \bar\alpha_t)$ for data of variance $v$. That is at
+# most $1 - \bar\alpha_t$ for $v \le 1$.) For the two curves we can compute it.
 
 # %% alt="Variance over beta against t: 1 for beta; beta-tilde rises from 0 to 1; the true variance lies between them."
 steps = np.unique(np.geomspace(1, 1000, 60).astype(int))
@@ -202,9 +205,9 @@ print("of 10 steps, beta-tilde / beta:", (few.posterior_variance[1:] / few.beta[
 # %% [markdown]
 # ## Why none at the last step?
 #
-# At $t = 1$ the step leads to the image itself. The formula says so: $\tilde\beta_1 = 0$. Whoever chose $\beta_t$ has a
-# $\beta_1$ above 0, and it is not used: the most likely image is the mean, and noise on it could only be seen. A thousand
-# steps forgive it, since $\sqrt{\beta_1} = 0.01$ is about one of 256 grey levels. Fewer steps do not.
+# At $t = 1$ the step leads to the image itself. The formula says so: $\tilde\beta_1 = 0$. Whoever chose $\beta_t$ has
+# a $\beta_1$ above 0, and it is not used: the most likely image is the mean, and noise on it could only be seen. A
+# thousand steps forgive it, since $\sqrt{\beta_1} = 0.01$ is about one of 256 grey levels. Fewer steps do not.
 
 # %% alt="A digit with the noise of a last step of 1000, 50 and 10 steps: unchanged, slightly grainy, very grainy."
 digit = ref.load_digits()[0][:1]
@@ -223,18 +226,19 @@ for choice in ("beta", "posterior"):
 # %% [markdown]
 # ## Exercise: the right noise for a bell curve
 #
-# Let one pixel be $\mathcal{N}(0, v)$. Then $\mathrm{Var}(x_0 \mid x_t) = v\, (1 - \bar\alpha_t) / (\bar\alpha_t v + 1 - \bar\alpha_t)$.
-# Write $\sigma_t^2$ down. Check $v = 0$ and $v = 1$. Then follow the variance of $x_t$ from $t = T$ down to 0 by a loop
-# (the best mean is $\mathrm{Cov}(x_{t-1}, x_t) / \mathrm{Var}(x_t)$ times $x_t$): does it end at $v$?
+# Let one pixel be $\mathcal{N}(0, v)$. Then
+# $\mathrm{Var}(x_0 \mid x_t) = v\, (1 - \bar\alpha_t) / (\bar\alpha_t v + 1 - \bar\alpha_t)$. Write $\sigma_t^2$
+# down. Check $v = 0$ and $v = 1$. Then follow the variance of $x_t$ from $t = T$ down to 0 by a loop (the best mean
+# is $\mathrm{Cov}(x_{t-1}, x_t) / \mathrm{Var}(x_t)$ times $x_t$): does it end at $v$?
 
 # %% [markdown] tags=["answer"]
 # $$
 # \sigma_t^2 = \tilde\beta_t + c_t^2\, \frac{v\, (1 - \bar\alpha_t)}{\bar\alpha_t v + 1 - \bar\alpha_t}
 # $$
 #
-# With $v = 0$ it is $\tilde\beta_t$, with $v = 1$ it is $\beta_t$. Since $x_t = \sqrt{\alpha_t}\, x_{t-1} + \dots$, the
-# covariance is $\sqrt{\alpha_t}\, \mathrm{Var}(x_{t-1})$. Ten steps are enough to end at $v$ exactly, if the start has the
-# variance of $x_T$: for a bell curve a step may be as long as it likes.
+# With $v = 0$ it is $\tilde\beta_t$, with $v = 1$ it is $\beta_t$. Since $x_t = \sqrt{\alpha_t}\, x_{t-1} + \dots$,
+# the covariance is $\sqrt{\alpha_t}\, \mathrm{Var}(x_{t-1})$. Ten steps are enough to end at $v$ exactly, if the
+# start has the variance of $x_T$: for a bell curve a step may be as long as it likes.
 
 # %% tags=["answer"]
 v = 0.09

@@ -2,8 +2,8 @@
 # # 10. Sampling, as a film
 #
 # Everything is there: a start, pure noise, and a step ([lesson 9](09_the_reverse_step.py)). Sampling is the loop
-# around it. **Draw $x_T$ from $\mathcal{N}(0, I)$, then step from $t = T$ down to 1.** This lesson watches the loop at
-# work, meets a second kind of step, DDIM, and takes fewer steps.
+# around it. **Draw $x_T$ from $\mathcal{N}(0, I)$, then step from $t = T$ down to 1.** This lesson watches the loop
+# at work, meets a second kind of step, DDIM, and takes fewer steps.
 #
 # In the code, what makes the steps is called a sampler. The chapter's is `samplers.ddpm.ddpm`:
 #
@@ -18,8 +18,8 @@
 #
 # ## Images of two pixels
 #
-# An image of two pixels is a point in the plane, and a film of many such images can be seen at a glance. Our data
-# are five small clouds of points. As in lesson 9 the best guess can be computed, so that no network has to be trained,
+# An image of two pixels is a point in the plane, and a film of many such images can be seen at a glance. Our data are
+# five small clouds of points. As in lesson 9 the best guess can be computed, so that no network has to be trained,
 # and every error that we see is one of the sampler.
 
 # %%
@@ -80,9 +80,9 @@ assert np.all(abs(shares - 0.2) < 5 * 0.023)
 # %% [markdown]
 # ## Another step: DDIM
 #
-# Training used one thing only: that $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ at each $t$. It never
-# looked at two neighbouring $t$. So any step that gives $x_{t-1}$ the right mix of image and noise will do. The plainest
-# takes the guess apart into $x_0$ and $\epsilon$, and mixes the two again with a little less noise:
+# Training used one thing only: that $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ at each
+# $t$. It never looked at two neighbouring $t$. So any step that gives $x_{t-1}$ the right mix of image and noise will
+# do. The plainest takes the guess apart into $x_0$ and $\epsilon$, and mixes the two again with a little less noise:
 #
 # $$
 # x_{t-1} = \sqrt{\bar\alpha_{t-1}}\, x_0 + \sqrt{1 - \bar\alpha_{t-1}}\; \epsilon
@@ -128,8 +128,8 @@ for axis, paths, title in zip(axes, (crooked, smooth), ("DDPM", r"DDIM, $\eta = 
 # %% [markdown]
 # ## Fewer steps
 #
-# A thousand calls of a network are slow. Take a part of the steps: keep $\bar\alpha$ at them, and compute the
-# $\beta$ between them anew, $\beta'_k = 1 - \bar\alpha_{S_k} / \bar\alpha_{S_{k-1}}$. The network is told the original $t$ of
+# A thousand calls of a network are slow. Take a part of the steps: keep $\bar\alpha$ at them, and compute the $\beta$
+# between them anew, $\beta'_k = 1 - \bar\alpha_{S_k} / \bar\alpha_{S_{k-1}}$. The network is told the original $t$ of
 # each. Nothing is trained again.
 #
 # ```{source} reference.schedule.Schedule.respace
@@ -154,12 +154,12 @@ assert far["DDIM", 20] < 0.05
 
 # %% [markdown]
 # "Off" is the share of points farther than three widths from every centre; of the data it is 1 %. With twenty steps
-# hardly any point is lost. But look at the clouds: they are too small, and still a little so with a hundred. Each step
-# went towards one guess, and the variety that the guess leaves out is missing.
+# hardly any point is lost. But look at the clouds: they are too small, and still a little so with a hundred. Each
+# step went towards one guess, and the variety that the guess leaves out is missing.
 #
 # Here both samplers need the same number of steps. What sets DDIM apart is that **its results converge**: with more
-# steps the same start leads ever nearer to one and the same image. So you can look for a good start with few steps, and
-# finish it with many. The error falls as one over the number of steps.
+# steps the same start leads ever nearer to one and the same image. So you can look for a good start with few steps,
+# and finish it with many. The error falls as one over the number of steps.
 
 # %% alt="Distance to the image of 1000 steps against the number of steps, on two log scales: a line of slope -1."
 counts = np.array([5, 10, 20, 40, 80, 160])
@@ -180,13 +180,13 @@ assert 1.6 < error[3] / error[4] < 2.4
 #
 # ## Exercise: one step
 #
-# Take a single step, from $T$ to 0. Where do the points land? Think before you run it: what is the best guess of $x_0$
-# if $x_T$ is nothing but noise?
+# Take a single step, from $T$ to 0. Where do the points land? Think before you run it: what is the best guess of
+# $x_0$ if $x_T$ is nothing but noise?
 
 # %% [markdown] tags=["answer"]
 # In the middle of the data, all of them. $x_T$ says nothing about $x_0$, so the best guess is the mean of all images:
-# $\mathbb{E}[x_0 \mid x_T] \approx \mathbb{E}[x_0]$, here the point (0, 0), where there are no data at all. The blur of an image after
-# too few steps is this mean. Each further step splits the question into smaller ones.
+# $\mathbb{E}[x_0 \mid x_T] \approx \mathbb{E}[x_0]$, here the point (0, 0), where there are no data at all. The blur
+# of an image after too few steps is this mean. Each further step splits the question into smaller ones.
 
 # %% tags=["answer"]
 points = draw(1, ddim)[0]

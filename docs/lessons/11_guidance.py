@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 11. Guidance: asking for a seven
 #
-# So far the sampler draws any digit. To ask for a seven, the network is told the label: it becomes $\epsilon_\theta(x_t, t, c)$,
-# trained on images with their labels $c$. (The label enters like $t$ does, [lesson 7](07_the_network.py).) That is
-# conditioning, and nothing else changes. **Guidance goes further: it exaggerates what the label changes.** Images then
-# fit their label better, and vary less.
+# So far the sampler draws any digit. To ask for a seven, the network is told the label: it becomes
+# $\epsilon_\theta(x_t, t, c)$, trained on images with their labels $c$. (The label enters like $t$ does, [lesson
+# 7](07_the_network.py).) That is conditioning, and nothing else changes. **Guidance goes further: it exaggerates what
+# the label changes.** Images then fit their label better, and vary less.
 #
 # ## From Bayes' rule
 #
@@ -39,8 +39,8 @@
 # ```{source} reference.reverse.guided
 # ```
 #
-# One network gives both guesses. In training, the labels of a part of the images, chosen at random, are replaced by "no
-# label".
+# One network gives both guesses. In training, the labels of a part of the images, chosen at random, are replaced by
+# "no label".
 #
 # ## Seen
 #
@@ -112,9 +112,9 @@ assert drawn[4.0][:, 0].mean() < drawn[2.0][:, 0].mean() < drawn[1.0][:, 0].mean
 # %% [markdown]
 # ## What it is not
 #
-# One often reads that guidance draws from $p(x_0)\, p(c \mid x_0)^s$, suitably normalised. At each single $t$ the slope is that
-# of $p(x_t)\, p(c \mid x_t)^s$. But these are not the noisy versions of one distribution of images, and the film from
-# one to the next ends elsewhere. Here both can be computed:
+# One often reads that guidance draws from $p(x_0)\, p(c \mid x_0)^s$, suitably normalised. At each single $t$ the
+# slope is that of $p(x_t)\, p(c \mid x_t)^s$. But these are not the noisy versions of one distribution of images, and
+# the film from one to the next ends elsewhere. Here both can be computed:
 
 # %% alt="Histogram of the first pixel for s = 4. The product formula gives a curve that lies to its right."
 scale = 4.0
@@ -134,15 +134,16 @@ print(f"mean of the samples {drawn[scale][:, 0].mean():.2f}, of the formula {pro
 # %% [markdown]
 # ## More ways
 #
-# - Only in a part of the chain: `guidance.guided_steps`. Where there is much noise, guidance leads all images of a class
-#   to the same few; where there is little, it changes hardly anything.
+# - Only in a part of the chain: `guidance.guided_steps`. Where there is much noise, guidance leads all images of a
+#   class to the same few; where there is little, it changes hardly anything.
 # - With the contrast of the unguided output: `guidance.rescaled`.
 # - With a real classifier: `guidance.classifier_output`.
 #
 # ## Exercise: find the classifier
 #
-# The text says that $\epsilon(x_t, c) - \epsilon(x_t)$ is $-\sqrt{1 - \bar\alpha_t}\, \nabla \log p(c \mid x_t)$. Check it at one point with
-# `p_class` and finite differences. Then see that guidance with scale 3 is `classifier_output` with scale 3.
+# The text says that $\epsilon(x_t, c) - \epsilon(x_t)$ is $-\sqrt{1 - \bar\alpha_t}\, \nabla \log p(c \mid x_t)$.
+# Check it at one point with `p_class` and finite differences. Then see that guidance with scale 3 is
+# `classifier_output` with scale 3.
 
 # %% [markdown] tags=["answer"]
 # A central difference in each of the two pixels gives the slope of $\log p(c \mid x_t)$. The two sides agree to the

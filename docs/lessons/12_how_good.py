@@ -8,9 +8,9 @@
 #
 # ## Likelihood in bits
 #
-# A model that gives an image the probability $P$ can store it in $-\log_2 P$ bits, if the code is chosen well. Divided by
-# the number of pixels and channels, this is the usual unit, **bits per dimension**. No model needs fewer bits on average
-# than the entropy of the data.
+# A model that gives an image the probability $P$ can store it in $-\log_2 P$ bits, if the code is chosen well.
+# Divided by the number of pixels and channels, this is the usual unit, **bits per dimension**. No model needs fewer
+# bits on average than the entropy of the data.
 #
 # Our data: images of one pixel with 256 levels, from two bell curves, as in [lesson 9](09_the_reverse_step.py). The
 # best guess is known, and so is the entropy.
@@ -90,14 +90,15 @@ axis.invert_xaxis()
 axis.legend(loc="center left")
 
 # %% [markdown]
-# Most of the bits are spent in the last steps, on the last small differences between grey levels. That is why a model can have beautiful
-# images and a poor likelihood, and why $\mathcal{L}_{\text{simple}}$, which cares less for small $t$, draws better and codes worse.
+# Most of the bits are spent in the last steps, on the last small differences between grey levels. That is why a model
+# can have beautiful images and a poor likelihood, and why $\mathcal{L}_{\text{simple}}$, which cares less for small
+# $t$, draws better and codes worse.
 #
 # ## The exact likelihood
 #
 # DDIM without noise ([lesson 10](10_sampling.py)) maps $x_T$ to an image, one to one. A density can be carried along.
-# Write the step with $y = x_t / \sqrt{1 - \bar\alpha_t}$ and $\kappa = \sqrt{\bar\alpha_t / (1 - \bar\alpha_t)}$. Since $x_t$ is
-# $\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$,
+# Write the step with $y = x_t / \sqrt{1 - \bar\alpha_t}$ and $\kappa = \sqrt{\bar\alpha_t / (1 - \bar\alpha_t)}$.
+# Since $x_t$ is $\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$,
 #
 # $$
 # y_t = \kappa_t\, x_0 + \epsilon, \qquad y_{t-1} = \kappa_{t-1}\, x_0 + \epsilon
@@ -109,16 +110,17 @@ axis.legend(loc="center left")
 # y_{t-1} = y_t + (\kappa_{t-1} - \kappa_t)\, x_0(x_t, t)
 # $$
 #
-# In the limit of small steps it is a differential equation, $dy / d\kappa = x_0$. A step of size $h$ sends $y$ to $y + h\, x_0$,
-# and a short interval around $y$ becomes $1 + h\, \partial x_0 / \partial y$ times as long. The probability in it stays, so that its density is
-# divided by this factor:
+# In the limit of small steps it is a differential equation, $dy / d\kappa = x_0$. A step of size $h$ sends $y$ to
+# $y + h\, x_0$, and a short interval around $y$ becomes $1 + h\, \partial x_0 / \partial y$ times as long. The
+# probability in it stays, so that its density is divided by this factor:
 #
 # $$
 # \log p \;\to\; \log p - \log \left( 1 + h\, \frac{\partial x_0}{\partial y} \right) \approx \log p - h\, \frac{\partial x_0}{\partial y}
 # $$
 #
-# With many pixels the derivative becomes a trace, the sum over the pixels. Going from the image to $x_T$, whose density
-# we know, and adding up, gives the density of the image (Song et al. 2021). The network's derivative is needed too:
+# With many pixels the derivative becomes a trace, the sum over the pixels. Going from the image to $x_T$, whose
+# density we know, and adding up, gives the density of the image (Song et al. 2021). The network's derivative is
+# needed too:
 #
 # ```{source} reference.likelihood.ode_log_density
 # ```
@@ -163,27 +165,28 @@ assert error < 0.03
 #
 # ## A distance: Fréchet's
 #
-# Take many samples and many real images, and compare the mean and the covariance of the two sets. For one number
-# per image: carry each quantile of one bell curve to the same quantile of the other, $m_1 + s_1 z \to m_2 + s_2 z$. The
+# Take many samples and many real images, and compare the mean and the covariance of the two sets. For one number per
+# image: carry each quantile of one bell curve to the same quantile of the other, $m_1 + s_1 z \to m_2 + s_2 z$. The
 # mean square of the way is the distance:
 #
 # $$
 # d^2 = \mathbb{E} \left[ (m_1 - m_2 + (s_1 - s_2) z)^2 \right] = (m_1 - m_2)^2 + (s_1 - s_2)^2
 # $$
 #
-# With covariances $C_1$ and $C_2$ the second part becomes $\operatorname{tr}(C_1 + C_2 - 2 (C_1 C_2)^{1/2})$. For photographs the numbers
-# are features of a trained network, and the distance is called FID. Three things to know of it:
+# With covariances $C_1$ and $C_2$ the second part becomes $\operatorname{tr}(C_1 + C_2 - 2 (C_1 C_2)^{1/2})$. For
+# photographs the numbers are features of a trained network, and the distance is called FID. Three things to know of
+# it:
 #
-# - It depends on the number of samples, and only equal numbers may be compared. An honest table has the
-#   distance of two sets of real images beside it.
+# - It depends on the number of samples, and only equal numbers may be compared. An honest table has the distance of
+#   two sets of real images beside it.
 # - It is small for a model that repeats the training images. Compare with images that were held out, and look at the
 #   nearest neighbours.
 # - It sees mean and covariance, and nothing else.
 #
 # ## Exercise: what it does not see
 #
-# Let a model draw from one bell curve which has the mean and the variance of our data. What is its Fréchet distance to
-# the data? How many bits does it need for a pixel? Guess, then compute.
+# Let a model draw from one bell curve which has the mean and the variance of our data. What is its Fréchet distance
+# to the data? How many bits does it need for a pixel? Guess, then compute.
 
 # %% [markdown] tags=["answer"]
 # The distance is 0. The bits tell the two apart: between the two curves, where there are no data, the model spends

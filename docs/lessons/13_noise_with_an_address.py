@@ -34,9 +34,10 @@ print("by address, image 7 is image 7; by generator, it depends on the batch")
 # %% [markdown]
 # ## From the address to random words
 #
-# $f$ has to look random, although addresses are as regular as can be: pixel 0, pixel 1, pixel 2. This is what a cipher
-# does. Philox (Salmon et al. 2011) takes a counter of four 32-bit words, into which the address is packed, and a key of
-# two, the seed. Ten times over it multiplies, keeps the high and the low half of the products, and crosses them:
+# $f$ has to look random, although addresses are as regular as can be: pixel 0, pixel 1, pixel 2. This is what a
+# cipher does. Philox (Salmon et al. 2011) takes a counter of four 32-bit words, into which the address is packed, and
+# a key of two, the seed. Ten times over it multiplies, keeps the high and the low half of the products, and crosses
+# them:
 #
 # ```{source} reference.noise.philox4x32
 # ```
@@ -80,23 +81,24 @@ assert abs(changed[10] - 0.5) < 0.005
 # %% [markdown]
 # ## From two words to two normals
 #
-# Two independent standard normals are a point in the plane, with the density $\frac{1}{2\pi} e^{-r^2 / 2}$. It depends on the distance $r$
-# from the middle alone, so that the direction is uniform. The probability to be farther out than $R$ is
+# Two independent standard normals are a point in the plane, with the density $\frac{1}{2\pi} e^{-r^2 / 2}$. It
+# depends on the distance $r$ from the middle alone, so that the direction is uniform. The probability to be farther
+# out than $R$ is
 #
 # $$
 # P(r > R) = \int_R^\infty \frac{1}{2\pi} e^{-r^2 / 2}\; 2\pi r\, dr = e^{-R^2 / 2}
 # $$
 #
-# Call this probability $w$. It is uniform in $(0, 1)$, like every probability of this kind, and $R = \sqrt{-2 \ln w}$. So one
-# uniform number gives the distance, another the direction $\theta$, and the point is
+# Call this probability $w$. It is uniform in $(0, 1)$, like every probability of this kind, and
+# $R = \sqrt{-2 \ln w}$. So one uniform number gives the distance, another the direction $\theta$, and the point is
 #
 # $$
 # z_0 = \sqrt{-2 \ln w}\, \cos \theta, \qquad z_1 = \sqrt{-2 \ln w}\, \sin \theta
 # $$
 #
-# This is the method of Box and Muller (1958). The logarithm and the sine in the code are polynomials, every
-# operation of which is rounded in one way that is written down. A library's logarithm differs in the last bit from machine
-# to machine; these bits do not.
+# This is the method of Box and Muller (1958). The logarithm and the sine in the code are polynomials, every operation
+# of which is rounded in one way that is written down. A library's logarithm differs in the last bit from machine to
+# machine; these bits do not.
 #
 # ```{source} reference.noise.normal_pair
 # ```
@@ -126,9 +128,9 @@ assert abs((z**4).mean() - 3) < 5 * np.sqrt(96) / n
 # %% [markdown]
 # ## Streams keep apart what must be independent
 #
-# The danger of addresses is to use one twice. Suppose that sampling took its noise of step $t$ from the address of the
-# start: each new number would be one that is there already. The streams make this hard to do by mistake. On the left two
-# streams, on the right one stream used for both:
+# The danger of addresses is to use one twice. Suppose that sampling took its noise of step $t$ from the address of
+# the start: each new number would be one that is there already. The streams make this hard to do by mistake. On the
+# left two streams, on the right one stream used for both:
 
 
 # %% alt="Left: noise of two streams against each other, a round cloud. Right: one stream used twice, a straight line."
@@ -151,14 +153,14 @@ assert abs(correlation) < 5 / np.sqrt(2000)
 #
 # ## Exercise: find one number by hand
 #
-# Which counter, which key and which of the four words belong to element 10 of image 3 at step 17 of the stream REVERSE, with
-# the seed 42? Compute the normal with `philox4x32` and `normal_pair` alone, and compare it with `normal`. (A block
-# holds four words. Elements 10 and 11 are a pair.)
+# Which counter, which key and which of the four words belong to element 10 of image 3 at step 17 of the stream
+# REVERSE, with the seed 42? Compute the normal with `philox4x32` and `normal_pair` alone, and compare it with
+# `normal`. (A block holds four words. Elements 10 and 11 are a pair.)
 
 # %% [markdown] tags=["answer"]
-# Element 10 has word 10: word $10 \bmod 4 = 2$ of block $\lfloor 10 / 4 \rfloor = 2$. The counter is (block, stream and step in one
-# word, low half of the sample, high half of the sample), and the key is the low and the high half of the seed. The pair is
-# words 2 and 3 of the block, and element 10 is its first half.
+# Element 10 has word 10: word $10 \bmod 4 = 2$ of block $\lfloor 10 / 4 \rfloor = 2$. The counter is (block, stream
+# and step in one word, low half of the sample, high half of the sample), and the key is the low and the high half of
+# the seed. The pair is words 2 and 3 of the block, and element 10 is its first half.
 
 # %% tags=["answer"]
 block = ref.philox4x32([2, ref.REVERSE << 28 | 17, 3, 0], [42, 0])

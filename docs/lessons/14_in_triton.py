@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 14. The same in Triton
 #
-# On a GPU, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ takes little arithmetic and much traffic. In plain
-# PyTorch the noise is made and written to memory, read again, multiplied, written, read, added and written. **A fused kernel
-# makes the noise where it is needed, in the registers of the thread, and touches memory twice: it reads $x_0$ and writes
-# $x_t$.** This lesson reads that kernel line by line, and has you write small ones.
+# On a GPU, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon$ takes little arithmetic and much
+# traffic. In plain PyTorch the noise is made and written to memory, read again, multiplied, written, read, added and
+# written. **A fused kernel makes the noise where it is needed, in the registers of the thread, and touches memory
+# twice: it reads $x_0$ and writes $x_t$.** This lesson reads that kernel line by line, and has you write small ones.
 #
 # Triton kernels are Python functions. You need no GPU to run one: with `TRITON_INTERPRET=1`, Triton executes them in
-# NumPy, one program after the other. The variable must be set **before** the kernel is defined, and so before the first
-# import of `triton`. This page needs PyTorch.
+# NumPy, one program after the other. The variable must be set **before** the kernel is defined, and so before the
+# first import of `triton`. This page needs PyTorch.
 
 # %%
 import os
@@ -32,12 +32,12 @@ plt.style.use("noisestep.lessons.pictures")
 # %% [markdown]
 # ## Programs and blocks
 #
-# A kernel is started many times at once. Each start is a **program**. It asks for its number, computes which part of the
-# data is its own, loads that part, computes, and stores. It does not work on one number but on a block of them: `tl.arange`
-# makes the numbers 0, 1, 2, ... of a block, and loading from `pointer + offsets` loads them all.
+# A kernel is started many times at once. Each start is a **program**. It asks for its number, computes which part of
+# the data is its own, loads that part, computes, and stores. It does not work on one number but on a block of them:
+# `tl.arange` makes the numbers 0, 1, 2, ... of a block, and loading from `pointer + offsets` loads them all.
 #
-# Here is $x_t$ for one image whose noise is given. An image of 300 pixels is no multiple of the block of 128. The mask keeps
-# the last program from reading and writing past the end.
+# Here is $x_t$ for one image whose noise is given. An image of 300 pixels is no multiple of the block of 128. The
+# mask keeps the last program from reading and writing past the end.
 
 
 # %%
@@ -70,8 +70,8 @@ np.testing.assert_allclose(x_t[None].numpy(), expected, atol=3 * 4 * 2.0**-24)
 print(f"{programs} programs computed {len(x_t)} pixels")
 
 # %% [markdown]
-# That the output begins as NaN is a habit worth taking: an element that no program wrote shows. Which program wrote which pixel,
-# as an image of 15 rows:
+# That the output begins as NaN is a habit worth taking: an element that no program wrote shows. Which program wrote
+# which pixel, as an image of 15 rows:
 
 # %% alt="An image of 15 rows of 20 pixels in three shades: the first 128 pixels in one, the next 128, and the last 44."
 figure, axis = plt.subplots(figsize=(5.6, 2.2))
@@ -85,17 +85,18 @@ assert torch.equal(who.bincount(), torch.tensor([128, 128, 44]))
 # ```{source} accelerated.ops.q_sample._kernel
 # ```
 #
-# - **The arguments.** Names with `_ptr` are places in memory. A tensor that is not there, such as `eps_ptr` where the noise has an
-#   address, is `None`, and the lines that would use it are not compiled. Names in capitals are constants (`tl.constexpr`): for each
-#   value there is a compiled kernel of its own. The address comes as words of 32 bits.
+# - **The arguments.** Names with `_ptr` are places in memory. A tensor that is not there, such as `eps_ptr` where the
+#   noise has an address, is `None`, and the lines that would use it are not compiled. Names in capitals are constants
+#   (`tl.constexpr`): for each value there is a compiled kernel of its own. The address comes as words of 32 bits.
 # - **`row, program`**: which image of the batch, and which part of it. There are as many programs as parts.
 # - **`compute`** is the type of the table: float32, and float64 for images of float64.
-# - **`coefficients`**: the row of the table that belongs to this image's $t$. `signal` is $\sqrt{\bar\alpha_t}$, `noise` is
-#   $\sqrt{1 - \bar\alpha_t}$. Both were computed in float64 and rounded once ([lesson 4](04_schedules.py)).
-# - **`fresh`**: the noise of all elements of this program, made from their address ([lesson 13](13_noise_with_an_address.py)).
-#   It is never written to memory, unless someone asks for it.
-# - **The loop**: a thread takes its elements in portions of 16 bytes, as many as one instruction can load. `TILING.whole` says that
-#   the image is a multiple of the block, so that no mask is needed.
+# - **`coefficients`**: the row of the table that belongs to this image's $t$. `signal` is $\sqrt{\bar\alpha_t}$,
+#   `noise` is $\sqrt{1 - \bar\alpha_t}$. Both were computed in float64 and rounded once ([lesson
+#   4](04_schedules.py)).
+# - **`fresh`**: the noise of all elements of this program, made from their address ([lesson
+#   13](13_noise_with_an_address.py)). It is never written to memory, unless someone asks for it.
+# - **The loop**: a thread takes its elements in portions of 16 bytes, as many as one instruction can load.
+#   `TILING.whole` says that the image is a multiple of the block, so that no mask is needed.
 # - **`x_t`**: the formula. Its two products and its sum round as PyTorch's do, since Triton may not fuse them here.
 # - **`store`**: rounded once to the type of the result.
 #
@@ -129,8 +130,8 @@ for axis, image, step in zip(axes, noised, times, strict=True):
 # %% [markdown]
 # ## Puzzle 1: the mask
 #
-# Leave `mask=mask` away in the `store` of `mix`, and give it an output of 384 numbers, of which the last 84 belong to somebody
-# else. What happens to them? Guess, then write it.
+# Leave `mask=mask` away in the `store` of `mix`, and give it an output of 384 numbers, of which the last 84 belong to
+# somebody else. What happens to them? Guess, then write it.
 
 # %% [markdown] tags=["answer"]
 # They are overwritten by whatever the arithmetic made of elements that were not loaded. No error says so. On a GPU
@@ -155,8 +156,9 @@ assert not (memory[300:] == 5).any()
 # %% [markdown]
 # ## Puzzle 2: a batch
 #
-# Write `mix_batch` for a batch of shape (rows, n), where each row has a $t$ of its own. Start it on a grid of two axes, `(rows,
-# programs)`. Each program loads `t` of its row, then the two coefficients from a table of shape ($T + 1$, 2). The frame:
+# Write `mix_batch` for a batch of shape (rows, n), where each row has a $t$ of its own. Start it on a grid of two
+# axes, `(rows, programs)`. Each program loads `t` of its row, then the two coefficients from a table of shape
+# ($T + 1$, 2). The frame:
 #
 # ```python
 # @triton.jit
@@ -168,8 +170,8 @@ assert not (memory[300:] == 5).any()
 # ```
 
 # %% [markdown] tags=["answer"]
-# One row lies `n` elements after the one before, and a row of the table two. The mask is for the place within the row: a program that
-# passes the end of its row would write into the next one.
+# One row lies `n` elements after the one before, and a row of the table two. The mask is for the place within the
+# row: a program that passes the end of its row would write into the next one.
 
 
 # %% tags=["answer"]
@@ -196,13 +198,13 @@ print("as the reference says")
 # %% [markdown]
 # ## Puzzle 3: the noise in registers
 #
-# Get rid of `eps_ptr`. Block $b$ of a sample, which is its elements $4b$ to $4b + 3$, has the counter ($b$, stream and step,
-# sample, 0) and the seed as key. Use `kernels.philox4x32` and `kernels.normal_pair` for one image of 64 pixels, with stream and step 0.
-# A thread has four elements then: four loads and four stores.
+# Get rid of `eps_ptr`. Block $b$ of a sample, which is its elements $4b$ to $4b + 3$, has the counter ($b$, stream
+# and step, sample, 0) and the seed as key. Use `kernels.philox4x32` and `kernels.normal_pair` for one image of 64
+# pixels, with stream and step 0. A thread has four elements then: four loads and four stores.
 
 # %% [markdown] tags=["answer"]
-# `tl.arange(0, 16)` numbers the blocks. The counter's words are tensors of uint32. `tl.static_range` is a loop that is
-# written out when the kernel is compiled.
+# `tl.arange(0, 16)` numbers the blocks. The counter's words are tensors of uint32. `tl.static_range` is a loop that
+# is written out when the kernel is compiled.
 
 
 # %% tags=["answer"]
@@ -228,5 +230,6 @@ for k in range(5):
 print("the noise of five images, made by the kernel")
 
 # %% [markdown]
-# How the kernels go through memory is in `accelerated/backends/triton/tiling.py`. To change one and test it without a GPU:
-# [your first kernel variant](../first-kernel-variant.md). What each of them costs: [kernel cost](../kernel-cost.md).
+# How the kernels go through memory is in `accelerated/backends/triton/tiling.py`. To change one and test it without a
+# GPU: [your first kernel variant](../first-kernel-variant.md). What each of them costs: [kernel
+# cost](../kernel-cost.md).
