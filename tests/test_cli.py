@@ -10,11 +10,13 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,10 @@ from noisestep.accelerated.cli import main
 from noisestep.accelerated.cli import sample as sampling
 from noisestep.accelerated.cli.flags import EDIT_FLAGS, RESUME_FLAGS, SAMPLE_FLAGS, TRAIN_FLAGS, default_of, field_at
 from noisestep.accelerated.cli.flags import given as given_flags
+from noisestep.accelerated.cli.report import write_report
+from noisestep.accelerated.cli.run_folder import RunFolder
 from noisestep.accelerated.samplers import SAMPLERS
+from noisestep.accelerated.samplers.editing import Edit, times
 from noisestep.accelerated.training import tensor_file
 from noisestep.accelerated.training.config import (
     RECIPES,
@@ -240,6 +245,21 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("evaluate run --likelihood --likelihood-steps 20", 2, "20 likelihood steps, but the schedule has T = 20: at most"),
     ("evaluate run --likelihood --no-clip-x0", 2, "a network that predicts eps needs --clip-x0: an error of eps is"),
     ("evaluate short --likelihood", 2, "the likelihood needs a schedule of at least 3 timesteps, and this has T = 2"),
+    ("evaluate run --calls 5", 2, "--calls means nothing without --samplers"),
+    ("evaluate run --seeds 5", 2, "--seeds means nothing without --samplers"),
+    ("evaluate run --samplers ddim --seeds 1", 2, "1 is not in the range"),
+    ("evaluate run --samplers ddim,euler", 2, "--samplers: no sampler 'euler'; there are ddim, ddpm, deis, dpmpp_2m"),
+    ("evaluate run --samplers ddim,,heun", 2, "--samplers: no sampler ''; there are ddim"),
+    ("evaluate run --samplers ddim,heun,ddim", 2, "--samplers has ddim twice"),
+    ("evaluate run --samplers ddim --calls 5,5", 2, "--calls has 5 twice"),
+    ("evaluate run --samplers ddim --calls 0", 2, "--calls is '0'; it must be numbers of network calls from 1, such"),
+    ("evaluate run --samplers ddim --calls five", 2, "--calls is 'five'; it must be numbers"),
+    ("evaluate run --samplers heun,ddim --calls 5,21", 2, "ddim with 21 network calls: 21 sampling steps, but the sch"),
+    (
+        "evaluate short --samplers heun --calls 5",
+        2,
+        "heun with 5 network calls: 3 sampling steps, but the schedule has",
+    ),
     ("report empty", 2, "empty: not a run folder, it has no config.json"),
 ]
 
@@ -288,6 +308,59 @@ def test_a_run_folder_holds_what_the_report_shows(folder: Path) -> None:
         assert getattr(animation, "n_frames", 1) == SETTINGS["sample"]["steps"] + 1
 
 
+def test_a_report_is_written_at_every_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    written = []
+
+    def watched(run: RunFolder, *, training: bool = False) -> Path:
+        path = write_report(run, training=training)
+        written.append((training, path.read_text().count("<img"), list(run.training_grids())))
+        return path
+
+    monkeypatch.setattr("noisestep.accelerated.cli.train.write_report", watched)
+    result = call("train", "--config", "tiny.json", "--steps", "15", "--out", "watched", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    # the loss and the grids so far; after the last step it is the evaluation's
+    assert written == [(True, 2, [5]), (True, 3, [5, 10])]
+    shutil.rmtree("watched")
+
+
+def test_the_times_on_a_strip_are_those_of_its_chain() -> None:
+    schedule = ScheduleConfig(T=20).build().respace(4)
+    assert times(schedule, None) == [20, 15, 10, 5, 0]
+    image = torch.zeros(1, 8, 8)
+    assert times(schedule, Edit(image, strength=0.5)) == [10, 5, 0]
+    mask = torch.ones(8, 8, dtype=torch.bool)
+    assert times(schedule, Edit(image, mask=mask, resample=2, jump=2)) == [20, 15, 10, 5, 10, 15, 10, 5, 0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "width", "columns", "most"),
+    [
+        (10, 8, 10, 100),
+        (4, 32, 8, 64),
+        (3, 32, 9, 81),
+        (16, 32, 16, 96),
+        (16, 100, 8, 64),
+        (17, 8, 10, 100),
+        (1, 8, 10, 100),
+        (0, 8, 10, 100),
+        (4, 256, 4, 16),
+        (10, 512, 4, 16),
+    ],
+)
+def test_a_grid_fills_the_column_for_any_classes_and_size(classes: int, width: int, columns: int, most: int) -> None:
+    names = tuple(f"class {k}" for k in range(classes))
+    record = SimpleNamespace(shape=(3, width, width), class_names=names)
+    layout = sampling.Layout.of(SimpleNamespace(num_classes=classes or None, record=record))
+    assert (layout.columns, layout.most) == (columns, most)
+    picture = layout.grid(np.zeros((most + 3, 3, width, width), np.uint8))
+    # whole rows, and about as wide as the column of the report, 840, or more
+    assert 800 <= picture.width <= max(1680, columns * (width + 4) + 4)
+    assert picture.height <= 1.1 * picture.width
+    assert layout.texts in ((), names * (columns // max(1, classes)))
+
+
 def test_samples_are_written_as_pictures_and_arrays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     flags = ("--device", "cpu", "--seed", "4", "--sampler", "ddpm", "--steps", "4")
@@ -325,11 +398,11 @@ def test_an_image_is_edited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     made = np.load("inpainted/samples.npz")["images"][:, 0]
     assert np.array_equal(made[:, :, 4:], image[None, :, 4:].repeat(3, axis=0))
     assert not np.array_equal(made[0, :, :4], image[:, :4])
-    # original, mask and three results, each 8×8 drawn as 48×48 with 2 pixels around it
+    # original, mask and three results, each 8×8 drawn as 192×192 with 4 pixels around it
     with Image.open("inpainted/edit.png") as picture:
-        assert picture.size == (5 * 50 + 2, 52)
-        assert np.array_equal(np.asarray(picture)[2:50:6, 2:50:6], image)
-        assert np.array_equal(np.asarray(picture)[2:50:6, 52:100:6], np.asarray(Image.open("left.png")))
+        assert picture.size == (5 * 196 + 4, 200)
+        assert np.array_equal(np.asarray(picture)[4:196:24, 4:196:24], image)
+        assert np.array_equal(np.asarray(picture)[4:196:24, 200:392:24], np.asarray(Image.open("left.png")))
     settings = json.loads(Path("inpainted/sampling.json").read_text())
     assert settings["edit"] == {"image": "small.png", "strength": None, "mask": "left.png", "resample": 2, "jump": 2}
     result = call("sample", "run", "--strength", "0.5", "--out", "varied", *flags)
@@ -352,6 +425,43 @@ def test_the_ends_of_an_interpolation_are_its_two_samples(folder: Path, monkeypa
     assert np.abs(between[[0, 3]] - samples[[2, 5]]).max() <= 1
     shutil.rmtree("between")
     shutil.rmtree("ends")
+
+
+def test_samplers_are_compared_from_the_same_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    shutil.copytree("plain", "compared")
+    flags = ("--device", "cpu", "--seed", "3", "--count", "8")
+    result = call("evaluate", "compared", "--samplers", "ddim,heun", "--calls", "3,4", "--seeds", "2", *flags)
+    assert result.exit_code == 0, result.output
+    assert "comparing samplers: 4 combinations, 200 samples of 2 seeds each" in result.output
+    compared = json.loads(Path("compared/comparison.json").read_text())
+    assert compared["seeds"] == [3, 4]
+    places = [(cell["sampler"], cell["calls"]) for cell in compared["cells"]]
+    assert places == [("ddim", 3), ("heun", 3), ("ddim", 4), ("heun", 4)]
+    assert all(len(set(cell["distances"])) == 2 for cell in compared["cells"])
+    # heun makes three calls in both
+    assert compared["cells"][1]["distances"] == compared["cells"][3]["distances"]
+    for words in ("\nddim ", " 3 calls ", f"{np.mean(compared['cells'][0]['distances']) / compared['real']:.2f} ± "):
+        assert words in result.output
+    # a row is what `sample` draws, at temperature 1 and with the sampler's own settings
+    tile = 192 // 8
+    with Image.open("compared/comparison_samples.png") as picture:
+        rows = np.asarray(picture).astype(int)
+    left = rows.shape[1] - (8 * (192 + 4) + 4)
+    for row, (sampler, steps) in enumerate((("ddim", 3), ("heun", 2), ("ddim", 4), ("heun", 2))):
+        own = ("--eta", "0") if sampler == "ddim" else ()
+        more = ("--steps", steps, "--sampler", sampler, "--temperature", "1", *own, "--out", f"row{row}")
+        assert call("sample", "compared", *flags, *more).exit_code == 0
+        drawn = np.load(f"row{row}/samples.npz")["images"][:, 0].astype(int)
+        shutil.rmtree(f"row{row}")
+        for column, image in enumerate(drawn):
+            corner = 4 + row * 196, left + 4 + column * 196
+            shown = rows[corner[0] : corner[0] + 192 : tile, corner[1] : corner[1] + 192 : tile]
+            # sums may round differently in a batch of another size
+            assert np.abs(shown - image).max() <= 1
+    report = Path("compared/report.html").read_text()
+    assert "heun" in report
+    shutil.rmtree("compared")
 
 
 def test_labels_go_by_name_or_number_in_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +488,7 @@ def test_a_whole_run_in_processes_of_its_own(folder: Path) -> None:
     assert (likelihood["ode"]["probes"], likelihood["ode"]["dequantisation"]) == (1, "truncated_normal")
     assert (likelihood["grid"][0], likelihood["grid"][-1], len(likelihood["grid"])) == (1, 20, 5)
     with Image.open(folder / "runs/digits-001/likelihood.png") as picture:
-        assert picture.size == (1350, 900)
+        assert picture.size == (1320, 1200)
     assert f"{likelihood['ode']['total']:.3f}" in (folder / "runs/digits-001/report.html").read_text()
     after = json.loads((folder / "runs/digits-001/metrics.json").read_text())
     assert after["counts"]["samples"] == 30 != before["counts"]["samples"]

@@ -24,7 +24,7 @@ def write_log(path: Path, **columns: Any) -> Path:
 def test_the_curve_shows_step_loss_and_learning_rate_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(LOG)
     drawn = loss_curve(tmp_path / "log.csv")
-    assert drawn.size == (1350, 780)
+    assert drawn.size == (1320, 1008)
     assert drawn.mode == "RGB"
     columns = {"step": [20, 40, 60], "loss": [0.9, 0.5, 0.2], "learning_rate": [1e-3, 2e-3, 1e-3]}
     assert drawn.tobytes() == loss_curve(write_log(tmp_path / "same.csv", **columns)).tobytes()
@@ -51,7 +51,7 @@ def test_loss_is_drawn_on_a_logarithmic_axis_where_it_has_one(
     scales = []
     monkeypatch.setattr("matplotlib.axes.Axes.set_yscale", lambda self, scale: scales.append(scale))
     log = write_log(tmp_path / "log.csv", step=range(len(loss)), loss=loss)
-    assert loss_curve(log).size == (1350, 780)
+    assert loss_curve(log).size == (1320, 1008)
     assert scales == ["log"] * logarithmic
 
 

@@ -83,10 +83,56 @@ def test_grid_holds_every_pixel_in_its_place(
     assert (canvas[white] == 255).all()
 
 
-def test_small_images_are_drawn_large_and_nearly_square() -> None:
-    assert grid(images(9, 1, 8, 8)).size == (3 * 50 + 2, 3 * 50 + 2)
-    assert grid(images(1, 3, 64, 32), padding=0).size == (32, 64)
-    assert grid(images(1, 1, 16, 24), padding=0).size == (48, 32)
+@pytest.mark.parametrize(
+    ("count", "columns", "size", "scale"),
+    [
+        (9, None, (8, 8), 24),
+        (100, 10, (8, 8), 20),
+        (64, 8, (32, 32), 6),
+        (16, 4, (32, 32), 6),
+        (96, 16, (32, 32), 3),
+        (16, 4, (256, 256), 1),
+        (9, 3, (600, 600), 1),
+        (2, 2, (64, 32), 3),
+        (10, 10, (1, 60), 2),
+    ],
+)
+def test_images_are_enlarged_until_they_fill_the_page_or_are_large(
+    count: int, columns: int | None, size: tuple[int, int], scale: int
+) -> None:
+    picture = grid(images(count, 1, *size), columns=columns)
+    per_row = columns or 3
+    assert picture.width == per_row * (scale * size[1] + 4) + 4
+    assert picture.height == -(-count // per_row) * (scale * size[0] + 4) + 4
+    # no whole scale fills it better, unless the images would be larger than 192
+    larger = per_row * ((scale + 1) * size[1] + 4) + 4
+    assert picture.width <= 1680 < larger or scale == 192 // max(size) or scale == 1
+
+
+def test_texts_stand_above_columns_and_beside_rows_and_move_no_pixel() -> None:
+    x = images(6, 1, 8, 8)
+    plain = np.asarray(grid(x, columns=3))
+    annotated = np.asarray(grid(x, columns=3, above=["t = 1000", "500", ""], beside=["ddim", "a name\n2 lines"]))
+    top, left = annotated.shape[0] - plain.shape[0], annotated.shape[1] - plain.shape[1]
+    np.testing.assert_array_equal(annotated[top:, left:], plain)
+    step = plain.shape[1] // 3
+    dark = annotated < 128
+    # each text is over its column or beside its row
+    assert [dark[:top, left + k * step : left + (k + 1) * step].any() for k in range(3)] == [True, True, False]
+    assert not dark[:top, :left].any()
+    rows = plain.shape[0] // 2
+    assert all(dark[top + k * rows : top + (k + 1) * rows, :left].any() for k in range(2))
+    # where it is 360 pixels wide, capital letters are 6 pixels high or more
+    height = np.ptp(np.flatnonzero(dark[:top, left : left + step].any(axis=1))) + 1
+    assert height * 360 / annotated.shape[1] >= 6
+
+
+def test_a_text_keeps_the_colours_of_its_picture() -> None:
+    for channels in (3, 4):
+        x = images(2, channels, 8, 8)
+        plain, annotated = grid(x, columns=2), grid(x, columns=2, above=["0", "1"])
+        assert annotated.mode == plain.mode
+        assert annotated.crop((0, annotated.height - plain.height, *annotated.size)).tobytes() == plain.tobytes()
 
 
 def test_strip_has_a_row_an_image_and_both_ends() -> None:
@@ -98,6 +144,13 @@ def test_strip_has_a_row_an_image_and_both_ends() -> None:
             tile = picture[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
             np.testing.assert_array_equal(tile, frames[moment, row, 0])
     np.testing.assert_array_equal(strip(frames[:3, 0], scale=1), strip(frames[:3, :1], scale=1))
+
+
+def test_a_strip_has_the_text_of_each_frame_that_it_shows() -> None:
+    frames = images(51, 2, 1, 4, 4)
+    shown = grid(frames[[0, 25, 50]].swapaxes(0, 1).reshape(6, 1, 4, 4), columns=3, above=["t = 50", "t = 25", "t = 0"])
+    drawn = strip(frames, texts=[f"t = {50 - number}" for number in range(51)], count=3)
+    np.testing.assert_array_equal(drawn, shown)
 
 
 def test_pairs_stand_closer_than_strangers() -> None:
@@ -116,7 +169,8 @@ def test_gif_plays_every_moment_for_ever_and_rests_on_the_last(tmp_path: Path, c
     with Image.open(path) as animation:
         assert animation.n_frames == 5
         assert animation.info["loop"] == 0
-        assert animation.size == grid(frames[0]).size
+        # a quarter of the page's 192 pixels an image, and a pixel between
+        assert animation.size == (2 * 49 + 1, 2 * 49 + 1)
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
     assert durations == [50, 50, 50, 50, 900]
 
@@ -125,7 +179,7 @@ def test_gif_shows_grey_exactly_and_transparency_on_white(tmp_path: Path) -> Non
     frames = images(2, 1, 1, 8, 8)
     with Image.open(save_gif(frames, tmp_path / "grey.gif", scale=1)) as animation:
         animation.seek(1)
-        np.testing.assert_array_equal(animation.convert("L"), grid(frames[1], scale=1))
+        np.testing.assert_array_equal(animation.convert("L"), grid(frames[1], scale=1, padding=1))
     clear = np.zeros((2, 1, 4, 8, 8), np.uint8)
     with Image.open(save_gif(clear, tmp_path / "clear.gif")) as animation:
         assert animation.convert("L").getextrema() == (255, 255)
@@ -143,6 +197,13 @@ BAD_PICTURES = {
     "one moment": (lambda: strip(images(3, 1, 8, 8), count=1), ValueError, "at least its two ends; got count=1"),
     "strip of images": (lambda: strip(images(3, 8, 8)), ValueError, r"\(S, N, C, H, W\).*got \(3, 8, 8\)"),
     "gif of a grid": (lambda: save_gif(images(3, 1, 8, 8), "a.gif"), ValueError, r"got \(3, 1, 8, 8\)"),
+    "texts": (lambda: grid(images(4, 1, 8, 8), above=["a"]), ValueError, r"1 texts cannot stand at 2 places: \['a'\]"),
+    "texts of rows": (
+        lambda: grid(images(4, 1, 8, 8), beside=["a"] * 3),
+        ValueError,
+        "3 texts cannot stand at 2 places",
+    ),
+    "texts of frames": (lambda: strip(images(3, 1, 1, 8, 8), texts=["a"]), ValueError, "1 texts for 3 frames"),
     "unlike pairs": (lambda: pairs(images(1, 1, 8, 8), images(2, 1, 8, 8)), ValueError, "sets of one shape"),
 }
 

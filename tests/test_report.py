@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noisestep.accelerated.cli.comparison_plot import comparison_plot
 from noisestep.accelerated.cli.likelihood_plot import likelihood_plot
 from noisestep.accelerated.cli.pictures import grid, save_gif, save_png
 from noisestep.accelerated.cli.report import duration, write_report
 from noisestep.accelerated.cli.run_folder import RunFolder
+from noisestep.accelerated.evaluation.comparison import Cell, Comparison
 from noisestep.accelerated.evaluation.evaluate import evaluate
 from noisestep.accelerated.evaluation.likelihood_results import summarise
 
@@ -63,7 +65,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def metrics() -> dict[str, object]:
     rng = np.random.default_rng(0)
-    return evaluate(*(part for x in rng.random((3, 30, 1, 4, 4)) for part in (x, None))).to_dict()
+    images = rng.integers(0, 256, (3, 30, 1, 4, 4), dtype=np.uint8)
+    return evaluate(*(part for x in images for part in (x, None))).to_dict()
 
 
 @pytest.fixture
@@ -149,6 +152,60 @@ def test_the_likelihood_is_shown_where_it_was_measured(run: Path) -> None:
     (run / "likelihood.json").write_text(json.dumps({**likelihood.to_dict(), "ode": {"total": 1}}))
     with pytest.raises(ValueError, match=r"likelihood\.json: .*missing 4 required"):
         read(run)
+
+
+def test_the_samplers_are_compared_in_a_table_a_plot_and_a_picture(run: Path) -> None:
+    assert "Not compared yet: noisestep evaluate RUN --samplers ddim,unipc does it." in read(run).text
+    cells = tuple(
+        Cell(name, "uniform", calls, (calls / 10, calls / 5)) for calls in (5, 20) for name in ("ddim", "unipc")
+    )
+    comparison = Comparison("pixels (64 dimensions)", 0.5, 200, (0, 1), cells)
+    (run / "comparison.json").write_text(json.dumps(comparison.to_dict()))
+    page = read(run)
+    assert page.text.count("is missing") == 2
+    save_png(comparison_plot(comparison, "uniform"), run / "comparison.png")
+    save_png(grid(np.zeros((4, 1, 8, 8), np.uint8)), run / "comparison_samples.png")
+    page = read(run)
+    assert len(page.images) == len(PICTURES) + 2
+    assert "is missing" not in page.text
+    text = re.sub("\n+", "\n", page.text)
+    # 5 / 10 and 5 / 5 are 1 and 2 times what real images have
+    for words in ("calls\n5\n20\n", "ddim\n1.50\n± 0.50\n6.00\n± 2.00\n", "200 from each of the seeds 0 to 1"):
+        assert words in text
+    (run / "comparison.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"comparison\.json: not a comparison: missing keys"):
+        read(run)
+
+
+def test_samples_over_training_are_shown_with_their_steps(run: Path) -> None:
+    assert "Samples over training" not in read(run).text
+    (run / "samples").mkdir()
+    for step in range(1, 21):
+        save_png(grid(np.full((2, 1, 4, 4), step, np.uint8)), run / "samples" / f"step_{50 * step:06d}.png")
+    page = read(run)
+    shown = [image["alt"] for image in page.images if str(image["alt"]).startswith("Samples after step")]
+    # at most six, the first and the last among them
+    assert shown == [f"Samples after step {step}" for step in (50, 250, 450, 600, 800, 1000)]
+    assert "Step 600\n" in page.text
+
+
+def test_the_report_of_a_run_that_trains_shows_no_evaluation_of_earlier_weights(run: Path) -> None:
+    (run / "samples").mkdir()
+    save_png(grid(np.zeros((2, 1, 4, 4), np.uint8)), run / "samples" / "step_000010.png")
+    (run / "metrics.json").write_text("of another version")
+    page = Page(write_report(RunFolder(run), training=True).read_text(encoding="utf-8"))
+    assert [image["alt"] for image in page.images] == [
+        "Samples after step 10",
+        "Loss and learning rate over the optimizer steps",
+    ]
+    for words in ("Training goes on.", "optimizer steps\n400", "steps\n2000"):
+        assert words in page.text
+    assert "missing" not in page.text
+    # before the first entry
+    (run / "log.csv").write_text("step,loss,learning_rate,images_per_second,seconds\n")
+    (run / "loss.png").unlink()
+    page = Page(write_report(RunFolder(run), training=True).read_text(encoding="utf-8"))
+    assert "missing" not in page.text
 
 
 @pytest.mark.parametrize("name", [*PICTURES, "metrics.json", "log.csv", "run.json"])

@@ -16,7 +16,16 @@ import click
 
 from ..files import read_text
 from ..samplers import SAMPLERS
-from ..training.config import EditConfig, SampleConfig, TrainConfig, from_dict, merge, read_json, train_config
+from ..training.config import (
+    EditConfig,
+    SampleConfig,
+    TrainConfig,
+    from_dict,
+    merge,
+    read_json,
+    train_config,
+    with_sampler,
+)
 from .errors import runtime_errors, usage_errors
 from .flags import (
     EDIT_FLAGS,
@@ -275,12 +284,31 @@ def sample(
     type=click.Choice(["hutchinson", "exact"]),
     help="trace in the ODE: estimated with one probe, or exact, at one backward pass a pixel  [default hutchinson]",
 )
+@click.option(
+    "--samplers",
+    metavar="A,B,...",
+    help="also compare these samplers, or all: pictures of the same x_T, and quality against network calls",
+)
+@click.option(
+    "--calls",
+    metavar="N,M,...",
+    help="numbers of network calls at which samplers are compared  [default 5,10,20, at most T]",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    help="seeds, from --seed on, of which samplers are compared by 200 samples each  [default 4]",
+)
 @field_options(SAMPLE_FLAGS, defaults=False)
 @device_option
 @parallel_option
 @timeout_option
 def evaluate(
     run: Path,
+    samplers: str | None,
+    calls: str | None,
+    seeds: int | None,
     likelihood: bool,
     likelihood_images: int | None,
     likelihood_steps: int | None,
@@ -297,9 +325,11 @@ def evaluate(
       noisestep evaluate runs/digits-001
       noisestep evaluate runs/digits-001 --sampler ddpm --steps 250 --seed 1
       noisestep evaluate runs/digits-001 --likelihood --likelihood-images 200
+      noisestep evaluate runs/digits-001 --samplers ddim,unipc --calls 5,10,20
 
     The defaults are the run's configuration. The likelihood is that of the model itself, with each image's own label:
-    guidance and temperature do not enter.
+    guidance and temperature do not enter. Samplers are compared with their own settings by default, and at temperature
+    1 unless --temperature is given.
     """
     folder = RunFolder(run)
     settings = _sample_config(folder, values)
@@ -312,8 +342,10 @@ def evaluate(
     }
     with usage_errors():
         steps = _likelihood_steps(folder.read_config(), settings, flags)
+        cells = _compared(folder.read_config(), values, samplers, calls, seeds)
     _greet()
     with runtime_errors():
+        from .comparison import ComparisonSettings
         from .evaluate import evaluate_run
         from .likelihood import LikelihoodSettings
         from .runtime import start
@@ -326,8 +358,9 @@ def evaluate(
                 dequantisation=likelihood_dequantisation or "truncated_normal",
                 exact_trace=likelihood_trace == "exact",
             )
+        comparison = None if cells is None else ComparisonSettings(cells, seeds or 4)
         with start(device, parallel, timeout) as runtime:
-            evaluate_run(folder, settings, wanted, runtime)
+            evaluate_run(folder, settings, runtime, likelihood=wanted, comparison=comparison)
             runtime.say(f"open {folder.report}")
 
 
@@ -415,6 +448,34 @@ def _likelihood_steps(config: TrainConfig, settings: SampleConfig, flags: Mappin
     if steps >= T:
         raise ValueError(f"{steps} likelihood steps, but the schedule has T = {T}: at most {T - 1}")
     return steps
+
+
+def _compared(
+    config: TrainConfig, values: Mapping[str, Any], samplers: str | None, calls: str | None, seeds: int | None
+) -> dict[tuple[str, int], SampleConfig] | None:
+    """How each sampler is run with each number of calls, None without --samplers; ValueError where one cannot be."""
+    if samplers is None:
+        for flag, value in (("--calls", calls), ("--seeds", seeds)):
+            if value is not None:
+                raise ValueError(f"{flag} means nothing without --samplers")
+        return None
+    names = list(SAMPLERS) if samplers == "all" else [name.strip() for name in samplers.split(",")]
+    if calls is None:
+        numbers = [number for number in (5, 10, 20) if number <= config.schedule.T] or [config.schedule.T]
+    else:
+        texts = [text.strip() for text in calls.split(",")]
+        if not all(text.isdecimal() and int(text) for text in texts):
+            raise ValueError(f"--calls is {calls!r}; it must be numbers of network calls from 1, such as 5,10,20")
+        numbers = [int(text) for text in texts]
+    for flag, given_here in (("--samplers", names), ("--calls", numbers)):
+        if twice := [item for place, item in enumerate(given_here) if item in given_here[:place]]:
+            raise ValueError(f"{flag} has {twice[0]} twice")
+    # a temperature above 1 makes up for what one sampler loses, and would be in the way of another
+    config = from_dict(merge(asdict(config), merge({"sample": {"temperature": 1.0}}, given(values, SAMPLE_FLAGS))))
+    try:
+        return {(name, number): with_sampler(config, name, number) for number in numbers for name in names}
+    except ValueError as error:
+        raise ValueError(f"--samplers: {error}") from None
 
 
 def _check_interpolation(numbers: tuple[int, int], settings: SampleConfig, edit: EditConfig) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from math import prod
 
 import numpy as np
 import torch
@@ -9,7 +10,9 @@ import torch
 from ..address import FORWARD, NoiseAddress
 from ..errors import RunError
 from ..evaluation.evaluate import MIN_IMAGES, evaluate, in_memory
+from ..evaluation.plan import Plan
 from ..ops import q_sample
+from ..samplers.editing import times
 from ..samplers.loop import Samples
 from ..schedule import DeviceSchedule
 from ..training.atomic import write_json
@@ -17,29 +20,49 @@ from ..training.config import SampleConfig, TrainConfig
 from ..training.data import Split
 from ..training.progress import progress_bar
 from ..training.trained import TrainedModel
+from .comparison import ComparisonSettings, compare_samplers
 from .likelihood import LikelihoodSettings, measure_likelihood
 from .pictures import pairs, save_png, strip, to_uint8
 from .report import write_report
 from .run_folder import RunFolder
 from .runtime import Runtime
-from .sample import ANIMATED, STRIP, grid_columns, load_trained, write_samples
+from .sample import STRIP, Layout, load_trained, write_samples
 
 
 def evaluate_run(
-    run: RunFolder, settings: SampleConfig, likelihood: LikelihoodSettings | None, runtime: Runtime
+    run: RunFolder,
+    settings: SampleConfig,
+    runtime: Runtime,
+    *,
+    likelihood: LikelihoodSettings | None = None,
+    comparison: ComparisonSettings | None = None,
 ) -> None:
-    """Evaluate new samples of a run, and write its metrics, pictures and report again."""
+    """Evaluate new samples of a run, and write its metrics, pictures and report again.
+
+    With `likelihood`, the likelihood of held-out images is measured first, and with `comparison` samplers are compared.
+    """
     require_enough(settings)
     model = load_trained(run, runtime)
     split = load_split(model.config, runtime)
     model.record.require(split.record, model.config.data.source)
-    evaluate_trained(run, model, split, settings, likelihood, runtime.say)
+    # before the samples: inference mode leaves buffers of a sharded model that no gradient passes through
+    if likelihood is not None:
+        measure_likelihood(run, model, split, settings, likelihood, runtime.say)
+    if comparison is not None:
+        compare_samplers(run, model, split, comparison, runtime.say)
+    evaluate_trained(run, model, split, settings, runtime.say)
 
 
 def require_enough(settings: SampleConfig) -> None:
     """Raise `RunError` if there would be too few samples to evaluate."""
     if settings.count < MIN_IMAGES:
         raise RunError(f"{settings.count} samples are too few for the evaluation, which needs at least {MIN_IMAGES}")
+
+
+def evaluation_plan(config: TrainConfig, split: Split, samples: int) -> Plan:
+    """What the evaluation of so many samples of a run takes."""
+    classes = config.model.num_classes if config.model is not None else None
+    return Plan(samples, len(split.train), len(split.held_out), prod(split.record.shape), classes or 0)
 
 
 def load_split(config: TrainConfig, runtime: Runtime) -> Split:
@@ -61,34 +84,29 @@ def evaluate_trained(
     model: TrainedModel,
     split: Split,
     settings: SampleConfig,
-    likelihood: LikelihoodSettings | None,
     say: Callable[[str], object],
 ) -> None:
     """Draw samples, and on rank 0 measure them, print the table and write pictures, metrics and report.
-
-    With `likelihood`, the likelihood of held-out images is measured, too.
 
     Raises
     ------
     RunError
         The samples cannot be measured; their pictures and the report have been written nevertheless.
     """
-    # before the samples: inference mode leaves buffers of a sharded model that no gradient passes through
-    if likelihood is not None:
-        measure_likelihood(run, model, split, settings, likelihood, say)
-    say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps) and evaluating them")
+    layout = Layout.of(model)
+    say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps)")
     try:
         with progress_bar(settings.count, "sampling", shown=model.world.is_rank0) as bar:
             samples = model.sample(
                 settings,
                 labels=model.labels(0, settings.count),
-                trajectory=min(ANIMATED, settings.count),
+                trajectory=min(2 * layout.columns, settings.count),
                 progress=lambda done: bar.update(done - bar.n),
             )
         if model.world.is_rank0:
-            write_samples(run, samples, columns=grid_columns(model.num_classes))
+            write_samples(run, samples, layout, times(model.chain(settings), None))
             write_json(run.settings, asdict(settings))
-            _write_metrics(run, model, split, samples, say)
+            _write_metrics(run, model, split, samples, layout, say)
     finally:
         # samples that cannot be measured can still be looked at
         if model.world.is_rank0:
@@ -96,30 +114,36 @@ def evaluate_trained(
 
 
 def _write_metrics(
-    run: RunFolder, model: TrainedModel, split: Split, samples: Samples, say: Callable[[str], object]
+    run: RunFolder,
+    model: TrainedModel,
+    split: Split,
+    samples: Samples,
+    layout: Layout,
+    say: Callable[[str], object],
 ) -> None:
-    train, held_out = in_memory(split.train), in_memory(split.held_out)
+    plan = evaluation_plan(model.config, split, len(samples.images))
+    train, held_out = in_memory(split.train, plan.loaded), in_memory(split.held_out, plan.real)
     _write_forward_strip(run, model.config, train.images[:STRIP])
     pixels = to_uint8(samples.images)
     labels = None if samples.labels is None else samples.labels.numpy()
+    say(f"evaluating them: {plan.describe()}")
     try:
-        evaluation = evaluate(
-            pixels / 255, labels, train.images / 255, train.labels, held_out.images / 255, held_out.labels
-        )
+        evaluation = evaluate(pixels, labels, train.images, train.labels, held_out.images, held_out.labels, plan=plan)
     except ValueError as error:
         raise RunError(f"the samples cannot be measured: {error}") from None
     write_json(run.metrics, evaluation.to_dict())
-    nearest = train.images[list(evaluation.neighbour_index[:ANIMATED])]
-    save_png(pairs(pixels[:ANIMATED], nearest), run.neighbours)
+    shown = 2 * layout.columns
+    nearest = train.images[list(evaluation.neighbour_index[:shown])]
+    save_png(pairs(pixels[:shown], nearest, columns=max(1, layout.columns // 2)), run.neighbours)
     say(evaluation.table())
 
 
-def _write_forward_strip(run: RunFolder, config: TrainConfig, images: np.ndarray, moments: int = 10) -> None:
+def _write_forward_strip(run: RunFolder, config: TrainConfig, images: np.ndarray, moments: int = 8) -> None:
     """A picture of real images becoming noise, x_0 on the left and x_T on the right."""
     tables = DeviceSchedule(config.schedule.build())
     x_0 = torch.from_numpy(images)
     address = NoiseAddress(config.seed, FORWARD, 0)
-    times = torch.linspace(0, tables.T, moments).round().long()
+    moments_t = torch.linspace(0, tables.T, moments).round().long()
     # the same noise at every t, so that one can see each image fade into it
-    frames = [q_sample(tables, x_0, t.expand(len(x_0)), address) for t in times]
-    save_png(strip(to_uint8(torch.stack(frames))), run.forward_strip)
+    frames = [q_sample(tables, x_0, t.expand(len(x_0)), address) for t in moments_t]
+    save_png(strip(to_uint8(torch.stack(frames)), texts=[f"t = {t}" for t in moments_t]), run.forward_strip)

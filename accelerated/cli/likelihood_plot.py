@@ -1,11 +1,10 @@
 """The picture of the likelihood: bits per dimension by timestep."""
 
-import io
-
 import numpy as np
 from PIL import Image
 
 from ..evaluation.likelihood_results import Likelihood
+from .plots import as_image, finish, new_figure
 
 
 def likelihood_plot(likelihood: Likelihood) -> Image.Image:
@@ -18,12 +17,9 @@ def likelihood_plot(likelihood: Likelihood) -> Image.Image:
     Returns
     -------
     Image
-        A Pillow image, 1350 × 900.
+        A Pillow image, 1320 × 1200.
     """
-    # half a second to import, which drawing samples does not need
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
+    figure = new_figure(5)
     top, bottom = figure.subplots(2, 1, sharex=True)
     highest = np.array(likelihood.grid)
     sizes = np.diff(highest, prepend=0)
@@ -42,9 +38,6 @@ def likelihood_plot(likelihood: Likelihood) -> Image.Image:
     bottom.set_xlabel("timestep t")
     bottom.xaxis.set_major_formatter("{x:g}")
     for axes in (top, bottom):
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
+        axes.legend(frameon=False, fontsize=9)
+        finish(axes)
+    return as_image(figure)

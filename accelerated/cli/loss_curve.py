@@ -1,6 +1,5 @@
 """The picture of the loss and the learning rate over the steps of a run."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image
 from scipy.signal import lfilter
 
 from ..training.log import read_log
+from .plots import as_image, finish, new_figure
 
 
 def loss_curve(log: Path) -> Image.Image:
@@ -21,7 +21,7 @@ def loss_curve(log: Path) -> Image.Image:
     Returns
     -------
     Image
-        A Pillow image, 1350 × 780.
+        A Pillow image, 1320 × 1008.
 
     Raises
     ------
@@ -29,12 +29,11 @@ def loss_curve(log: Path) -> Image.Image:
         The log cannot be read; see `read_log`.
     """
     # half a second to import, which drawing samples does not need
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     columns = read_log(log)
     step, loss, rate = (columns[name] for name in ("step", "loss", "learning_rate"))
-    figure = Figure(figsize=(9, 5.2), dpi=150, layout="constrained")
+    figure = new_figure(4.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top.plot(step, loss, color="#9db8d2", linewidth=0.8, label="loss")
     finite = np.isfinite(loss)
@@ -52,11 +51,8 @@ def loss_curve(log: Path) -> Image.Image:
     bottom.set_xlabel("optimizer step")
     bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for axes in (top, bottom):
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
+        finish(axes)
+    return as_image(figure)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:

@@ -67,6 +67,10 @@ class RunFolder(SampleFolder):
         self.loss_curve = path / "loss.png"
         self.likelihood = path / "likelihood.json"
         self.likelihood_plot = path / "likelihood.png"
+        # the samplers compared: numbers, quality against calls, and the same x_T by each
+        self.comparison = path / "comparison.json"
+        self.comparison_plot = path / "comparison.png"
+        self.comparison_samples = path / "comparison_samples.png"
         self.report = path / "report.html"
 
     @classmethod
@@ -84,6 +88,22 @@ class RunFolder(SampleFolder):
     def training_grid(self, step: int) -> Path:
         """The grid of samples drawn after a training step."""
         return self.path / "samples" / f"step_{step:06d}.png"
+
+    def training_grids(self) -> dict[int, Path]:
+        """The grids drawn so far by their training step, in order."""
+        paths = self.training_grid(0).parent.glob("step_*.png")
+        return dict(sorted((int(path.stem.removeprefix("step_")), path) for path in paths))
+
+    def remove_measurements(self) -> None:
+        """Remove what was measured of earlier weights, beyond what every training ends with."""
+        for path in (
+            self.likelihood,
+            self.likelihood_plot,
+            self.comparison,
+            self.comparison_plot,
+            self.comparison_samples,
+        ):
+            path.unlink(missing_ok=True)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint, good or not."""

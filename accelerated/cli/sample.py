@@ -2,8 +2,9 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ..data import read_image
 from ..errors import RunError
-from ..samplers.editing import Edit
+from ..samplers.editing import Edit, times
 from ..samplers.loop import Samples
 from ..training.atomic import write_atomically, write_json
 from ..training.config import EditConfig, SampleConfig
@@ -22,8 +23,10 @@ from .pictures import grid, save_gif, save_png, strip, to_uint8
 from .run_folder import RunFolder, SampleFolder
 from .runtime import Runtime
 
-# samples in the grid, in the animation and in a strip
-GRID, ANIMATED, STRIP = 100, 20, 8
+# samples in a strip
+STRIP = 8
+# the column of the report, in pixels; images of 84 and fewer stand side by side ten times
+COLUMN, MOST = 840, 10
 
 
 def sample_run(
@@ -64,6 +67,7 @@ def sample_run(
     classes = None if labels is None else _parse_labels(labels, model)
     given = None if edit is None or edit.image is None else _read_edit(edit, model)
     x_T = None if interpolate is None else _starts_between(interpolate, settings, model)
+    layout = Layout.of(model) if labels is None else Layout.of(model, by_class=False)
     with progress_bar(settings.count, "sampling", shown=runtime.world.is_rank0) as bar:
         samples = model.sample(
             settings,
@@ -71,7 +75,7 @@ def sample_run(
             labels=model.labels(first, settings.count, classes),
             x_T=x_T,
             edit=given,
-            trajectory=min(ANIMATED, settings.count),
+            trajectory=min(2 * layout.columns, settings.count),
             progress=lambda done: bar.update(done - bar.n),
         )
 
@@ -83,7 +87,7 @@ def sample_run(
 
     folder = SampleFolder(runtime.world.on_rank0(create))
     if runtime.world.is_rank0:
-        write_samples(folder, samples, columns=grid_columns(model.num_classes) if labels is None else None)
+        write_samples(folder, samples, layout, times(model.chain(settings), given))
         if given is not None:
             save_png(_edit_picture(given, samples), folder.edit)
         for number, pixels in enumerate(to_uint8(samples.images), start=first):
@@ -106,23 +110,59 @@ def load_trained(run: RunFolder, runtime: Runtime) -> TrainedModel:
     )
 
 
-def write_samples(folder: SampleFolder, samples: Samples, *, columns: int | None) -> None:
-    """Write samples as a grid of `columns`, as arrays, and their trajectories as a strip and an animation."""
+@dataclass(frozen=True)
+class Layout:
+    """How many samples stand in a row of a grid, so that they fill the column of the report.
+
+    Attributes
+    ----------
+    columns : int
+        Where there are not too many classes, a whole number of columns for each: a column then has one class.
+    texts : tuple of str
+        The class of each column, if that is so and the names are short enough.
+    """
+
+    columns: int
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: TrainedModel, *, by_class: bool = True) -> Self:
+        """The layout of samples whose labels are those of `TrainedModel.labels`, or others."""
+        width, names = model.record.shape[2], model.record.class_names if model.num_classes and by_class else ()
+        most = min(MOST, max(4, COLUMN // width))
+        if 1 < len(names) <= most:
+            columns = most // len(names) * len(names)
+        elif most < len(names) <= 16 and width <= COLUMN // 16:
+            columns = len(names)
+        else:
+            return cls(most)
+        # a letter is about 1/60 of the page wide
+        short = max(map(len, names)) * columns <= 60
+        return cls(columns, names * (columns // len(names)) if short else ())
+
+    @property
+    def most(self) -> int:
+        """Samples in a grid of whole rows: at most 100, and no more rows than columns."""
+        return self.columns * min(self.columns, max(1, 100 // self.columns))
+
+    def grid(self, images: np.ndarray) -> Image.Image:
+        """The first images as a grid, uint8 (N, C, H, W)."""
+        columns = min(self.columns, len(images))
+        return grid(images[: self.most], columns=columns, above=self.texts[:columns])
+
+
+def write_samples(folder: SampleFolder, samples: Samples, layout: Layout, times: Sequence[int]) -> None:
+    """Write samples as a grid and as arrays, and their trajectories, at these times, as a strip and an animation."""
     pixels, trajectory = to_uint8(samples.images), to_uint8(samples.trajectory)
-    save_png(grid(pixels[:GRID], columns=columns), folder.grid)
-    save_png(strip(trajectory[:, :STRIP]), folder.reverse_strip)
-    save_gif(trajectory, folder.animation, columns=columns)
+    save_png(layout.grid(pixels), folder.grid)
+    save_png(strip(trajectory[:, :STRIP], texts=[f"t = {t}" for t in times]), folder.reverse_strip)
+    save_gif(trajectory, folder.animation, columns=layout.columns)
     buffer = io.BytesIO()
     if samples.labels is None:
         np.savez_compressed(buffer, images=pixels)
     else:
         np.savez_compressed(buffer, images=pixels, labels=samples.labels.numpy())
     write_atomically(folder.arrays, buffer.getvalue())
-
-
-def grid_columns(num_classes: int | None) -> int | None:
-    """Columns of a grid: one for each class, if that gives a grid of sensible shape."""
-    return num_classes if num_classes is not None and 4 <= num_classes <= 16 else None
 
 
 def _read_edit(edit: EditConfig, model: TrainedModel) -> Edit:

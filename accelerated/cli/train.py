@@ -10,24 +10,26 @@ from typing import Any
 import torch
 
 from ..errors import LostRank, RunError, TrainingError
+from ..models import UNet
 from ..training.atomic import write_atomically, write_json
 from ..training.checkpoint import Checkpoint
 from ..training.config import TrainConfig, difference, to_json
 from ..training.data import Split
 from ..training.distributed import World, lost_rank_errors
 from ..training.graph import require_cuda_graph
-from ..training.log import Log
+from ..training.log import Log, logged
 from ..training.loop import train
 from ..training.model_config import with_model
 from ..training.state import State
 from ..training.trained import TrainedModel, latest_checkpoint
-from .evaluate import evaluate_trained, load_split, require_enough
+from .evaluate import evaluate_trained, evaluation_plan, load_split, require_enough
 from .lease import Lease, owned
 from .loss_curve import loss_curve
-from .pictures import grid, save_png, to_uint8
+from .pictures import save_png, to_uint8
+from .report import write_report
 from .run_folder import RunFolder
 from .runtime import Runtime
-from .sample import ANIMATED, grid_columns
+from .sample import Layout
 
 
 def train_new(
@@ -150,17 +152,27 @@ def _train_and_evaluate(
     device, world = runtime.device, runtime.world
     if world.is_rank0:
         write_atomically(run.config, to_json(config).encode())
+        write_json(run.facts, _facts(config, device, world, command))
     resume = _resume_command(run, world)
+    plan = evaluation_plan(config, split, config.sample.count)
+    runtime.say(f"after training, {plan.samples} samples are drawn; to evaluate them takes {plan.describe()}")
 
     def draw(state: State, log: Log) -> None:
         model = TrainedModel(state.ema, config, split.record, device, world)
-        settings = replace(config.sample, count=ANIMATED)
+        layout = Layout.of(model)
+        settings = replace(config.sample, count=2 * layout.columns)
         samples = model.sample(settings, labels=model.labels(0, settings.count))
         if world.is_rank0:
             path = run.training_grid(state.step)
             path.parent.mkdir(exist_ok=True)
-            save_png(grid(to_uint8(samples.images), columns=grid_columns(model.num_classes)), path)
+            save_png(layout.grid(to_uint8(samples.images)), path)
             log.info(f"step {state.step}: samples in {path}")
+
+    def show(state: State) -> None:
+        if world.is_rank0:
+            if logged(run.log.csv):
+                save_png(loss_curve(run.log.csv), run.loss_curve)
+            write_report(run, training=True)
 
     try:
         with lost_rank_errors(world.rank, f"go on from the last checkpoint with: {resume}"):
@@ -175,6 +187,7 @@ def _train_and_evaluate(
                 checkpoint=checkpoint,
                 draw=draw,
                 confirm=lambda: None if lease is None else lease.confirm(),
+                after_saving=show,
             )
     except (LostRank, TrainingError):
         # they say how to go on
@@ -184,12 +197,9 @@ def _train_and_evaluate(
         raise
     model = TrainedModel(state.ema, config, split.record, device, world)
     if world.is_rank0:
-        write_json(run.facts, _facts(model, command))
         save_png(loss_curve(run.log.csv), run.loss_curve)
-        # that of the weights before
-        run.likelihood.unlink(missing_ok=True)
-        run.likelihood_plot.unlink(missing_ok=True)
-    evaluate_trained(run, model, split, config.sample, None, runtime.say)
+        run.remove_measurements()
+    evaluate_trained(run, model, split, config.sample, runtime.say)
 
 
 def _resume_command(run: RunFolder, world: World) -> str:
@@ -197,13 +207,15 @@ def _resume_command(run: RunFolder, world: World) -> str:
     return f"{program} train --resume {run}"
 
 
-def _facts(model: TrainedModel, command: str) -> dict[str, Any]:
+def _facts(config: TrainConfig, device: torch.device, world: World, command: str) -> dict[str, Any]:
     """The command, the size of the network, the machine and the versions, for the report."""
-    device, world = model.device, model.world
+    assert config.model is not None
+    with torch.device("meta"):
+        network = UNet(config.model)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "command": command,
-        "parameters": f"{sum(x.numel() for x in model.model.parameters()):,}",
+        "parameters": f"{sum(x.numel() for x in network.parameters()):,}",
         "device": f"{device} ({name})" + (f", {world.size} processes" if world.size > 1 else ""),
         "threads": torch.get_num_threads(),
         "versions": {

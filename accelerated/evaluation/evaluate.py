@@ -1,38 +1,32 @@
 """The evaluation of samples against held-out real images."""
 
-from math import prod
-
 import numpy as np
 from noisestep.reference._arguments import integer
 
 from ..data import ImageSet, ImageStream
 from .metrics import (
+    Manifold,
     draw_gaussian,
     fit_classifier,
     fit_features,
-    frechet_distance,
-    manifold_metrics,
+    gaussian_distance,
+    moments,
     nearest,
 )
+from .plan import Plan
 from .results import COPY_SHARE, Evaluation, Metric
 
 # neighbours in precision, recall, density and coverage; each set needs two images more than that
 NEIGHBOURS = 5
 MIN_IMAGES = NEIGHBOURS + 2
-# the pairwise metrics need a few square matrices of this size: 10 000 takes less than 2 GB
-PAIRWISE_LIMIT = 10_000
-# how much of a stream is loaded for the evaluation; as float64 it takes eight times as much
-MAX_STREAM_BYTES = 1 << 28
 
 
-def in_memory(images: ImageSet | ImageStream) -> ImageSet:
-    """The images to evaluate with: of a stream the first `PAIRWISE_LIMIT`, or as many as fit in `MAX_STREAM_BYTES`.
-
-    `Split` has shuffled them.
-    """
+def in_memory(images: ImageSet | ImageStream, most: int) -> ImageSet:
+    """The first images, at most so many; `Split` has shuffled them."""
     if isinstance(images, ImageSet):
-        return images
-    return images.load(min(PAIRWISE_LIMIT, max(MIN_IMAGES, MAX_STREAM_BYTES // prod(images.shape))))
+        labels = None if images.labels is None else images.labels[:most]
+        return ImageSet(images.images[:most], labels, images.class_names, images.source)
+    return images.load(most)
 
 
 def evaluate(
@@ -45,17 +39,18 @@ def evaluate(
     *,
     k: int = NEIGHBOURS,
     seed: int = 0,
+    plan: Plan | None = None,
 ) -> Evaluation:
     """Compare samples with held-out real images, and for reference also training images and draws from a Gaussian.
 
     The caller has shuffled the real images before splitting them into train and held_out. Distances between sets depend
     on their sizes: if there are fewer samples than training images, "real" is a random subset of the training images
-    of that size.
+    of that size. Of many images the plan takes a part, the first.
 
     Parameters
     ----------
     samples, train, held_out : ndarray
-        Images, floating point in 0..1, (N, ...) of one shape except for N, each of at least k + 2 images.
+        Images, uint8 (N, ...) of one shape except for N, each of at least k + 2 images.
     sample_labels, train_labels, held_out_labels : ndarray or None
         Integer (N,): the class that each sample was conditioned on, and the class of each real image. If one of them is
         None, or there is only one class, label accuracy is not measured.
@@ -63,6 +58,8 @@ def evaluate(
         Neighbours in precision, recall, density and coverage.
     seed : int
         Seed of the draws from the Gaussian and of the random subsets.
+    plan : Plan, optional
+        Of sets of which `train` and `held_out` are the first images, as many as it takes; by default these are all.
 
     Returns
     -------
@@ -71,12 +68,12 @@ def evaluate(
     Raises
     ------
     ValueError
-        Too few images, different shapes, not floating point, outside 0..1, or labels that do not fit.
+        Too few images, different shapes, not uint8, or labels that do not fit.
 
     Examples
     --------
     >>> import numpy as np
-    >>> x = np.random.default_rng(0).random((60, 1, 8, 8))
+    >>> x = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
     >>> print(round(evaluate(x[:20], None, x[20:40], None, x[40:], None).precision.real, 2))
     0.95
     """
@@ -88,41 +85,57 @@ def evaluate(
         raise ValueError(f"images must have one shape; got {shapes}")
     given_labels = {"samples": sample_labels, "train": train_labels, "held_out": held_out_labels}
     labels = {name: _check_labels(given, name, len(pixels[name])) for name, given in given_labels.items()}
+    if plan is None:
+        classes = 0 if labels["train"] is None else len(np.unique(labels["train"]))
+        plan = Plan(len(samples), len(train), len(held_out), pixels["train"].shape[1], classes)
+    held = pixels["held_out"][: plan.real]
 
     # copies are found by pixels, sets are compared by features
-    index, distances = nearest(pixels["samples"], pixels["train"])
-    held_out_distances = nearest(pixels["held_out"], pixels["train"])[1]
+    queried = pixels["samples"][: plan.queried], held[: plan.held_out_queried]
+    (index, distances), (held_out_index, held_out_distances) = (
+        nearest(images, pixels["train"][: plan.searched]) for images in queried
+    )
     if not held_out_distances.any():
         raise ValueError("every image of held_out is also in train: there are no unseen images")
     rng = np.random.default_rng(seed)
-    gaussian = draw_gaussian(_few(rng, pixels["train"]), len(samples), rng)
+    gaussian = draw_gaussian(pixels["train"], plan.compared, rng)
     too_near = np.quantile(held_out_distances, COPY_SHARE)
     copies = {
         "samples": distances,
         "real": held_out_distances,
-        "gaussian": nearest(gaussian, pixels["train"])[1],
+        "gaussian": nearest(gaussian[: plan.queried], pixels["train"][: plan.searched])[1],
     }
-    space, transform = fit_features(pixels["held_out"], seed=seed)
-    held_out_features = transform(pixels["held_out"])
+    space, transform = fit_features(held, seed=seed)
+    held_out_features = transform(held)
+    held_out_moments, manifold = moments(held_out_features), Manifold(held_out_features, k=k)
     stand_ins = {
-        "samples": transform(pixels["samples"]),
-        "real": transform(pixels["train"][_subset(rng, len(train), len(samples))]),
-        "gaussian": transform(gaussian),
+        "samples": pixels["samples"][: plan.compared],
+        "real": pixels["train"][_subset(rng, len(train), plan.compared)],
+        "gaussian": gaussian,
     }
-    distance = {name: frechet_distance(x, held_out_features) for name, x in stand_ins.items()}
-    few = _few(rng, held_out_features)
-    manifold = {name: manifold_metrics(few, _few(rng, x), k=k) for name, x in stand_ins.items()}
-    classifier, label_accuracy = _label_accuracy(pixels, labels, rng, seed)
+    distance, manifold_metrics = {}, {}
+    for name, stand_in in stand_ins.items():
+        features = transform(stand_in)
+        distance[name] = gaussian_distance(moments(features), held_out_moments)
+        manifold_metrics[name] = manifold.compare(features)
+    by_nearest = {"samples": index, "held_out": held_out_index}
+    classifier, label_accuracy = _label_accuracy(pixels, labels, by_nearest, plan, seed)
     return Evaluation(
         features=space,
         classifier=classifier,
         k=k,
         seed=seed,
-        counts={**{name: len(images) for name, images in pixels.items()}, "pairwise": PAIRWISE_LIMIT},
+        counts={"samples": plan.samples, "train": plan.train, "held_out": plan.held_out},
+        used={
+            "samples": plan.compared,
+            "held_out": plan.real,
+            "queried": plan.queried,
+            "searched": plan.searched,
+        },
         frechet_distance=Metric(**distance),
         frechet_ratio=Metric(**{name: value / distance["real"] for name, value in distance.items()}),
         **{
-            name: Metric(**{who: values[name] for who, values in manifold.items()})
+            name: Metric(**{who: values[name] for who, values in manifold_metrics.items()})
             for name in ("precision", "recall", "density", "coverage")
         },
         label_accuracy=label_accuracy,
@@ -135,7 +148,8 @@ def evaluate(
 def _label_accuracy(
     pixels: dict[str, np.ndarray],
     labels: dict[str, np.ndarray | None],
-    rng: np.random.Generator,
+    by_nearest: dict[str, np.ndarray],
+    plan: Plan,
     seed: int,
 ) -> tuple[str, Metric | None]:
     given = {name: values for name, values in labels.items() if values is not None}
@@ -146,27 +160,30 @@ def _label_accuracy(
         return "one class only", None
     for name, values in given.items():
         unknown = np.setdiff1d(values, classes)
-        if len(unknown):
+        # a part of the training images need not have every class
+        if len(unknown) and len(given["train"]) == plan.train:
             known = f"the training images have {classes.tolist()}"
             raise ValueError(f"{name} labels {unknown.tolist()} are not known: {known}")
-    chosen = _subset(rng, len(given["train"]), PAIRWISE_LIMIT)
-    name, classifier = fit_classifier(pixels["train"][chosen], given["train"][chosen], seed=seed)
-    right = {who: float((classifier.predict(pixels[who]) == given[who]).mean()) for who in given}
+    predicted: dict[str, np.ndarray]
+    if plan.classified:
+        name, predict = fit_classifier(pixels["train"][: plan.classified], given["train"][: plan.classified], seed=seed)
+        predicted = {who: predict(pixels[who][: len(index)]) for who, index in by_nearest.items()}
+    else:
+        name = f"the class of the nearest of {plan.searched} real training images"
+        predicted = {who: given["train"][index] for who, index in by_nearest.items()}
+    right = {who: float((found == given[who][: len(found)]).mean()) for who, found in predicted.items()}
     return name, Metric(samples=right["samples"], real=right["held_out"], gaussian=None)
 
 
 def _flatten(images: np.ndarray, name: str, k: int) -> np.ndarray:
     images = np.asarray(images)
-    if images.dtype.kind != "f":
-        raise ValueError(f"{name} must be floating point in 0..1; got {images.dtype}")
+    if images.dtype != np.uint8:
+        raise ValueError(f"{name} must be uint8, 0..255; got {images.dtype}")
     if images.ndim < 2 or not images[:1].size:
         raise ValueError(f"{name} must be images (N, ...); got shape {images.shape}")
     if len(images) < k + 2:
         raise ValueError(f"{name} holds {len(images)} images; k = {k} neighbours need at least {k + 2}")
-    # NaN fails the comparison too
-    if not (images.min() >= 0.0 and images.max() <= 1.0):
-        raise ValueError(f"{name} must be in 0..1; its values go from {images.min():g} to {images.max():g}")
-    return images.reshape(len(images), -1).astype(np.float64)
+    return images.reshape(len(images), -1)
 
 
 def _check_labels(labels: np.ndarray | None, name: str, count: int) -> np.ndarray | None:
@@ -180,7 +197,3 @@ def _check_labels(labels: np.ndarray | None, name: str, count: int) -> np.ndarra
 
 def _subset(rng: np.random.Generator, count: int, limit: int) -> np.ndarray:
     return np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False))
-
-
-def _few(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-    return x[_subset(rng, len(x), PAIRWISE_LIMIT)]

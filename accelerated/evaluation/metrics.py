@@ -1,27 +1,25 @@
 """Metrics that compare two sets of images: Fréchet distance, precision and recall, nearest images, label accuracy.
 
-All take float64 (N, D): flattened pixels in 0..1, or the features of `fit_features`.
+Images are uint8 (N, D), flattened. They become float64 in 0..1 a block at a time, so that a set takes no more memory
+than its bytes; features are float64 (N, dimension).
 """
 
-import contextlib
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
-from prdc import compute_prdc
-from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
+from sklearn.metrics import pairwise_distances, pairwise_distances_argmin_min
 from sklearn.svm import SVC
 
-# images with more values than this are projected on principal components
-PIXEL_LIMIT = 1024
-COMPONENTS = 256
+from . import plan
+
 DIGITS_DIMENSIONS = 64
+# (N, D) of uint8 -> (N, dimension) of float64, or labels (N,)
+Transform = Callable[[np.ndarray], np.ndarray]
 
 
-def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Transform]:
     """The features by which sets of images are compared with the held-out images.
 
     Up to 1024 values per image, these are the pixels; beyond that, the projection on the first principal components of
@@ -31,7 +29,7 @@ def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[
     Parameters
     ----------
     held_out : ndarray
-        float64 (N, D), pixels.
+        uint8 (N, D).
     seed : int
         Of the randomised decomposition.
 
@@ -40,14 +38,15 @@ def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Callable[
     name : str
         The features and their dimension.
     transform : callable
-        (N, D) -> (N, dimension).
+        uint8 (N, D) -> float64 (N, dimension).
     """
     dimension = held_out.shape[1]
-    if dimension <= PIXEL_LIMIT:
-        return f"pixels ({dimension} dimensions)", lambda images: images
-    projection = PCA(min(COMPONENTS, len(held_out) - 1), random_state=seed).fit(held_out)
+    if dimension <= plan.PIXEL_LIMIT:
+        return f"pixels ({dimension} dimensions)", lambda images: images / 255
+    fitted = _to_fit(held_out)
+    projection = PCA(min(plan.COMPONENTS, len(fitted) - 1), random_state=seed, copy=False).fit(fitted)
     name = f"principal components ({projection.n_components_} of {dimension} dimensions)"
-    return name, projection.transform
+    return name, _by_blocks(projection.transform)
 
 
 def covariance_factor(x: np.ndarray) -> np.ndarray:
@@ -60,11 +59,39 @@ def covariance_factor(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
 
 
-def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance between Gaussians fitted to two sets of features (Heusel et al. 2017).
+class Moments(NamedTuple):
+    """Mean and covariance of a set of features.
 
-    |μ_x − μ_y|² + tr(Σ_x + Σ_y − 2 (Σ_x Σ_y)^½). With Σ = RᵀR the last trace is the sum of the singular
-    values of R_x R_yᵀ, which needs no matrix square root and has no imaginary part.
+    Attributes
+    ----------
+    mean : ndarray
+        float64 (D,).
+    factor : ndarray
+        `covariance_factor`.
+    """
+
+    mean: np.ndarray
+    factor: np.ndarray
+
+
+def moments(x: np.ndarray) -> Moments:
+    """Mean and covariance of features, float64 (N, D), N at least 2."""
+    return Moments(x.mean(axis=0), covariance_factor(x))
+
+
+def gaussian_distance(x: Moments, y: Moments) -> float:
+    """Fréchet distance of two Gaussians: |μ_x − μ_y|² + tr(Σ_x + Σ_y − 2 (Σ_x Σ_y)^½).
+
+    With Σ = RᵀR the last trace is the sum of the singular values of R_x R_yᵀ, which needs no matrix square root and has
+    no imaginary part.
+    """
+    shift = x.mean - y.mean
+    common = np.linalg.norm(x.factor @ y.factor.T, ord="nuc")
+    return max(0.0, float(shift @ shift + (x.factor**2).sum() + (y.factor**2).sum() - 2.0 * common))
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """`gaussian_distance` of the Gaussians fitted to two sets of features (Heusel et al. 2017).
 
     Parameters
     ----------
@@ -83,44 +110,66 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"two sets (N, D), (M, D) of at least 2 are needed; got {x.shape} and {y.shape}")
-    shift = x.mean(axis=0) - y.mean(axis=0)
-    r_x, r_y = covariance_factor(x), covariance_factor(y)
-    common = np.linalg.norm(r_x @ r_y.T, ord="nuc")
-    return max(0.0, float(shift @ shift + (r_x**2).sum() + (r_y**2).sum() - 2.0 * common))
+    return gaussian_distance(moments(x), moments(y))
 
 
 def draw_gaussian(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Images (count, D) from one Gaussian with the mean and covariance of x, clipped to 0..1."""
-    factor = covariance_factor(x)
-    return np.clip(x.mean(axis=0) + rng.standard_normal((count, len(factor))) @ factor, 0.0, 1.0)
+    """Images, uint8 (count, D), from one Gaussian with the mean and covariance of the images x, uint8 (N, D)."""
+    mean, factor = moments(_to_fit(x))
+    drawn = np.empty((count, x.shape[1]), np.uint8)
+    for rows in blocks(count, x.shape[1]):
+        noise = rng.standard_normal((len(drawn[rows]), len(factor)))
+        drawn[rows] = np.rint(255 * np.clip(mean + noise @ factor, 0.0, 1.0))
+    return drawn
 
 
-def manifold_metrics(real: np.ndarray, fake: np.ndarray, *, k: int) -> dict[str, float]:
-    """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020).
-
-    Computed by `prdc`, the package of the latter authors.
+class Manifold:
+    """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020) against real images.
 
     Parameters
     ----------
-    real, fake : ndarray
-        float64 (N, D) and (M, D), each of at least k + 2 rows. Allocates matrices of N × N, M × M and N × M.
+    real : ndarray
+        float64 (N, D) of at least k + 2 rows.
     k : int
         The ball around an image extends to its k-th nearest neighbour.
     """
-    # the package prints the sizes
-    with contextlib.redirect_stdout(io.StringIO()):
-        return {name: float(value) for name, value in compute_prdc(real, fake, nearest_k=k).items()}
+
+    def __init__(self, real: np.ndarray, *, k: int) -> None:
+        self._real, self._k = real, k
+        self._radii = _radii(real, k)
+
+    def compare(self, fake: np.ndarray) -> dict[str, float]:
+        """The four metrics of a set, float64 (M, D) of at least k + 2 rows."""
+        radii, near = _radii(fake, self._k), np.zeros(len(fake), np.int64)
+        inside, covered = [], []
+        for rows in blocks(len(self._real), len(fake)):
+            distances, own = pairwise_distances(self._real[rows], fake), self._radii[rows]
+            near += (distances < own[:, None]).sum(axis=0)
+            inside.append((distances < radii).any(axis=1))
+            covered.append(distances.min(axis=1) < own)
+        return {
+            "precision": float((near > 0).mean()),
+            "recall": float(np.concatenate(inside).mean()),
+            "density": float(near.mean() / self._k),
+            "coverage": float(np.concatenate(covered).mean()),
+        }
 
 
 def nearest(x: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of x its nearest row of `among`, int64 (N,), and the distance, float64 (N,)."""
-    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(among)
-    index = search.kneighbors(x, return_distance=False)[:, 0]
-    # the search expands (a − b)², which gives 1e-8 for equal images; the distance of a copy has to be 0
-    return index, np.linalg.norm(x - among[index], axis=1)
+    """For each image of x, uint8 (N, D), its nearest of `among`: int64 (N,), and the distance, float64 (N,)."""
+    index, exact = np.zeros(len(x), np.int64), np.empty(len(x))
+    for rows in blocks(len(x), x.shape[1]):
+        here, best = x[rows] / 255, np.full(len(x[rows]), np.inf)
+        for part in blocks(len(among), among.shape[1]):
+            place, distance = pairwise_distances_argmin_min(here, among[part] / 255)
+            nearer = distance < best
+            best[nearer], index[rows][nearer] = distance[nearer], place[nearer] + part.start
+        # the search expands (a − b)², which gives 1e-8 for equal images; the distance of a copy has to be 0
+        exact[rows] = np.linalg.norm(here - among[index[rows]] / 255, axis=1)
+    return index, exact
 
 
-def fit_classifier(train: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> tuple[str, BaseEstimator]:
+def fit_classifier(train: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> tuple[str, Transform]:
     """A support vector classifier of real training images, and its description.
 
     γ is 0.25 at 64 pixels, the handwritten digits; else scikit-learn's rule, 1 / (dimensions × variance).
@@ -129,17 +178,50 @@ def fit_classifier(train: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> t
     Parameters
     ----------
     train : ndarray
-        float64 (N, D), pixels.
+        uint8 (N, D).
     labels : ndarray
         Integer (N,).
     seed : int
         Of the randomised decomposition.
+
+    Returns
+    -------
+    name : str
+    predict : callable
+        uint8 (M, D) -> the class of each, (M,).
     """
     count, dimension = train.shape
     gamma: float | str = 0.25 if dimension == DIGITS_DIMENSIONS else "scale"
     name = f"SVC(gamma={gamma}, C=10) on pixels of {count} real training images"
-    steps: list[BaseEstimator] = [SVC(C=10.0, gamma=gamma)]
-    if dimension > PIXEL_LIMIT:
-        steps.insert(0, PCA(min(COMPONENTS, count - 1), random_state=seed))
-        name = name.replace("pixels", f"{steps[0].n_components} principal components")
-    return name, make_pipeline(*steps).fit(train, labels)
+    project: Transform = lambda images: images / 255  # noqa: E731
+    if dimension > plan.PIXEL_LIMIT:
+        fitted = _to_fit(train)
+        projection = PCA(min(plan.COMPONENTS, len(fitted) - 1), random_state=seed, copy=False).fit(fitted)
+        project = _by_blocks(projection.transform)
+        name = name.replace("pixels", f"{projection.n_components_} principal components")
+    classifier = SVC(C=10.0, gamma=gamma, cache_size=plan.SVC_CACHE / 1e6).fit(project(train), labels)
+    return name, lambda images: classifier.predict(project(images))
+
+
+def blocks(count: int, values: int) -> Iterator[slice]:
+    """Slices of `count` rows, each of rows that take `BLOCK_BYTES` as float64 with so many values."""
+    size = max(1, plan.BLOCK_BYTES // (8 * values))
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _by_blocks(transform: Transform) -> Transform:
+    """A transform of images in float64, of uint8 a block at a time."""
+    return lambda images: np.concatenate([transform(images[rows] / 255) for rows in blocks(*images.shape)])
+
+
+def _to_fit(images: np.ndarray) -> np.ndarray:
+    """The first images in float64, as many as are fitted to."""
+    return images[: plan.fitted(images.shape[1])] / 255
+
+
+def _radii(x: np.ndarray, k: int) -> np.ndarray:
+    """The distance of each row of x to its k-th nearest other row, (N,)."""
+    # a row itself is the nearest
+    return np.concatenate(
+        [np.partition(pairwise_distances(x[rows], x), k, axis=1)[:, k] for rows in blocks(len(x), len(x))]
+    )

@@ -105,13 +105,17 @@ class Evaluation:
     k, seed : int
         Neighbours in the manifold metrics; seed of the draws from the Gaussian and of the subsets.
     counts : dict
-        Images in samples, train and held_out, and (pairwise) the maximum that a pairwise metric uses of each.
+        Images in samples, train and held_out.
+    used : dict
+        How many samples are compared with how many held-out images; of how many samples (queried) the nearest of how
+        many training images (searched) is known.
     frechet_distance, frechet_ratio, precision, recall, density, coverage, copies : Metric
         `rows` explains each. The ratio is the distance divided by that of real images.
     label_accuracy : Metric or None
         None without labels.
     neighbour_index, neighbour_distance : tuple
-        For each sample the index of the nearest training image, and its distance.
+        For each of the first samples, `used["queried"]` of them, the index of the nearest training image, and its
+        distance.
     """
 
     features: str
@@ -119,6 +123,7 @@ class Evaluation:
     k: int
     seed: int
     counts: dict[str, int]
+    used: dict[str, int]
     frechet_distance: Metric
     frechet_ratio: Metric
     precision: Metric
@@ -180,10 +185,12 @@ class Evaluation:
 
     def setting(self) -> dict[str, str]:
         """The settings of the evaluation, as text."""
-        sizes = {name: count for name, count in self.counts.items() if name != "pairwise"}
-        images = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in sizes.items())
-        if max(sizes.values()) > self.counts["pairwise"]:
-            images += f"; at most {self.counts['pairwise']} of each in precision, recall, density, coverage"
+        images = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in self.counts.items())
+        used = self.used
+        if (used["samples"], used["held_out"]) != (self.counts["samples"], self.counts["held_out"]):
+            images += f"; {used['samples']} samples are compared with {used['held_out']} held-out images"
+        if (used["queried"], used["searched"]) != (self.counts["samples"], self.counts["train"]):
+            images += f"; copies of {used['searched']} training images are looked for in {used['queried']} samples"
         return {
             "images": images,
             "features": self.features,

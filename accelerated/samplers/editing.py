@@ -119,6 +119,18 @@ class Edit:
         return eps if self.strength is None else q_sample(tables, self.images, tables.T, eps)
 
 
+def times(schedule: Schedule, edit: Edit | None) -> list[int]:
+    """Where a chain is at its start and after each of its `moves`: t of the original chain, 0 last."""
+    if edit is not None:
+        schedule = edit.schedule(schedule)
+    if edit is None or edit.mask is None:
+        places = list(range(schedule.T, -1, -1))
+    else:
+        places = [t for t, _ in repaint_walk(schedule.T, resample=edit.resample, jump=edit.jump)]
+    numbers: list[int] = schedule.timesteps[places].tolist()
+    return numbers
+
+
 def moves(chain: Chain, tables: DeviceSchedule, edit: Edit | None, *, seed: int, number: int) -> Iterator[None]:
     """Take a chain from its start to x_0, with a stop after each move.
 

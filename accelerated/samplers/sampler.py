@@ -69,6 +69,10 @@ class Sampler:
         """Whether a step depends on x_t alone: no second call of the network, and nothing remembered."""
         return self.correct is None and self.memory == 0 and not self.keeps_state
 
+    def steps_within(self, calls: int) -> int:
+        """The most steps that take at most so many calls of the network; calls count from 1."""
+        return calls if self.correct is None else (calls + 1) // 2
+
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The settings, as given or by default.
 

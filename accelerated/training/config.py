@@ -316,6 +316,24 @@ def train_config(changes: Mapping[str, Any]) -> TrainConfig:
     return from_dict(merge(base, changes))
 
 
+def with_sampler(config: TrainConfig, sampler: str, calls: int) -> SampleConfig:
+    """The sampling settings of `config` with another sampler, its own settings by default, and so many network calls.
+
+    Raises
+    ------
+    ValueError
+        A sampler of another name, or one that cannot start on this schedule; more steps than the schedule has.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+    method = SAMPLERS[sampler]
+    sample = {"sampler": sampler, "steps": method.steps_within(calls), **method.settings}
+    try:
+        return from_dict(merge(asdict(config), {"sample": sample})).sample
+    except ValueError as error:
+        raise ValueError(f"{sampler} with {calls} network calls: {error}") from None
+
+
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes` on top; nested mappings are merged, too."""
     merged = dict(base)

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
@@ -158,6 +159,12 @@ Log: TypeAlias = TrainLog | NoLog
 def open_log(paths: LogPaths, config: TrainConfig, *, start: int, rank: int) -> Log:
     """The log of a run that has made `start` steps; only rank 0 writes."""
     return TrainLog(paths, steps=config.steps, batch_size=config.batch_size, start=start) if rank == 0 else NoLog()
+
+
+def logged(path: Path) -> bool:
+    """Whether a CSV log has an entry below its column names."""
+    with path.open(encoding="utf-8") as file:
+        return len(list(islice(file, 2))) == 2
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:

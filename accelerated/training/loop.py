@@ -302,6 +302,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     draw: Callable[[State, Log], None] = lambda state, log: None,
     confirm: Callable[[], None] = lambda: None,
+    after_saving: Callable[[State], None] = lambda state: None,
 ) -> State:
     """Train until `config.steps` steps are made, from the start or from a checkpoint.
 
@@ -330,6 +331,8 @@ def train(
         Called every `config.sample_every` steps, to draw a grid of samples.
     confirm : function
         Called on rank 0 before a checkpoint is written; raises if the folder is not this process's to write.
+    after_saving : function of State
+        Called after each checkpoint but that of the last step, when what was to be drawn at the same step is there.
 
     Returns
     -------
@@ -432,9 +435,12 @@ def train(
                     summed, since, seconds_since = 0.0, state.step, state.seconds
                 if saving_now:
                     save()
+                if stopping is None:
+                    draw_if_due()
+                if saving_now and not finished:
+                    after_saving(state)
                 if stopping is not None:
                     raise _interrupted(stopping, state.step, config.steps)
-                draw_if_due()
                 mark = time.perf_counter()
         except (TrainingError, Interrupted, LostRank):
             raise

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from noisestep.reference.schedule import Schedule
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -80,6 +81,10 @@ class TrainedModel:
         """Number of classes that the model is conditioned on, or None."""
         assert self.config.model is not None
         return self.config.model.num_classes
+
+    def chain(self, settings: SampleConfig) -> Schedule:
+        """The steps that these samples take."""
+        return self.config.schedule.build().respace(settings.steps, settings.grid)
 
     def labels(self, first: int, count: int, classes: Sequence[int] | None = None) -> Tensor | None:
         """Labels of samples first .. first + count − 1: that of sample k is `classes[k mod len(classes)]`.
