@@ -411,14 +411,14 @@ def test_memory_and_time_are_bounded_for_any_number_of_images_and_classes(sizes:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 40, 40)])
 def test_an_evaluation_keeps_to_its_memory(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     # a thousandth of everything, so that one can see in a moment what a million images do in minutes
-    small = dict(COMPARED=300, QUERIED=60, SET_BYTES=1 << 20, FIT_BYTES=1 << 19, BLOCK_BYTES=1 << 19)
+    small = dict(COMPARED=1200, QUERIED=60, SET_BYTES=1 << 20, FIT_BYTES=1 << 19, BLOCK_BYTES=1 << 19)
     for name, value in small.items():
         monkeypatch.setattr(plans, name, value)
     monkeypatch.setattr(plans, "SEARCH", 60 * 3 * 400 * int(np.prod(shape)))
     rng = np.random.default_rng(0)
-    samples, train, held_out = (rng.integers(0, 256, (n, *shape), dtype=np.uint8) for n in (1000, 3000, 2000))
+    samples, train, held_out = (rng.integers(0, 256, (n, *shape), dtype=np.uint8) for n in (1500, 3000, 2000))
     labels = [rng.integers(0, 50, len(images)) for images in (samples, train, held_out)]
-    plan = Plan(1000, 3000, 2000, int(np.prod(shape)), 50)
+    plan = Plan(1500, 3000, 2000, int(np.prod(shape)), 50)
     tracemalloc.start()
     evaluate(samples, labels[0], train, labels[1], held_out, labels[2])
     peak = tracemalloc.get_traced_memory()[1]

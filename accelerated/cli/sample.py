@@ -136,8 +136,8 @@ class Layout:
             columns = len(names)
         else:
             return cls(most)
-        # a letter is about 1/60 of the page wide
-        short = max(map(len, names)) * columns <= 60
+        # a letter is about 1/66 of the page wide
+        short = max(map(len, names)) * columns <= 66
         return cls(columns, names * (columns // len(names)) if short else ())
 
     @property

@@ -221,7 +221,8 @@ def _to_fit(images: np.ndarray) -> np.ndarray:
 
 def _radii(x: np.ndarray, k: int) -> np.ndarray:
     """The distance of each row of x to its k-th nearest other row, (N,)."""
-    # a row itself is the nearest
-    return np.concatenate(
-        [np.partition(pairwise_distances(x[rows], x), k, axis=1)[:, k] for rows in blocks(len(x), len(x))]
-    )
+    radii = np.empty(len(x))
+    for rows in blocks(len(x), len(x)):
+        # a row itself is the nearest
+        radii[rows] = np.partition(pairwise_distances(x[rows], x), k, axis=1)[:, k]
+    return radii

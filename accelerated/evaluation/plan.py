@@ -94,7 +94,11 @@ class Plan:
     @property
     def features(self) -> int:
         """Dimensions in which sets are compared, at most."""
-        return self.values if self.values <= PIXEL_LIMIT else COMPONENTS
+        return self.values if self.values <= PIXEL_LIMIT else min(COMPONENTS, self.real)
+
+    @property
+    def _fitted(self) -> int:
+        return min(fitted(self.values), max(self.loaded, self.real))
 
     @property
     def multiply_adds(self) -> int:
@@ -103,7 +107,7 @@ class Plan:
         search = (2 * self.queried + self.held_out_queried) * self.searched * D
         pairs = (M**2 + 3 * (S**2 + S * M)) * f
         moments = 4 * (M + 3 * S) * f**2 + 30 * f**3
-        fit = fitted(D)
+        fit = self._fitted
         gaussian = fit * D * min(D, fit) + self.compared * min(D, fit) * D
         components = 0 if D <= PIXEL_LIMIT else 12 * fit * D * f + (M + 3 * S) * D * f
         kernel = (self.classified + S + self.held_out_queried) * self.classified * f
@@ -114,7 +118,7 @@ class Plan:
         """Of memory, beyond the images themselves."""
         D, f = self.values, self.features
         held = 8 * f * (self.compared + self.real) + D * self.compared + 8 * BLOCK_BYTES
-        fit = 4 * 8 * D * fitted(D)
+        fit = 4 * 8 * D * self._fitted
         moments = 3 * 8 * f * max(self.compared, self.real)
         classifier = (3 * 8 * f * self.classified + SVC_CACHE) * (self.classified > 0)
         return held + max(fit, moments, classifier)
