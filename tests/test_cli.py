@@ -241,7 +241,7 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("evaluate run --likelihood-steps 5", 2, "--likelihood-steps means nothing without --likelihood"),
     ("evaluate run --likelihood-trace exact", 2, "--likelihood-trace means nothing without --likelihood"),
     ("evaluate run --likelihood --likelihood-trace both", 2, "'both' is not one of 'hutchinson', 'exact'"),
-    ("evaluate run --likelihood --likelihood-images 1", 2, "1 is not in the range"),
+    ("evaluate run --likelihood --likelihood-images 1", 2, "'1' is not an integer from 2, or all"),
     ("evaluate run --likelihood --likelihood-steps 20", 2, "20 likelihood steps, but the schedule has T = 20: at most"),
     ("evaluate run --likelihood --no-clip-x0", 2, "a network that predicts eps needs --clip-x0: an error of eps is"),
     ("evaluate short --likelihood", 2, "the likelihood needs a schedule of at least 3 timesteps, and this has T = 2"),
@@ -481,7 +481,12 @@ def test_a_whole_run_in_processes_of_its_own(folder: Path) -> None:
     before = json.loads((folder / "runs/digits-001/metrics.json").read_text())
     flags = ["--likelihood", "--likelihood-images", "5", "--likelihood-steps", "4", "--seed", "3"]
     said = run("evaluate", "runs/digits-001", "--sampler", "ddpm", "--count", "30", *flags, cwd=folder)
-    for words in ("Fréchet distance", "likelihood of 5 held-out images", "bound, σ² = beta", "5 of 899 held out"):
+    for words in (
+        "Fréchet distance",
+        "likelihood of 5 of 899 ",
+        "bound, σ² = beta",
+        "5 of 899 held out",
+    ):
         assert words in said
     likelihood = json.loads((folder / "runs/digits-001/likelihood.json").read_text())
     assert (likelihood["images"], likelihood["seed"], likelihood["clip_x0"]) == (5, 3, True)
@@ -622,6 +627,10 @@ def test_images_without_labels_are_trained_on_too(folder: Path, monkeypatch: pyt
     assert result.exit_code == 0, result.output
     assert "10 images to train on and 10 held out: 7×7, 1 channel, no labels" in result.output
     assert json.loads((folder / "unlabelled" / "metrics.json").read_text())["label_accuracy"] is None
+    flags = ("--count", "8", "--likelihood", "--likelihood-images", "all", "--likelihood-steps", "2")
+    result = call("evaluate", "unlabelled", *flags)
+    assert "measuring the likelihood of 10 of 10 held-out images" in result.output
+    assert json.loads((folder / "unlabelled" / "likelihood.json").read_text())["images"] == 10
     result = call("sample", "unlabelled", "--labels", "1")
     assert "--labels is '1', but this run was trained without labels" in result.output
     shutil.rmtree("unlabelled")

@@ -60,6 +60,22 @@ timeout_option = click.option(
     metavar="SECONDS",
     help="under torchrun: stop when another process does not answer for this long  [default 600]",
 )
+
+
+class ImageCount(click.ParamType):
+    """A number of images from 2, or "all"."""
+
+    name = "images"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or "all"; a usage error otherwise."""
+        if value == "all":
+            return value
+        if not (str(value).isdecimal() and int(value) >= 2):
+            self.fail(f"{value!r} is not an integer from 2, or all.", param, ctx)
+        return int(value)
+
+
 run_argument = click.argument("run", type=FOLDER, metavar="RUN")
 
 
@@ -264,9 +280,9 @@ def sample(
 )
 @click.option(
     "--likelihood-images",
-    type=click.IntRange(2),
-    metavar="N",
-    help="number of held-out images whose likelihood is measured  [default 1000, or all]",
+    type=ImageCount(),
+    metavar="N|all",
+    help="number of held-out images whose likelihood is measured  [default 1000, or all where there are fewer]",
 )
 @click.option(
     "--likelihood-steps",
@@ -310,7 +326,7 @@ def evaluate(
     calls: str | None,
     seeds: int | None,
     likelihood: bool,
-    likelihood_images: int | None,
+    likelihood_images: int | str | None,
     likelihood_steps: int | None,
     likelihood_dequantisation: Literal["truncated_normal", "uniform"] | None,
     likelihood_trace: str | None,
@@ -353,7 +369,7 @@ def evaluate(
         wanted = None
         if steps is not None:
             wanted = LikelihoodSettings(
-                images=likelihood_images or 1000,
+                images=None if likelihood_images == "all" else int(likelihood_images or 1000),
                 steps=steps,
                 dequantisation=likelihood_dequantisation or "truncated_normal",
                 exact_trace=likelihood_trace == "exact",

@@ -27,8 +27,8 @@ class LikelihoodSettings:
 
     Attributes
     ----------
-    images : int
-        At most so many of the held-out images are measured; at least 2.
+    images : int or None
+        At most so many of the held-out images are measured, at least 2; None: all.
     steps : int
         Intervals of the solver, 2..T − 1.
     dequantisation : {"truncated_normal", "uniform"}
@@ -36,7 +36,7 @@ class LikelihoodSettings:
         Whether the trace is exact, and not estimated with one probe.
     """
 
-    images: int
+    images: int | None
     steps: int
     dequantisation: Dequantisation
     exact_trace: bool
@@ -55,8 +55,8 @@ def measure_likelihood(
     It is the likelihood of the model itself, with each image's own label: guidance and temperature do not enter.
     """
     world, held_out = model.world, split.held_out
-    count = min(likelihood.images, len(held_out))
-    say(f"measuring the likelihood of {count} held-out images")
+    count = len(held_out) if likelihood.images is None else min(likelihood.images, len(held_out))
+    say(f"measuring the likelihood of {count} of {len(held_out)} held-out images")
     images = held_out.subset(np.arange(count)) if isinstance(held_out, ImageSet) else held_out.load(count)
     # each process has as many images, since a sharded model has to run equally often in all
     own = -(-count // world.size)
