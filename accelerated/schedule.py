@@ -11,6 +11,7 @@ import torch
 from noisestep.reference._arguments import require_name
 from noisestep.reference.jumps import Jumps
 from noisestep.reference.multistep import Memory, prediction_coefficients
+from noisestep.reference.prediction import Prediction
 from noisestep.reference.reverse import reverse_coefficients
 from noisestep.reference.schedule import LOG_VARIANCE_FLOOR, Schedule
 from numpy.typing import ArrayLike
@@ -18,7 +19,6 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
-Prediction = Literal["eps", "x_0", "v"]
 Variance = Literal["beta", "posterior", "zero", "learned_range"]
 
 _T = TypeVar("_T")
@@ -195,6 +195,7 @@ class DeviceSchedule(Steps):
         # the forward table is always wanted, and made here so that a compiled graph finds it
         marginal = np.stack([schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar], axis=-1)
         self._forward = {dtype: self._on_device(marginal, dtype) for dtype in (torch.float32, torch.float64)}
+        self._ones = {dtype: self._on_device(np.ones_like(marginal), dtype) for dtype in (torch.float32, torch.float64)}
         # a table is an attribute: a compiled function finds one that was made while it was traced
         self._reverse = SimpleNamespace()
         self._names: dict[object, str] = {}
@@ -238,6 +239,21 @@ class DeviceSchedule(Steps):
         """
         return self._forward[dtype]
 
+    def target_table(self, prediction: Prediction, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What multiplies eps and -x_0 in the velocity that a network predicts.
+
+        Parameters
+        ----------
+        prediction : {"v", "flow"}
+        dtype : torch.dtype
+            float32 or float64, the type that the op computes in.
+
+        Returns
+        -------
+        Tensor, shape (T + 1, 2)
+        """
+        return self._forward[dtype] if prediction == "v" else self._ones[dtype]
+
     def reverse_table(
         self,
         *,
@@ -251,7 +267,7 @@ class DeviceSchedule(Steps):
 
         Parameters
         ----------
-        prediction : {"eps", "x_0", "v"}
+        prediction : {"eps", "x_0", "v", "flow"}
         variance : {"beta", "posterior", "zero", "learned_range"}
         eta : float or None
             None for the chapter's update; a number in [0, 1] for DDIM, which ignores `variance`.
@@ -322,7 +338,7 @@ class DeviceSchedule(Steps):
         coefficients : array_like, shape (T + 1, 3 + K), K in 0..4
             Row t: (a, b, c_1, .., c_K, sigma) of the step whose network call is at t, in the order of the update's
             terms; `noisestep.reference.multistep.linear_step`. Finite, sigma at least 0.
-        prediction : {"eps", "x_0", "v"}
+        prediction : {"eps", "x_0", "v", "flow"}
             What the network predicts.
         memory : {"x_0", "eps"}
             What D is, which the coefficients multiply and the history keeps.

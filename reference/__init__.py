@@ -43,9 +43,11 @@ eps, z : array_like, shape (B, ...), floating
     Standard normal noise: what is mixed into x_0, and what a reverse step adds. For eps also a network's guess of it.
 v : array_like, shape (B, ...), floating
     The velocity, sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0.
+flow : array_like, shape (B, ...), floating
+    The velocity of a flow, eps - x_0.
 output : array_like, shape (B, ...), floating
     What the network returned for x_t.
-prediction : {"eps", "x_0", "v", "mu"}
+prediction : {"eps", "x_0", "v", "flow", "mu"}
     What the output is a guess of; mu is the mean of x_{t-1}.
 clip : (low, high), optional
     Range that the predicted x_0 is clipped to, such as (-1, 1); left out, nothing is clipped.
@@ -79,6 +81,7 @@ from .betas import (
     beta_schedule,
     constant_beta,
     cosine_beta,
+    flow_beta,
     jsd_beta,
     linear_beta,
     quadratic_beta,
@@ -154,6 +157,7 @@ from .picture import image_grid, write_png
 from .posterior import posterior_mean, posterior_mean_variance, posterior_sample
 from .prediction import (
     convert,
+    eps_from_flow,
     eps_from_mu,
     eps_from_v,
     eps_from_x_0,
@@ -161,6 +165,7 @@ from .prediction import (
     predict_x_0,
     velocity,
     x_0_from_eps,
+    x_0_from_flow,
     x_0_from_mu,
     x_0_from_v,
 )
@@ -218,9 +223,11 @@ __all__ = [
     "dequantise",
     "discretised_normal_log_likelihood",
     "ema",
+    "eps_from_flow",
     "eps_from_mu",
     "eps_from_v",
     "eps_from_x_0",
+    "flow_beta",
     "flow_path",
     "flow_schedule",
     "flow_step",
@@ -291,6 +298,7 @@ __all__ = [
     "words",
     "write_png",
     "x_0_from_eps",
+    "x_0_from_flow",
     "x_0_from_mu",
     "x_0_from_v",
     "x_0_from_velocity",

@@ -155,6 +155,31 @@ def jsd_beta(T: int) -> FloatArray:
     return 1.0 / np.arange(T, 0, -1)
 
 
+def flow_beta(T: int) -> FloatArray:
+    """The betas whose steps have the signal-to-noise ratios of flow matching at the times 1/T, 2/T, .., 1.
+
+        alpha_bar_t = (1 - s)^2 / ((1 - s)^2 + s^2),   s = t / T
+
+    A flow mixes image and noise with the weights 1 - s and s (:mod:`.flow`; Lipman et al. 2023, Liu et al. 2023). Its
+    last point is noise alone: beta_T is exactly 1, a zero terminal signal-to-noise ratio.
+
+    Examples
+    --------
+    >>> flow_beta(2).round(12).tolist()
+    [0.5, 1.0]
+    """
+    T = step_count(T)
+    return _beta_at_flow_times(np.arange(1, T + 1) / T)
+
+
+def _beta_at_flow_times(s: FloatArray) -> FloatArray:
+    """As :func:`flow_beta`, for any increasing times s_1 .. s_T in (0, 1]."""
+    before = np.concatenate([[0.0], s[:-1]])
+    # 1 - alpha_bar_k / alpha_bar_{k-1}, with no near-equals subtracted but the times
+    beta: FloatArray = (s - before) * (s + before - 2 * s * before) / (np.hypot(1 - s, s) * (1 - before)) ** 2
+    return np.where(s == 1, 1.0, beta)
+
+
 def warmup_beta(T: int, start: float = 1e-4, end: float = 0.02, *, fraction: float) -> FloatArray:
     """beta_t rising linearly over a first part of the steps, then constant: Ho et al.'s warm-up schedules.
 
@@ -191,6 +216,7 @@ BETA_SCHEDULES: dict[str, Callable[..., FloatArray]] = {
     "quadratic": quadratic_beta,
     "constant": constant_beta,
     "jsd": jsd_beta,
+    "flow": flow_beta,
     "warmup10": warmup10_beta,
     "warmup50": warmup50_beta,
 }
@@ -202,8 +228,8 @@ def beta_schedule(name: str, T: int, **parameters: float | str) -> FloatArray:
     Parameters
     ----------
     name : str
-        A key of ``BETA_SCHEDULES``: linear, scaled_linear, cosine, sigmoid, quadratic, constant, jsd, warmup10 or
-        warmup50.
+        A key of ``BETA_SCHEDULES``: linear, scaled_linear, cosine, sigmoid, quadratic, constant, jsd, flow,
+        warmup10 or warmup50.
     **parameters
         Passed to the schedule's function, such as ``start``, ``end``, ``s``, ``scaling``; a TypeError if it has no
         such parameter.

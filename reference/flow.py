@@ -6,7 +6,8 @@ on the velocity of that line. Only the scale of x differs: x_s / sqrt((1 - s)^2 
 the same signal-to-noise ratio. So any sampler of this package can follow a flow on :func:`flow_schedule`, and Euler's
 method along the flow is DDIM.
 
-Networks are not trained on velocities here: at equal noise levels x_0, eps, v and the flow's velocity say the same.
+Training needs no more than that: the schedule "flow", whose steps are the times 1/T .. 1, and the prediction "flow",
+whose target is the velocity. The network is given x_t, which is x_s at variance 1, in place of x_s.
 
 Conventions
 -----------
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arguments import FloatArray, real, real_array, same_shape
+from .betas import _beta_at_flow_times
 from .schedule import Schedule
 
 
@@ -87,13 +89,7 @@ def flow_schedule(times: ArrayLike) -> Schedule:
     s = real_array("times", times)
     if s.ndim != 1 or not s.size or not (np.all(np.diff(s, prepend=0) > 0) and s[-1] <= 1):
         raise ValueError(f"times must be a row of increasing numbers in (0, 1], got {times!r}")
-    before = np.concatenate([[0.0], s[:-1]])
-    # 1 - alpha_bar_k / alpha_bar_{k-1}, with no near-equals subtracted but the times
-    beta = (s - before) * (s + before - 2 * s * before) / (_scale(s) * (1 - before)) ** 2
-    ends_in_noise = bool(s[-1] == 1)
-    if ends_in_noise:
-        beta[-1] = 1
-    return Schedule(beta, zero_terminal_snr=ends_in_noise)
+    return Schedule(_beta_at_flow_times(s), zero_terminal_snr=bool(s[-1] == 1))
 
 
 def x_t_from_flow(x_s: ArrayLike, s: float) -> FloatArray:
@@ -103,13 +99,8 @@ def x_t_from_flow(x_s: ArrayLike, s: float) -> FloatArray:
     """
     (x_s,) = same_shape(x_s=x_s)
     s = _time("s", s)
-    result: FloatArray = x_s / _scale(np.float64(s))
+    result: FloatArray = x_s / np.hypot(1 - s, s)
     return result
-
-
-def _scale(s: FloatArray | np.float64) -> FloatArray:
-    scale: FloatArray = np.hypot(1 - s, s)
-    return scale
 
 
 def _time(name: str, s: float) -> float:

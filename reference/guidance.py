@@ -52,6 +52,8 @@ def classifier_output(
         x_0^ = x_0 + s (1 - alpha_bar_t) / sqrt(alpha_bar_t) grad log p(y | x_t)
         v^   = v   - s sqrt((1 - alpha_bar_t) / alpha_bar_t) grad log p(y | x_t)
 
+    and the velocity of a flow, eps^ - x_0^.
+
     The first line is the paper's. The others are the same x_0, said by another prediction. DDPM's update then moves by
     s beta_t / sqrt(alpha_t) grad log p(y | x_t), which is algorithm 1 in the limit of small steps.
 
@@ -84,6 +86,8 @@ def classifier_coefficients(schedule: Schedule, prediction: Prediction) -> Float
     noise, signal = schedule.sqrt_one_minus_alpha_bar, schedule.sqrt_alpha_bar
     if prediction == "eps":
         return -noise
+    if prediction == "flow":
+        return -noise * (signal + noise) / signal
     return noise**2 / signal if prediction == "x_0" else -noise / signal
 
 

@@ -8,8 +8,10 @@ the others it is converted, since an error of eps is SNR times, and one of v SNR
 
     ||eps - eps_theta||^2 = SNR ||x_0 - x_theta||^2,    ||v - v_theta||^2 = (SNR + 1) ||x_0 - x_theta||^2
 
+and one of the velocity of a flow (sqrt(SNR) + 1)^2 times that of x_0.
+
 Every weighting returns w_t as a table, float64, shape (T + 1,), to be indexed by t; row 0, which is never trained, is
-0. Its ``prediction`` says of which quantity the error is taken: "eps", "x_0" or "v".
+0. Its ``prediction`` says of which quantity the error is taken: "eps", "x_0", "v" or "flow".
 """
 
 from collections.abc import Callable
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arguments import FloatArray, real, require_name, rows, same_shape, steps
+from .flow import flow_velocity
 from .prediction import Prediction, velocity
 from .schedule import Schedule
 
@@ -26,11 +29,11 @@ from .schedule import Schedule
 def training_target(
     schedule: Schedule, x_0: ArrayLike, eps: ArrayLike, t: ArrayLike, *, prediction: Prediction = "eps"
 ) -> FloatArray:
-    """What the network should output for x_t: eps in the chapter's loss, or x_0, or v.
+    """What the network should output for x_t: eps in the chapter's loss, or x_0, v, or the velocity of a flow.
 
     Parameters
     ----------
-    prediction : {"eps", "x_0", "v"}
+    prediction : {"eps", "x_0", "v", "flow"}
         What the network predicts.
     """
     require_name("prediction", prediction, get_args(Prediction))
@@ -38,6 +41,8 @@ def training_target(
     rows(steps(t, schedule.T), x_0)
     if prediction == "v":
         return velocity(schedule, x_0, eps, t)
+    if prediction == "flow":
+        return flow_velocity(x_0, eps)
     return eps if prediction == "eps" else x_0
 
 
@@ -87,7 +92,7 @@ def simple_loss(output: ArrayLike, target: ArrayLike, *, weight: ArrayLike | Non
     Parameters
     ----------
     target : array_like, shape (B, ...), floating
-        What the output should have been: eps, x_0 or v (:func:`training_target`).
+        What the output should have been: eps, x_0, v or the velocity of a flow (:func:`training_target`).
     weight : array_like, shape (B,), optional
         w, such as ``loss_weights(schedule, "min_snr")[t]``; 1 if left out.
 
@@ -110,7 +115,8 @@ def uniform_weights(schedule: Schedule, prediction: Prediction = "eps") -> Float
 def min_snr_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma: float = 5.0) -> FloatArray:
     """w_t of min-SNR-gamma; Hang et al. 2023.
 
-        x_0:  min(SNR, gamma)      eps:  min(SNR, gamma) / SNR      v:  min(SNR, gamma) / (SNR + 1)
+        x_0:  min(SNR, gamma)      eps:  min(SNR, gamma) / SNR
+        v:    min(SNR, gamma) / (SNR + 1)      flow:  min(SNR, gamma) / (sqrt(SNR) + 1)^2
 
     L_simple of eps weights the error of x_0 by the SNR, which is huge at small t: those steps dominate the gradient
     and disagree with the others. Here the weight stops growing at gamma.
@@ -123,18 +129,17 @@ def min_snr_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma
     if not 0 < (gamma := real("gamma", gamma)) < np.inf:
         raise ValueError(f"gamma must be finite and above 0, got {gamma}")
     snr = _snr(schedule, prediction)
-    if prediction == "x_0":
-        return _with_row_0(np.minimum(snr, gamma))
-    if prediction == "v":
-        return _with_row_0(np.minimum(snr, gamma) / (snr + 1))
-    # min(SNR, gamma) / SNR, and its limit 1 where SNR is 0
-    return _with_row_0(gamma / np.maximum(snr, gamma))
+    if prediction == "eps":
+        # min(SNR, gamma) / SNR, and its limit 1 where SNR is 0
+        return _with_row_0(gamma / np.maximum(snr, gamma))
+    return _with_row_0(np.minimum(snr, gamma) / _error_of(prediction, snr))
 
 
 def p2_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma: float = 1.0, k: float = 1.0) -> FloatArray:
     """w_t of P2, perception prioritized; Choi et al. 2022.
 
-        eps:  1 / (k + SNR)^gamma      x_0:  that times SNR      v:  that times SNR / (SNR + 1)
+        eps:  1 / (k + SNR)^gamma      x_0:  that times SNR
+        v:    that times SNR / (SNR + 1)      flow:  that times SNR / (sqrt(SNR) + 1)^2
 
     It holds back small noise, where only imperceptible details are left to learn.
 
@@ -150,17 +155,16 @@ def p2_weights(schedule: Schedule, prediction: Prediction = "eps", *, gamma: flo
         raise ValueError(f"gamma must be at least 0 and k above 0, both finite, got {gamma=}, {k=}")
     snr = _snr(schedule, prediction)
     of_eps: FloatArray = (k + snr) ** -gamma
-    if prediction == "x_0":
-        return _with_row_0(snr * of_eps)
-    if prediction == "v":
-        return _with_row_0(snr / (snr + 1) * of_eps)
-    return _with_row_0(of_eps)
+    if prediction == "eps":
+        return _with_row_0(of_eps)
+    return _with_row_0(snr / _error_of(prediction, snr) * of_eps)
 
 
 def truncated_snr_weights(schedule: Schedule, prediction: Prediction = "eps") -> FloatArray:
     """w_t of the truncated SNR; Salimans & Ho 2022, section 4.
 
-        x_0:  max(SNR, 1)      eps:  max(SNR, 1) / SNR      v:  max(SNR, 1) / (SNR + 1)
+        x_0:  max(SNR, 1)      eps:  max(SNR, 1) / SNR
+        v:    max(SNR, 1) / (SNR + 1)      flow:  max(SNR, 1) / (sqrt(SNR) + 1)^2
 
     It is the larger of the errors of x_0 and of eps, L = max(||x_0 - x_theta||^2, ||eps - eps_theta||^2), so that a
     network that predicts x_0 still learns something where SNR is near 0.
@@ -171,13 +175,9 @@ def truncated_snr_weights(schedule: Schedule, prediction: Prediction = "eps") ->
         If the prediction is eps on a schedule with zero terminal SNR, whose weight is infinite.
     """
     snr = _snr(schedule, prediction)
-    if prediction == "x_0":
-        return _with_row_0(np.maximum(snr, 1))
-    if prediction == "v":
-        return _with_row_0(np.maximum(snr, 1) / (snr + 1))
-    if schedule.zero_terminal_snr:
-        raise ValueError("truncated SNR weighs an error of eps infinitely at zero terminal SNR; predict x_0 or v")
-    return _with_row_0(np.maximum(snr, 1) / snr)
+    if prediction == "eps" and schedule.zero_terminal_snr:
+        raise ValueError("truncated SNR weighs an error of eps infinitely at zero terminal SNR; predict x_0, v or flow")
+    return _with_row_0(np.maximum(snr, 1) / _error_of(prediction, snr))
 
 
 LOSS_WEIGHTINGS: dict[str, Callable[..., FloatArray]] = {
@@ -213,6 +213,16 @@ def loss_weights(
 def _snr(schedule: Schedule, prediction: Prediction) -> FloatArray:
     require_name("prediction", prediction, get_args(Prediction))
     return schedule.snr[1:]
+
+
+def _error_of(prediction: Prediction, snr: FloatArray) -> FloatArray:
+    """The squared error of the prediction, in units of that of x_0."""
+    if prediction == "x_0":
+        return np.ones_like(snr)
+    if prediction == "eps":
+        return snr
+    error: FloatArray = snr + 1 if prediction == "v" else (np.sqrt(snr) + 1) ** 2
+    return error
 
 
 def _with_row_0(weights: FloatArray) -> FloatArray:

@@ -117,6 +117,8 @@ def prediction_coefficients(schedule: Schedule, prediction: Prediction = "eps") 
         c[5] = 1
     elif prediction == "x_0":
         c[4], c[5] = c[2], c[3]
+    elif prediction == "flow":
+        c[4], c[5] = 1 / (signal + noise), signal / (signal + noise)
     else:
         c[4], c[5] = noise, signal
     return table

@@ -1,10 +1,11 @@
-"""What a network may predict, eps, x_0, v or the reverse mean mu, and how each gives the others.
+"""What a network may predict, eps, x_0, v, a flow or the reverse mean mu, and how each gives the others.
 
 Given x_t they are the same knowledge: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps is one equation in x_0
 and eps, so that each follows from the other. They differ in how an error spreads. eps has variance 1 at every t, a
 target of constant size, and is easy to guess where there is much noise; but there the division by sqrt(alpha_bar_t)
 makes a small error of eps a large one of x_0. With x_0 it is the other way round. v goes smoothly from eps (t near 0)
-to -x_0 (t near T), and nothing is divided. The chapter, after Ho et al. 2020, predicts eps.
+to -x_0 (t near T), and nothing is divided. So does flow = eps - x_0, the velocity of :mod:`.flow`, which leads to both
+from any t at the cost of a division by at least 1. The chapter, after Ho et al. 2020, predicts eps.
 """
 
 from typing import Literal, get_args
@@ -13,11 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arguments import FloatArray, clip_range, per_sample, require_name, rows, same_shape, steps
+from .flow import flow_velocity
 from .posterior import posterior_mean
 from .schedule import Schedule
 
-Prediction = Literal["eps", "x_0", "v"]
-Quantity = Literal["eps", "x_0", "v", "mu"]
+Prediction = Literal["eps", "x_0", "v", "flow"]
+Quantity = Literal["eps", "x_0", "v", "flow", "mu"]
 
 
 def velocity(schedule: Schedule, x_0: ArrayLike, eps: ArrayLike, t: ArrayLike) -> FloatArray:
@@ -71,6 +73,29 @@ def eps_from_v(schedule: Schedule, x_t: ArrayLike, v: ArrayLike, t: ArrayLike) -
     """
     x_t, v = same_shape(x_t=x_t, v=v)
     return _noise(schedule, t, x_t) * x_t + _signal(schedule, t, x_t) * v
+
+
+def x_0_from_flow(schedule: Schedule, x_t: ArrayLike, flow: ArrayLike, t: ArrayLike) -> FloatArray:
+    """x_0 from the velocity of a flow, by solving x_t and flow = eps - x_0 for it; at any t.
+
+        x_0 = (x_t - sqrt(1 - alpha_bar_t) flow) / (sqrt(alpha_bar_t) + sqrt(1 - alpha_bar_t))
+
+    Where s is the share of the noise in the sum below the line, the point of the flow is x_s = x_t / sum, and this is
+    :func:`noisestep.reference.x_0_from_velocity`.
+    """
+    x_t, flow = same_shape(x_t=x_t, flow=flow)
+    signal, noise = _signal(schedule, t, x_t), _noise(schedule, t, x_t)
+    return (x_t - noise * flow) / (signal + noise)
+
+
+def eps_from_flow(schedule: Schedule, x_t: ArrayLike, flow: ArrayLike, t: ArrayLike) -> FloatArray:
+    """eps from the velocity of a flow, by solving x_t and flow = eps - x_0 for it.
+
+    eps = (x_t + sqrt(alpha_bar_t) flow) / (sqrt(alpha_bar_t) + sqrt(1 - alpha_bar_t))
+    """
+    x_t, flow = same_shape(x_t=x_t, flow=flow)
+    signal, noise = _signal(schedule, t, x_t), _noise(schedule, t, x_t)
+    return (x_t + signal * flow) / (signal + noise)
 
 
 def mu_from_eps(schedule: Schedule, x_t: ArrayLike, eps: ArrayLike, t: ArrayLike) -> FloatArray:
@@ -156,6 +181,8 @@ def predict_x_0(
         x_0 = x_0_from_eps(schedule, x_t, output, t)
     elif prediction == "v":
         x_0 = x_0_from_v(schedule, x_t, output, t)
+    elif prediction == "flow":
+        x_0 = x_0_from_flow(schedule, x_t, output, t)
     else:
         x_0 = x_0_from_mu(schedule, x_t, output, t)
     return x_0 if clip is None else np.clip(x_0, *clip_range(clip))
@@ -164,13 +191,13 @@ def predict_x_0(
 def convert(
     schedule: Schedule, x_t: ArrayLike, value: ArrayLike, t: ArrayLike, *, source: Quantity, target: Quantity
 ) -> FloatArray:
-    """One of eps, x_0, v and mu from another, as a rule through x_0.
+    """One of eps, x_0, v, flow and mu from another, as a rule through x_0.
 
     Parameters
     ----------
     value : array_like, shape (B, ...), floating
         The quantity to convert.
-    source, target : {"eps", "x_0", "v", "mu"}
+    source, target : {"eps", "x_0", "v", "flow", "mu"}
         What the value is, and what it should become.
 
     Raises
@@ -195,9 +222,13 @@ def convert(
         return same_shape(x_t=x_t, value=value)[1]
     if source == "v" and target == "eps":
         return eps_from_v(schedule, x_t, value, t)
+    if source == "flow" and target == "eps":
+        return eps_from_flow(schedule, x_t, value, t)
     if target == "mu":
         return posterior_mean(schedule, x_0, x_t, t)
     eps = eps_from_x_0(schedule, x_t, x_0, t)
+    if target == "flow":
+        return flow_velocity(x_0, eps)
     return eps if target == "eps" else velocity(schedule, x_0, eps, t)
 
 
@@ -213,5 +244,5 @@ def _require_signal(schedule: Schedule, t: ArrayLike) -> None:
     if np.any(schedule.alpha_bar[steps(t, schedule.T)] == 0):
         raise ValueError(
             f"alpha_bar is 0 at t = {schedule.T} (zero terminal SNR): noise says nothing about x_0 there; "
-            "predict x_0 or v"
+            "predict x_0, v or flow"
         )

@@ -254,7 +254,7 @@ def reverse_coefficients(
 
     Parameters
     ----------
-    prediction : {"eps", "x_0", "v"}
+    prediction : {"eps", "x_0", "v", "flow"}
         What the output is.
     eta : float, optional
         In [0, 1], for :func:`ddim_step`; left out, the rows are those of :func:`reverse_step`.
@@ -306,6 +306,8 @@ def reverse_coefficients(
             c[:, 4] = direction
         elif prediction == "x_0":
             c[:, 3], c[:, 4] = direction / noise, -direction * signal / noise
+        elif prediction == "flow":
+            c[:, 3], c[:, 4] = direction / (signal + noise), direction * signal / (signal + noise)
         else:
             c[:, 3], c[:, 4] = direction * noise, direction * signal
     return table
@@ -317,8 +319,10 @@ def _x_0_coefficients(schedule: Schedule, prediction: Prediction) -> tuple[Float
         return np.zeros(schedule.T), np.ones(schedule.T)
     if prediction == "v":
         return signal, -noise
+    if prediction == "flow":
+        return 1 / (signal + noise), -noise / (signal + noise)
     if schedule.zero_terminal_snr:
-        raise ValueError("alpha_bar_T is 0 (zero terminal SNR): eps tells nothing of x_0 there; predict x_0 or v")
+        raise ValueError("alpha_bar_T is 0 (zero terminal SNR): eps tells nothing of x_0 there; predict x_0, v or flow")
     return 1 / signal, -noise / signal
 
 

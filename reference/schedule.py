@@ -132,11 +132,12 @@ class Schedule:
         Parameters
         ----------
         name : str
-            linear, scaled_linear, cosine, sigmoid, quadratic, constant, jsd, warmup10 or warmup50.
+            linear, scaled_linear, cosine, sigmoid, quadratic, constant, jsd, flow, warmup10 or warmup50.
         T : int
             Number of steps, at least 1.
         zero_terminal_snr : bool
-            Rescale the betas so that alpha_bar_T is 0 (:func:`zero_terminal_snr_beta`). "jsd" ends there by itself.
+            Rescale the betas so that alpha_bar_T is 0 (:func:`zero_terminal_snr_beta`). "jsd" and "flow" end there by
+            themselves.
         first_log_variance : {"reuse", "clip"}
             As for :class:`Schedule`.
         **parameters

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 LAYOUTS = ("contiguous", "channels_last", "transposed", "sliced")
-PREDICTIONS = ("eps", "x_0", "v")
+PREDICTIONS = ("eps", "x_0", "v", "flow")
 # roundings: half a unit in the last place of a number in [1, 2)
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 # below these, numbers are a fixed distance apart

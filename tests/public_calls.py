@@ -60,7 +60,7 @@ def drawn(**arguments: Any) -> Any:
 # what differs from an argument to another of the same name is given with the function
 _OF_NAME: dict[str, Any] = {
     "schedule": SCHEDULE, "x_0": X, "x_t": X, "x_s": X, "x_1": X, "x_previous": X, "images": X, "mean": X, "eps": Y,
-    "z": Y, "v": Y, "mu": Y, "output": Y, "value": Y, "target": Y, "velocity": Y, "gradient": Y, "D": Y,
+    "z": Y, "v": Y, "flow": Y, "mu": Y, "output": Y, "value": Y, "target": Y, "velocity": Y, "gradient": Y, "D": Y,
     "conditional": X, "unconditional": Y, "a": X, "b": Y, "t": T, "T": 40, "model": half, "jvp": half_jvp,
     "grid": np.array([1, 3, 10, 40]), "prediction": "v", "clip": (-1.0, 1.0), "seed": 3, "numbers": 5, "eta": 0.5,
     "temperature": 0.9, "levels": 10, "scale": 2.0, "shape": (2, 4, 4), "columns": 1, "zoom": 2, "fraction": 0.3,
@@ -82,7 +82,8 @@ def _reference() -> dict[str, Call]:
     converted = {
         f"{to}_from_{source}": _of(getattr(ref, f"{to}_from_{source}"), "schedule", "x_t", source, "t")
         for to, source in (
-            ("x_0", "eps"), ("x_0", "v"), ("x_0", "mu"), ("eps", "x_0"), ("eps", "v"), ("eps", "mu"), ("mu", "eps"),
+            ("x_0", "eps"), ("x_0", "v"), ("x_0", "flow"), ("x_0", "mu"), ("eps", "x_0"), ("eps", "v"), ("eps", "flow"),
+            ("eps", "mu"), ("mu", "eps"),
         )
     }  # fmt: skip
     return {
@@ -134,6 +135,7 @@ def _reference() -> dict[str, Call]:
             ref.discretised_normal_log_likelihood, "x_0", "mean", "levels", log_variance=Y
         ),
         "ema": _of(ref.ema, "decay", mean=PARAMETERS, parameters=PARAMETERS),
+        "flow_beta": _of(ref.flow_beta, "T"),
         "flow_path": _of(ref.flow_path, "x_0", "eps", "s"),
         "flow_schedule": Call(ref.flow_schedule, {"times": times}),
         "flow_step": _of(ref.flow_step, "x_s", "velocity", "s", to=0.1),

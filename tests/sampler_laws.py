@@ -7,8 +7,39 @@ from typing import Any
 import numpy as np
 from noisestep.accelerated.samplers import Sampler
 from noisestep.reference import Schedule
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 MEAN, VARIANCE = 0.3, 0.04
+
+
+class Mixture:
+    """Two normal distributions, whose marginal at every sigma = sqrt((1 - alpha_bar) / alpha_bar) is known."""
+
+    weights, means, deviations = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.3, 0.2])
+
+    def x_0(self, schedule: Schedule, x_t: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """E[x_0 | x_t]; all t must be the same."""
+        signal, noise_2 = schedule.sqrt_alpha_bar[t[0]], schedule.one_minus_alpha_bar[t[0]]
+        # of x_t itself, so that there may be no signal in it
+        x, variance = x_t[..., None], (signal * self.deviations) ** 2 + noise_2
+        likelihood = self.weights * norm.pdf(x, signal * self.means, np.sqrt(variance))
+        x_0 = self.means + signal * self.deviations**2 / variance * (x - signal * self.means)
+        mean: np.ndarray = (likelihood * x_0).sum(-1) / likelihood.sum(-1)
+        return mean
+
+    def cdf(self, x: float, sigma: float = 0.0) -> float:
+        """Of x_t / sqrt(alpha_bar_t)."""
+        return float(self.weights @ norm.cdf((x - self.means) / np.sqrt(self.deviations**2 + sigma**2)))
+
+    def quantile(self, probability: float) -> float:
+        """Of x_0."""
+        root: float = brentq(lambda x: self.cdf(x) - probability, -5, 5, xtol=1e-14)
+        return root
+
+    def quantile_of_normal(self, x: np.ndarray) -> np.ndarray:
+        """Where N(0, 1) has the quantile of x, the mixture's x_0 of the same quantile."""
+        return np.vectorize(self.quantile)(norm.cdf(x))
 
 
 def reference_sampler(name: str) -> Callable[..., Any]:

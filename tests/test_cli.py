@@ -125,7 +125,7 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("train --channels 2", 2, "'2' is not one of 1, 3, 4"),
     ("train --fit stretch", 2, "'stretch' is not one of crop, pad"),
     ("train --schedule cos", 2, "'cos' is not one of linear, "),
-    ("train --prediction noise", 2, "'noise' is not one of eps, x_0, v"),
+    ("train --prediction noise", 2, "'noise' is not one of eps, x_0, v, flow"),
     ("train --weighting snr", 2, "'snr' is not one of none, min_snr"),
     ("train --sample-sampler euler", 2, "'euler' is not one of ddim, ddpm, deis, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m"),
     ("train --sample-grid cosine", 2, "'cosine' is not one of uniform, quadratic, karras, exponential"),
@@ -744,7 +744,7 @@ def configurations(draw: st.DrawFn) -> TrainConfig:
     plain["warmup"] = draw(st.integers(0, plain["steps"] - 1))
     # what excludes another setting; rejecting these draws would reject most of them
     if ScheduleConfig(**schedule).build().zero_terminal_snr:
-        plain["prediction"] = draw(st.sampled_from(["x_0", "v"]))
+        plain["prediction"] = draw(st.sampled_from(["x_0", "v", "flow"]))
         sample["sampler"] = draw(st.sampled_from(sorted(SAMPLERS.keys() - {"deis"})))
     if plain["cuda_graph"]:
         plain["micro_batch"] = 0

@@ -46,7 +46,7 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({"max_grad_norm": float("-inf")}, "max_grad_norm is -inf; allowed: a number above 0"),
     ({"ema": 1.0}, "ema is 1.0; allowed: a number from 0 to 1, 1 excluded"),
     ({"label_dropout": -0.1}, "label_dropout is -0.1; allowed"),
-    ({"prediction": "epsilon"}, "prediction is 'epsilon'; allowed: one of eps, x_0, v"),
+    ({"prediction": "epsilon"}, "prediction is 'epsilon'; allowed: one of eps, x_0, v, flow"),
     ({"compile": 1}, "compile is 1; allowed: true or false"),
     ({"seed": 2**64}, "seed is 18446744073709551616; allowed: an integer from 0 to 18446744073709551615"),
     ({"data": {"source": ""}}, "source is ''; allowed: a non-empty string"),

@@ -103,7 +103,7 @@ def test_a_classifier_moves_every_prediction_to_the_same_image(schedule, data):
     signal, noise = schedule.sqrt_alpha_bar[t], schedule.sqrt_one_minus_alpha_bar[t]
     # x_0 is formed through eps and back, by numbers up to 1 / noise and then noise / signal
     size = (1 + scale) * 4 * (1 + 1 / signal) * (1 + 1 / noise)
-    for kind in ("x_0", "v"):
+    for kind in ("x_0", "v", "flow"):
         output = convert(schedule, X, OUT, t, source="x_0", target=kind)
         moved = classifier_output(schedule, output, t, X, scale, prediction=kind)
         actual = predict_x_0(schedule, X, moved, t, prediction=kind)
@@ -249,7 +249,7 @@ def mixture_classifier(chain):
     return gradient
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "flow"])
 def test_a_classifier_on_tensors_is_that_of_the_reference(prediction):
     chain = COSINE.respace(6)
 
@@ -310,7 +310,10 @@ BAD: list[tuple[Any, str]] = [
     (lambda: guided(X, OUT, [1.0, 2.0, 3.0]), r"scale must be one number or \(2,\) of them, got shape \(3,\)"),
     (lambda: guided_steps(Schedule([0.1]), 2.0, 1.0), "0 <= low <= high, got 2.0 and 1.0"),
     (lambda: guided_steps(Schedule([0.1]), float("nan"), 1.0), "0 <= low <= high, got nan and 1.0"),
-    (lambda: classifier_output(Schedule([0.1]), OUT, 1, X, prediction="mu"), "prediction must be one of eps, x_0, v"),
+    (
+        lambda: classifier_output(Schedule([0.1]), OUT, 1, X, prediction="mu"),
+        "prediction must be one of eps, x_0, v, flow",
+    ),
     (
         lambda: classifier_output(Schedule([0.1, 1.0], zero_terminal_snr=True), OUT, 1, X, prediction="v"),
         "alpha_bar_T is 0",

@@ -45,7 +45,7 @@ def test_sampling_from_it_gives_the_image_to_first_order():
     assert abs(slope - 1) < 0.15
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "flow"])
 def test_tensors_are_the_reference(prediction):
     images = torch.linspace(-1, 1, 3 * 8).reshape(3, 1, 2, 4)
     labels = torch.arange(3)

@@ -60,7 +60,7 @@ class Gaussian:
         x_0 = mean + (x - signal * mean) @ self.axes * slope @ self.axes.T
         noise = self.schedule.sqrt_one_minus_alpha_bar[t][:, None]
         eps = (x - signal * x_0) / noise
-        return {"x_0": x_0, "eps": eps, "v": signal * eps - noise * x_0}[self.prediction]
+        return {"x_0": x_0, "eps": eps, "v": signal * eps - noise * x_0, "flow": eps - x_0}[self.prediction]
 
     def __call__(self, x, t):
         return self._guess(x, t, self.mean)
@@ -99,7 +99,7 @@ class Gaussian:
         return terms.reshape(len(np.atleast_1d(t)), -1).mean(axis=1) * self.n * math.log(2)
 
 
-@pytest.mark.parametrize(("prediction", "last"), [("x_0", 0.05), ("eps", 0.05), ("v", 0.0)])
+@pytest.mark.parametrize(("prediction", "last"), [("x_0", 0.05), ("eps", 0.05), ("v", 0.0), ("flow", 0.0)])
 def test_the_ode_finds_the_density_of_a_gaussian_at_second_order(prediction, last):
     schedule = even(224, last=last)
     model = Gaussian(schedule, prediction)

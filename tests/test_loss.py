@@ -45,22 +45,23 @@ def test_targets_are_what_the_network_is_asked_for():
     assert np.array_equal(training_target(LINEAR, X_0, EPS, t), EPS)
     assert np.array_equal(training_target(LINEAR, X_0, EPS, t, prediction="x_0"), X_0)
     assert np.array_equal(training_target(LINEAR, X_0, EPS, t, prediction="v"), velocity(LINEAR, X_0, EPS, t))
+    assert np.array_equal(training_target(LINEAR, X_0, EPS, t, prediction="flow"), EPS - X_0)
 
 
 @pytest.mark.parametrize("weighting", ["min_snr", "p2", "truncated_snr"])
 @given(schedules())
 def test_a_weighting_means_the_same_for_every_prediction(weighting, schedule):
-    """One wrong x_0, told as x_0, as eps and as v: the weighted errors agree."""
+    """One wrong x_0, told as x_0, eps, v and a flow: the weighted errors agree."""
     last = schedule.T - schedule.zero_terminal_snr
     if last == 0:
         return
     t = np.arange(1, last + 1)
     snr = schedule.snr[t]
-    weights = {kind: loss_weights(schedule, weighting, prediction=kind)[t] for kind in ("x_0", "v")}
+    weights = {kind: loss_weights(schedule, weighting, prediction=kind)[t] for kind in ("x_0", "v", "flow")}
     if weighting != "truncated_snr" or not schedule.zero_terminal_snr:
         weights["eps"] = loss_weights(schedule, weighting, prediction="eps")[t]
-    # an error d in x_0 is one of d^2 SNR in eps and d^2 (SNR + 1) in v
-    errors = {"x_0": np.ones_like(snr), "eps": snr, "v": snr + 1}
+    # an error d in x_0 is one of d^2 SNR in eps and d^2 (SNR + 1) in v, d^2 (sqrt(SNR) + 1)^2 in a flow
+    errors = {"x_0": np.ones_like(snr), "eps": snr, "v": snr + 1, "flow": (np.sqrt(snr) + 1) ** 2}
     for kind, weight in weights.items():
         assert_close(actual=weight * errors[kind], expected=weights["x_0"], roundings=16)
 
@@ -76,6 +77,8 @@ def test_errors_of_the_predictions_stand_as_the_weightings_assume():
     # v with a wrong x_0 and the eps that goes with it
     of_v = squared_error(velocity(LINEAR, OUT, wrong_eps, t), velocity(LINEAR, X_0, EPS, t))
     assert_close(actual=of_v, expected=(LINEAR.snr[t] + 1) * of_x_0, roundings=32, scale=scale)
+    of_flow = squared_error(wrong_eps - OUT, EPS - X_0)
+    assert_close(actual=of_flow, expected=(LINEAR.snr[t] ** 0.5 + 1) ** 2 * of_x_0, roundings=32, scale=scale)
 
 
 @given(schedules())
@@ -96,11 +99,11 @@ def test_weights_are_the_papers(schedule):
 
 
 @pytest.mark.parametrize("weighting", LOSS_WEIGHTINGS)
-@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "flow"])
 def test_weights_are_a_finite_table_with_nothing_for_clean_data(weighting, prediction):
     for schedule in (LINEAR, ZERO_SNR):
         if schedule is ZERO_SNR and (weighting, prediction) == ("truncated_snr", "eps"):
-            with pytest.raises(ValueError, match="predict x_0 or v"):
+            with pytest.raises(ValueError, match="predict x_0, v or flow"):
                 loss_weights(schedule, weighting, prediction=prediction)
             continue
         weights = loss_weights(schedule, weighting, prediction=prediction)
@@ -116,11 +119,11 @@ def test_weights_are_a_finite_table_with_nothing_for_clean_data(weighting, predi
         (lambda: simple_loss(OUT, EPS, weight=np.ones(3)), ValueError, r"losses \(4,\), weight \(3,\)"),
         (lambda: squared_error(np.float64(1), np.float64(1)), ValueError, r"\(B, ...\), got shape \(\)"),
         (lambda: squared_error(OUT, EPS, over="max"), ValueError, "over must be one of mean, sum, got 'max'"),
-        (lambda: training_target(LINEAR, X_0, EPS, 1, prediction="mu"), ValueError, "one of eps, x_0, v, got 'mu'"),
+        (lambda: training_target(LINEAR, X_0, EPS, 1, prediction="mu"), ValueError, "x_0, v, flow, got 'mu'"),
         (lambda: training_target(LINEAR, X_0, EPS, 0), ValueError, r"t must be in 1..10, got 0"),
         (lambda: loss_weights(LINEAR, "typo"), ValueError, "none, min_snr, p2, truncated_snr, got 'typo'"),
         (lambda: loss_weights(LINEAR, "none", gamma=1.0), TypeError, "unexpected keyword argument 'gamma'"),
-        (lambda: loss_weights(LINEAR, prediction="mu"), ValueError, "one of eps, x_0, v, got 'mu'"),
+        (lambda: loss_weights(LINEAR, prediction="mu"), ValueError, "one of eps, x_0, v, flow, got 'mu'"),
         (lambda: min_snr_weights(LINEAR, gamma=0.0), ValueError, "gamma must be above 0, got 0.0"),
         (lambda: p2_weights(LINEAR, gamma=-1.0), ValueError, "gamma=-1.0"),
         (lambda: p2_weights(LINEAR, k=0.0), ValueError, "k=0.0"),

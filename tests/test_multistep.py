@@ -99,7 +99,7 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
     T = 200
     case = Case((T, 2, 3), dtype, schedule=name, zero_terminal_snr=zero, T=T)
     for i, (memory, clip) in enumerate([("x_0", None), ("eps", None), ("x_0", (-1, 1)), ("eps", (-0.3, 0.7))]):
-        prediction = PREDICTIONS[(i + FLOATS.index(dtype)) % 3]
+        prediction = PREDICTIONS[(i + FLOATS.index(dtype)) % len(PREDICTIONS)]
         method = Method(prediction, memory, entries=i + 1, clip=clip, guidance=(None, 7.5)[i % 2], temperature=0.5)
         assert_within_its_bound(case, method.fitting(case), torch.arange(1, T + 1))
 

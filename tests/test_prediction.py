@@ -1,4 +1,4 @@
-"""eps, x_0, v and mu say the same thing: every conversion, both ways."""
+"""eps, x_0, v, a flow and mu say the same thing: every conversion, both ways."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from laws import assert_close, schedules
 from noisestep.reference import (
     Schedule,
     convert,
+    eps_from_flow,
     eps_from_mu,
     eps_from_v,
     eps_from_x_0,
@@ -17,6 +18,7 @@ from noisestep.reference import (
     q_sample,
     velocity,
     x_0_from_eps,
+    x_0_from_flow,
     x_0_from_mu,
     x_0_from_v,
 )
@@ -24,7 +26,7 @@ from noisestep.reference import (
 RNG = np.random.default_rng(2)
 X_0, EPS = RNG.standard_normal((2, 4, 3))
 ZERO_SNR = Schedule.from_name("linear", 10, zero_terminal_snr=True)
-KINDS = ("eps", "x_0", "v", "mu")
+KINDS = ("eps", "x_0", "v", "flow", "mu")
 
 
 def draw(schedule, t):
@@ -34,6 +36,7 @@ def draw(schedule, t):
         "eps": EPS,
         "x_0": X_0,
         "v": velocity(schedule, X_0, EPS, t),
+        "flow": EPS - X_0,
         "mu": posterior_mean(schedule, X_0, x_t, t),
     }
 
@@ -46,6 +49,7 @@ def x_0_slopes(schedule, t):
             "eps": np.maximum(noise, 1) / signal,
             "x_0": 1.0,
             "v": 1.0,
+            "flow": 1.0,
             "mu": 1 / schedule.posterior_mean_coef_x_0[t],
         }
 
@@ -63,7 +67,7 @@ def test_every_conversion_holds(source, target, schedule, data):
     # an error of x_0 grows by the reciprocal of its slope on the way to the target, or not at all; inputs are up to 5
     slope = x_0_slopes(schedule, t)
     growth = {"eps": 1 / schedule.sqrt_one_minus_alpha_bar[t], "x_0": 1.0, "v": 0.0, "mu": 1.0}
-    growth["v"] = growth["eps"]
+    growth["v"] = growth["flow"] = growth["eps"]
     size = 5 * (1 + slope[source]) * (1 + growth[target])
     # mu rests on 1 - alpha_bar of two steps, each a sum of up to t logarithms
     assert_close(actual=actual, expected=said[target], roundings=16 + 8 * t, scale=size)
@@ -83,6 +87,9 @@ def test_conversions_by_name_are_the_formulas(schedule, data):
     # v is a rotation of (x_0, eps), so that no error grows in it
     assert_close(actual=eps_from_v(schedule, x_t, said["v"], t), expected=EPS, roundings=16, scale=10)
     assert_close(actual=x_0_from_v(schedule, x_t, said["v"], t), expected=X_0, roundings=16, scale=10)
+    # so does the flow's velocity: its coefficients are at most 1
+    assert_close(actual=eps_from_flow(schedule, x_t, said["flow"], t), expected=EPS, roundings=16, scale=10)
+    assert_close(actual=x_0_from_flow(schedule, x_t, said["flow"], t), expected=X_0, roundings=16, scale=10)
 
 
 @given(schedules(), st.data())
@@ -109,10 +116,11 @@ def test_x_0_is_clipped_when_asked():
     assert np.array_equal(x_0, np.clip(3 * X_0, -1, 0.5))
 
 
-def test_v_alone_reaches_x_0_where_no_signal_is_left():
+def test_a_velocity_reaches_x_0_where_no_signal_is_left():
     x_t, said = draw(ZERO_SNR, 10)
     assert np.array_equal(x_t, EPS)
     assert np.array_equal(x_0_from_v(ZERO_SNR, x_t, said["v"], 10), X_0)
+    assert_close(actual=x_0_from_flow(ZERO_SNR, x_t, said["flow"], 10), expected=X_0, roundings=2, scale=5)
     assert np.array_equal(eps_from_mu(ZERO_SNR, x_t, X_0, 10), EPS)
 
 
@@ -121,14 +129,14 @@ def test_v_alone_reaches_x_0_where_no_signal_is_left():
     [
         (
             lambda s: predict_x_0(s, X_0, X_0, 1, prediction="noise"),
-            "prediction must be one of eps, x_0, v, mu, got 'noise'",
+            "prediction must be one of eps, x_0, v, flow, mu, got 'noise'",
         ),
         (lambda s: predict_x_0(s, X_0, X_0, 0, prediction="x_0"), r"t must be in 1..10, got 0"),
         (lambda s: predict_x_0(s, X_0, X_0, [1, 2], prediction="x_0"), r"t has shape \(2,\)"),
         (lambda s: predict_x_0(s, X_0, X_0, 1, clip=(1, -1)), r"low < high, got \(1, -1\)"),
         (lambda s: predict_x_0(s, X_0, X_0[:2], 1), r"got x_t \(4, 3\), output \(2, 3\)"),
         (lambda s: convert(s, X_0, X_0, 1, source="eps", target="score"), "target must be one of"),
-        (lambda s: x_0_from_eps(ZERO_SNR, X_0, X_0, 10), r"alpha_bar is 0 at t = 10 .* predict x_0 or v"),
+        (lambda s: x_0_from_eps(ZERO_SNR, X_0, X_0, 10), r"alpha_bar is 0 at t = 10 .* predict x_0, v or flow"),
         (lambda s: x_0_from_eps(ZERO_SNR, X_0, X_0, [1, 2, 3, 10]), "alpha_bar is 0 at t = 10"),
     ],
 )

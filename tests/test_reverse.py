@@ -44,7 +44,7 @@ def test_the_update_is_the_chapters(schedule, variance, data):
     )
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "mu"])
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "flow", "mu"])
 def test_other_predictions_and_clipping_go_through_x_0(prediction):
     t = np.array([1, 3, 7, 10])
     x_0 = predict_x_0(LINEAR, X, OUT, t, prediction=prediction, clip=(-1, 1))
@@ -128,7 +128,7 @@ def test_ddim_with_eta_1_is_the_ancestral_update(schedule):
 
 
 @pytest.mark.parametrize(("name", "zero"), NAMED)
-@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "flow"])
 @pytest.mark.parametrize("steps", [2, 25, 1000])
 def test_coefficients_are_the_written_out_update(name, zero, prediction, steps):
     schedule = Schedule.from_name(name, steps, zero_terminal_snr=zero)
@@ -244,7 +244,7 @@ def test_beta_is_exact_for_a_standard_normal():
         (lambda: ddim_step(LINEAR, X, OUT, 1, Z, eta=1.1), ValueError, r"eta must be in \[0, 1\], got 1.1"),
         (lambda: ddim_sigma(LINEAR, -0.1), ValueError, r"eta must be in \[0, 1\], got -0.1"),
         (lambda: reverse_coefficients(LINEAR, eta=np.nan), ValueError, "eta must be in"),
-        (lambda: reverse_coefficients(LINEAR, prediction="mu"), ValueError, "one of eps, x_0, v, got 'mu'"),
+        (lambda: reverse_coefficients(LINEAR, prediction="mu"), ValueError, "one of eps, x_0, v, flow, got 'mu'"),
         (lambda: guided(X, OUT[:1], 2.0), ValueError, r"conditional \(4, 3\), unconditional \(1, 3\)"),
         (lambda: learned_range_variance(LINEAR, np.ones(2, int), 1), TypeError, "fraction must be floating, got int64"),
     ],
@@ -254,8 +254,8 @@ def test_bad_arguments_are_refused(call, error, message):
         call()
 
 
-def test_a_schedule_without_signal_still_steps_from_x_0_or_v():
-    for prediction in ("x_0", "v"):
+def test_a_schedule_without_signal_still_steps_from_x_0_or_a_velocity():
+    for prediction in ("x_0", "v", "flow"):
         assert np.isfinite(reverse_coefficients(ZERO_SNR, prediction=prediction)).all()
         assert np.isfinite(reverse_coefficients(ZERO_SNR, prediction=prediction, eta=0.5)).all()
     # at t = T all of x_{T-1} is x_0 and fresh noise: nothing of x_T is kept

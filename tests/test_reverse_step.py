@@ -147,7 +147,7 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, dtype):
     case = Case((T, 2, 3), dtype, schedule=name, zero_terminal_snr=zero, T=T)
     for i, update in enumerate(EVERY):
         # a third of the updates for each prediction, and another third for each type
-        prediction = PREDICTIONS[(i + FLOATS.index(dtype)) % 3]
+        prediction = PREDICTIONS[(i + FLOATS.index(dtype)) % len(PREDICTIONS)]
         update = replace(update, prediction=prediction).fitting(case)
         assert_within_its_bound(case, update, torch.arange(1, T + 1))
 
@@ -437,7 +437,7 @@ def test_gaussian_data_is_sampled_with_the_mean_and_variance_of_the_recursion(pr
         def best(x_t, signal=signal, sigma=sigma, gain=gain):
             x_0 = m + gain * (x_t - signal * m)
             eps = (x_t - signal * x_0) / sigma
-            return {"x_0": x_0, "eps": eps, "v": signal * eps - sigma * x_0}[prediction]
+            return {"x_0": x_0, "eps": eps, "v": signal * eps - sigma * x_0, "flow": eps - x_0}[prediction]
 
         x = reverse_step(schedule, x, best(x), t, NoiseAddress(0, REVERSE, t), prediction=prediction, **option)
         # x_{t-1} = slope x_t + offset + deviation z, by the papers' formulas

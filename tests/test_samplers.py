@@ -27,9 +27,7 @@ from noisestep.accelerated.training.config import SampleConfig
 from noisestep.reference import Schedule, reverse_coefficients
 from noisestep.reference import sample as reference_sample
 from noisestep.reference.samplers.chain import Chain
-from sampler_laws import MEAN, VARIANCE, TableChain, cubic_schedule, gaussian_x_0, reference_sampler
-from scipy.optimize import brentq
-from scipy.stats import norm
+from sampler_laws import MEAN, VARIANCE, Mixture, TableChain, cubic_schedule, gaussian_x_0, reference_sampler
 
 from benchmarks import sampler_quality
 
@@ -100,29 +98,11 @@ def test_the_page_has_the_quality_that_was_measured() -> None:
     assert expected in PAGE, f"docs/samplers.md should hold this:\n{expected}"
 
 
-def test_the_example_of_the_page_runs() -> None:
-    (example,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+@pytest.mark.parametrize("example", re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE))
+def test_the_examples_of_the_page_run(example: str) -> None:
     names: dict[str, Any] = {}
     exec(example, names)
     assert names["images"].shape == (4, 1, 8, 8)
-
-
-# two normal distributions, whose marginal at every sigma is known
-WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.3, 0.2])
-
-
-def mixture_x_0(schedule: Schedule):
-    """E[x_0 | x_t] of the mixture."""
-
-    def model(x_t, t):
-        t = t[0]
-        sigma_2 = schedule.one_minus_alpha_bar[t] / schedule.alpha_bar[t]
-        x, variance = (x_t / schedule.sqrt_alpha_bar[t])[..., None], DEVIATIONS**2 + sigma_2
-        likelihood = WEIGHTS * norm.pdf(x, MEANS, np.sqrt(variance))
-        x_0 = MEANS + DEVIATIONS**2 / variance * (x - MEANS)
-        return (likelihood * x_0).sum(-1) / likelihood.sum(-1)
-
-    return model
 
 
 BETAS = st.lists(st.floats(-6, -0.3), min_size=1, max_size=8).map(lambda exponents: 10.0 ** np.array(exponents))
@@ -131,16 +111,13 @@ BETAS = st.lists(st.floats(-6, -0.3), min_size=1, max_size=8).map(lambda exponen
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_the_error_falls_with_the_order_of_the_sampler(name: str) -> None:
     # in one dimension the probability flow keeps the quantile of a point, so that its end is known
-    def cdf(x: float, sigma: float) -> float:
-        return float(WEIGHTS @ norm.cdf((x - MEANS) / np.sqrt(DEVIATIONS**2 + sigma**2)))
-
-    start = 10.0 * np.linspace(-2, 2, 20)
-    exact = [brentq(lambda y, x=x: cdf(y, 0) - cdf(x, 10.0), -5, 5, xtol=1e-14) for x in start]
+    mixture, start = Mixture(), 10.0 * np.linspace(-2, 2, 20)
+    exact = [mixture.quantile(mixture.cdf(x, 10.0)) for x in start]
     numbers, errors = [80, 160, 320, 640], []
     for steps in numbers:
         schedule = cubic_schedule(steps)
         x_T = start * schedule.sqrt_alpha_bar[-1]
-        x_0 = draw(name, schedule, mixture_x_0(schedule), x_T)[0]
+        x_0 = draw(name, schedule, partial(mixture.x_0, schedule), x_T)[0]
         errors.append(np.sqrt(np.mean((x_0 - exact) ** 2)))
     slope = -np.polyfit(np.log(numbers), np.log(errors), 1)[0]
     assert abs(slope - SAMPLERS[name].order) < 0.15
@@ -195,7 +172,9 @@ def test_a_gaussian_comes_back_with_its_mean_and_variance(name: str) -> None:
 
 @pytest.mark.parametrize("name", BY_TABLES)
 @settings(max_examples=25)
-@given(beta=BETAS, prediction=st.sampled_from(["eps", "x_0", "v"]), clip=st.booleans(), seed=st.integers(0, 2**32))
+@given(
+    beta=BETAS, prediction=st.sampled_from(["eps", "x_0", "v", "flow"]), clip=st.booleans(), seed=st.integers(0, 2**32)
+)
 def test_the_tables_and_the_tensors_are_the_reference_to_their_rounding(
     name: str, beta: np.ndarray, prediction: str, clip: bool, seed: int
 ) -> None:
@@ -317,6 +296,7 @@ class SumOfBounds(TableChain):
             "eps": np.tile([0.0, 1.0], (schedule.T + 1, 1)),
             "x_0": self.eps_of,
             "v": np.stack([noise, signal], axis=-1),
+            "flow": np.stack([np.ones_like(signal), signal], axis=-1) / (signal + noise)[:, None],
         }[prediction]
 
     def prediction(self, x: tuple[float, float], t: int) -> tuple[float, float]:

@@ -83,7 +83,7 @@ def test_the_noise_that_reaches_the_network_is_that_of_its_address() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "flow"])
 def test_it_is_the_reference_loop(options: dict[str, Any], prediction: str) -> None:
     steps, clip = 8, (-1.0, 1.0)
     # ends with a little of the image left: 1 / sqrt(alpha_bar_T) is about 9

@@ -116,7 +116,7 @@ def chains(draw):
     return schedule.respace(sorted(draw(st.sets(st.integers(1, schedule.T), min_size=1))))
 
 
-@given(chains(), st.sampled_from(["eps", "x_0", "v", "mu"]), options, st.integers(0, 2**64 - 1), st.data())
+@given(chains(), st.sampled_from(["eps", "x_0", "v", "flow", "mu"]), options, st.integers(0, 2**64 - 1), st.data())
 def test_image_k_alone_is_image_k_of_any_batch(schedule, kind, option, seed, data):
     numbers = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
     k = data.draw(st.integers(0, len(numbers) - 1))
@@ -132,7 +132,7 @@ def test_image_k_alone_is_image_k_of_any_batch(schedule, kind, option, seed, dat
     assert np.array_equal(draw([numbers[k]])[0], together[k])
 
 
-@given(chains(), st.sampled_from(["eps", "v", "mu"]), options, st.integers(0, 2**64 - 1))
+@given(chains(), st.sampled_from(["eps", "v", "flow", "mu"]), options, st.integers(0, 2**64 - 1))
 def test_the_same_guess_gives_the_same_image_whatever_the_network_predicts(schedule, kind, option, seed):
     trajectories = [
         sample(
@@ -146,7 +146,7 @@ def test_the_same_guess_gives_the_same_image_whatever_the_network_predicts(sched
         )
         for kind in ("x_0", kind)
     ]
-    # a step forms x_0 anew from eps, v or mu, and eps anew from x_0: the error of x_0 grows by their slopes
+    # a step forms x_0 anew from eps, v, a flow or mu, and eps anew from x_0: the error of x_0 grows by their slopes
     signal, noise = schedule.sqrt_alpha_bar[1:], schedule.sqrt_one_minus_alpha_bar[1:]
     slope = 1 / signal if kind == "eps" else 1 / schedule.posterior_mean_coef_x_0[1:] if kind == "mu" else 1 / noise
     size = (1 + slope.max()) * (1 + 1 / noise.min()) * max(1, np.abs(trajectories[0]).max())

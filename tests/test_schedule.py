@@ -105,7 +105,7 @@ def test_every_table_is_finite_and_read_only(name, zero):
         with pytest.raises(ValueError, match="read-only"):
             values[1] = 0
     assert schedule.timesteps.dtype == np.int64
-    assert schedule.zero_terminal_snr == (zero or name == "jsd")
+    assert schedule.zero_terminal_snr == (zero or name in ("jsd", "flow"))
 
 
 def test_log_variance_at_the_first_step_is_a_named_choice():
@@ -137,10 +137,15 @@ def test_schedules_follow_their_published_formulas():
     published["cosine"] = np.minimum(1 - f[1:] / f[:-1], 0.999)
     g = (sigmoid(3.0) - sigmoid(6 * t / T - 3)) / (sigmoid(3.0) - sigmoid(-3.0))
     published["sigmoid"] = np.minimum(1 - g[1:] / g[:-1], 0.999)
+    s = t / T
+    snr = (1 - s[1:]) ** 2 / s[1:] ** 2
+    published["flow"] = 1 - snr / (1 + snr) * np.concatenate([[1], (1 + snr[:-1]) / snr[:-1]])
     assert published.keys() == BETA_SCHEDULES.keys()
     for name, beta in published.items():
-        # the subtraction 1 - ratio and, in g, two near-equals: eps / (sigmoid(3) - sigmoid(u)) is at most 22 T eps
-        assert_close(actual=beta_schedule(name, T), expected=beta, roundings=64, scale=1 if name != "sigmoid" else T)
+        # the subtraction 1 - ratio and, in g, two near-equals: eps / (sigmoid(3) - sigmoid(u)) is at most 22 T eps; in
+        # a flow 1 - s, which is off by eps and at least 1 / T
+        scale = T if name in ("sigmoid", "flow") else 1
+        assert_close(actual=beta_schedule(name, T), expected=beta, roundings=64, scale=scale)
 
 
 def test_linear_ends_scale_with_1000_over_T_when_asked():
@@ -152,7 +157,7 @@ def test_a_warm_up_shorter_than_a_step_is_none():
     assert np.array_equal(beta_schedule("warmup10", 5), np.full(5, 0.02))
 
 
-@pytest.mark.parametrize("name", [name for name in BETA_SCHEDULES if name != "jsd"])
+@pytest.mark.parametrize("name", [name for name in BETA_SCHEDULES if name not in ("jsd", "flow")])
 def test_zero_terminal_snr_shifts_and_stretches_the_signal(name):
     before = Schedule.from_name(name, T)
     after = Schedule.from_name(name, T, zero_terminal_snr=True)

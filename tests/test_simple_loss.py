@@ -55,11 +55,13 @@ def assert_near_the_reference(output, eps, x_0, t, schedule, prediction, weight)
     # was rounded to float32
     narrowed = [isinstance(x, Tensor) and x.dtype == torch.float64 != compute_dtype(output) for x in (eps, x_0)]
     levels += narrowed[1]
-    if prediction == "v":
-        target = reference.training_target(schedule.schedule, clean, noise, t.numpy(), prediction="v")
+    if prediction in ("v", "flow"):
+        target = reference.training_target(schedule.schedule, clean, noise, t.numpy(), prediction=prediction)
         column = (-1, *(1,) * (out.ndim - 1))
-        signal = schedule.schedule.sqrt_alpha_bar[t.numpy()].reshape(column)
-        sigma = schedule.schedule.sqrt_one_minus_alpha_bar[t.numpy()].reshape(column)
+        signal, sigma = 1.0, 1.0
+        if prediction == "v":
+            signal = schedule.schedule.sqrt_alpha_bar[t.numpy()].reshape(column)
+            sigma = schedule.schedule.sqrt_one_minus_alpha_bar[t.numpy()].reshape(column)
         off = gamma(3 + levels + narrowed[0], unit) * (np.abs(signal * noise) + np.abs(sigma * clean))
     else:
         target = noise if prediction == "eps" else clean
@@ -200,7 +202,7 @@ def test_gradients(prediction, reduction):
     options = dict(prediction=prediction, reduction=reduction, weight=torch.tensor([0.5, 3.0]))
     if prediction != "eps":
         options["x_0"] = x_0
-    if prediction == "v":
+    if prediction in ("v", "flow"):
         options |= dict(schedule=D, t=torch.tensor([3, 50]))
     output.requires_grad_()
     assert torch.autograd.gradcheck(lambda output: simple_loss(output, NoiseAddress(0, FORWARD, 0), **options), output)

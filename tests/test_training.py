@@ -135,7 +135,7 @@ def test_without_classes_there_are_no_labels(digits: ImageSet) -> None:
 # one step
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "flow"])
 @pytest.mark.parametrize("weighting", ["none", "min_snr"])
 def test_the_loss_of_a_step_is_the_reference_loss(digits: ImageSet, prediction: str, weighting: str) -> None:
     config = tiny_config(prediction=prediction, weighting=weighting, dropout=0.0)

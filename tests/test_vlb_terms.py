@@ -69,7 +69,7 @@ def test_within_its_bound_of_the_reference_at_every_t(name, zero, variance):
     T = 1000
     case = Case((T, 2, 3), "float64", schedule=name, zero_terminal_snr=zero, T=T)
     t = torch.arange(1, T + 1)
-    for predicted, clip in zip(PREDICTIONS, CLIPS, strict=True):
+    for predicted, clip in zip(PREDICTIONS, (*CLIPS, None), strict=True):
         options = fitting(case, option(predicted, variance, clip))
         inputs = arguments(case, t, options["prediction"], variance, 256)
         assert_near_the_reference(vlb_terms(*inputs, t, **options), inputs, t, options)

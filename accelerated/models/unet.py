@@ -90,7 +90,7 @@ class UNet(nn.Module):
     what its mirror on the way down handed out.  Resolution halves by a 2 x 2 convolution of stride 2.  The
     output convolution starts at zero: an untrained network says 0 everywhere.
 
-    What the output means (ε, x_0 or v) is the loss's affair; with `out_channels` twice `in_channels`, its
+    What the output means (ε, x_0, a velocity) is the loss's affair; with `out_channels` twice `in_channels`, its
     second half is for the variance.
 
     Parameters

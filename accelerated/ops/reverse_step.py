@@ -1,6 +1,6 @@
 """x_{t-1} from x_t: `noisestep.reference.reverse`. Reads x_t and the output, writes x_{t-1} (and x_0 when asked)."""
 
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -119,7 +119,7 @@ def reverse_step(
 
         x_{t-1} = 1/sqrt(alpha_t) (x_t - (1 - alpha_t)/sqrt(1 - alpha_bar_t) eps_theta) + sigma_t z,    no z at t = 1
 
-    and its relatives: from predictions of x_0 or v, with x_0 clipped, with another variance, guided, or
+    and its relatives: from predictions of x_0 or a velocity, with x_0 clipped, with another variance, guided, or
     DDIM's. Every coefficient is a row of a table; nothing is read back to the host. For fewer steps than
     the network was trained on, pass the `DeviceSchedule` of a respaced schedule. Not differentiable.
 
@@ -137,7 +137,7 @@ def reverse_step(
         out of range takes the nearest row of the table.
     noise : NoiseAddress, Tensor or None
         The address that z is made from, or z itself; None where the update adds none.
-    prediction : {"eps", "x_0", "v"}
+    prediction : {"eps", "x_0", "v", "flow"}
         What the network predicts.
     clip : (float or Tensor, float or Tensor), optional
         The range that the predicted x_0 is clipped to, low < high. Here and below a Tensor is one number for all
@@ -177,7 +177,7 @@ def reverse_step(
     check_switch("return_x_0", return_x_0)
     check_batch("x_t", x_t)
     check_schedule(schedule, x_t, "x_t")
-    check_option("prediction", prediction, ("eps", "x_0", "v"))
+    check_option("prediction", prediction, get_args(Prediction))
     check_option("variance", variance, ("posterior", "beta", "zero", "learned_range"))
     t = check_timesteps(t, schedule, x_t, "x_t")
     learned = variance == "learned_range" and eta is None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -337,7 +337,8 @@ def simple_loss(
 ) -> Tensor:
     """The training objective L_simple (the chapter's "The Loss Function"), eps made anew from its address.
 
-        L = w || target - output ||^2 / n,  target = eps, x_0 or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0
+        L = w || target - output ||^2 / n,
+        target = eps, x_0, v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 or flow = eps - x_0
 
     with n elements a sample: the mean that the chapter's code takes (``MSELoss``), where its formula has
     the sum. Computed in float32 (float64 where output is float64); a sample's squares are added up in a fixed
@@ -349,14 +350,14 @@ def simple_loss(
         The network's, float32, float16, bfloat16 or float64.
     noise : NoiseAddress, Tensor or None
         The address that eps was made from, or eps itself; None where the target is x_0.
-    prediction : {"eps", "x_0", "v"}
+    prediction : {"eps", "x_0", "v", "flow"}
         What the network predicts.
     schedule : DeviceSchedule
-        For v.
+        For v and flow.
     t : Tensor of int64 or int32, shape (B,) or (), or int
-        For v, in 1..T: at t = 0 there is no noise to learn. Checked on a CPU.
+        For v and flow, in 1..T: at t = 0 there is no noise to learn. Checked on a CPU.
     x_0 : Tensor, shape (B, ...)
-        For x_0 and v: clean images, floating or uint8.
+        For x_0, v and flow: clean images, floating or uint8.
     weight : Tensor of float32, shape (B,), optional
         w, one a sample, such as min-SNR-gamma's at each t.
     reduction : {"mean", "none"}
@@ -374,7 +375,7 @@ def simple_loss(
     arguments = _checked(output, noise, prediction, schedule, t, x_0, weight)
     check_option("reduction", reduction, ("mean", "none"))
     wanted = torch.is_grad_enabled() and output.requires_grad
-    loss, _ = _simple_loss(output, *arguments, prediction, reduction == "mean", wanted)
+    loss, _ = _simple_loss(output, *arguments, reduction == "mean", wanted)
     return loss
 
 
@@ -420,7 +421,7 @@ def loss_and_gradient(
     with torch.no_grad():
         arguments = _checked(output, noise, prediction, schedule, t, x_0, weight)
         factor = _gradient_scale(output, scale)
-        return _loss_and_gradient(output.detach(), *arguments, prediction, factor)
+        return _loss_and_gradient(output.detach(), *arguments, factor)
 
 
 def _gradient_scale(output: Tensor, scale: float) -> float:
@@ -434,15 +435,18 @@ def _gradient_scale(output: Tensor, scale: float) -> float:
 def _checked(
     output: Tensor,
     noise: NoiseAddress | Tensor | None,
-    prediction: str,
+    prediction: Prediction,
     schedule: DeviceSchedule | None,
     t: Tensor | int | None,
     x_0: Tensor | None,
     weight: Tensor | None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Address]:
-    """(x_0, t, table, weight, eps, address) as the registered ops take them."""
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Address, str]:
+    """(x_0, t, table, weight, eps, address, prediction) as the registered ops take them.
+
+    Of the two velocities they know v alone: flow is v with a table of ones.
+    """
     check_batch("output", output)
-    check_option("prediction", prediction, ("eps", "x_0", "v"))
+    check_option("prediction", prediction, get_args(Prediction))
     for name, constant in (("noise", noise), ("x_0", x_0), ("weight", weight)):
         check_constant(name, constant)
     eps, address = (None, NOWHERE)
@@ -457,13 +461,13 @@ def _checked(
         if x_0 is None:
             raise ValueError(f'prediction="{prediction}" needs x_0, got None')
         check_like("x_0", x_0, output, "output", dtypes=(*FLOATS, torch.uint8))
-    if prediction == "v":
+    if prediction in ("v", "flow"):
         if schedule is None or t is None:
-            raise ValueError(f'prediction="v" needs schedule and t, got schedule={schedule!r}, t={t!r}')
-        table = check_schedule(schedule, output, "output").forward_table(compute_dtype(output))
+            raise ValueError(f'prediction="{prediction}" needs schedule and t, got schedule={schedule!r}, t={t!r}')
+        table = check_schedule(schedule, output, "output").target_table(prediction, compute_dtype(output))
         t = check_timesteps(t, schedule, output, "output")
     else:
         t = None
     if weight is not None:
         weight = check_weight(weight, output, "output")
-    return x_0, t, table, weight, eps, address
+    return x_0, t, table, weight, eps, address, "v" if prediction == "flow" else prediction

@@ -2,6 +2,7 @@
 
 import math
 from math import prod
+from typing import get_args
 
 import torch
 import triton
@@ -278,7 +279,7 @@ def vlb_terms(
     t : Tensor of int64 or int32, shape (B,) or (), or int
         In 1..T. Checked on a CPU to be in 0..T; on a GPU it is not read back, and a t out of range takes the nearest
         row of the table.
-    prediction : {"eps", "x_0", "v"}
+    prediction : {"eps", "x_0", "v", "flow"}
         What the network predicts.
     clip : (float, float), optional
         The range that the predicted x_0 is clipped to.
@@ -301,7 +302,7 @@ def vlb_terms(
     check_constant("x_t", x_t)
     check_constant("x_0", x_0)
     check_schedule(schedule, x_t, "x_t")
-    check_option("prediction", prediction, ("eps", "x_0", "v"))
+    check_option("prediction", prediction, get_args(Prediction))
     check_option("variance", variance, ("posterior", "beta", "learned_range"))
     levels = level_count(levels)
     t = check_timesteps(t, schedule, x_t, "x_t")

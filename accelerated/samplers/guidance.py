@@ -92,7 +92,7 @@ class Network:
         Needed where the guidance is active.
     classifier : function or None
         `classifier(x, t, label)`, called like the model: the gradient of log p(y | x_t) in x_t, times its scale.
-    prediction : {"eps", "x_0", "v"}
+    prediction : {"eps", "x_0", "v", "flow"}
         What the model predicts.
 
     Attributes

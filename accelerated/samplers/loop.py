@@ -92,7 +92,7 @@ def sample(
         Which steps of the chain they are: a name in `noisestep.reference.GRIDS`.
     sampler : str
         A name in `noisestep.accelerated.samplers.SAMPLERS`.
-    prediction : {"eps", "x_0", "v"}
+    prediction : {"eps", "x_0", "v", "flow"}
         What the model predicts.
     clip : bool
         Keep the predicted x_0 in [−1, 1] at every step.
@@ -229,7 +229,7 @@ class Chain:
         Of the guidance, where each image has its own.
     seed : int
         Of the noise; an image's number is its sample, the original timestep its step.
-    prediction : {"eps", "x_0", "v"}
+    prediction : {"eps", "x_0", "v", "flow"}
         What the network predicts.
     options : dict
         `clip` and `temperature` of `noisestep.accelerated.ops.reverse_step` and `multistep`.

@@ -58,7 +58,9 @@ class DataConfig(Checked):
 class ScheduleConfig(Checked):
     """The forward process: the name of the beta schedule, its number of steps T, and its parameters."""
 
-    name: str = setting("cosine", Choice(tuple(BETA_SCHEDULES)), "beta schedule")
+    name: str = setting(
+        "cosine", Choice(tuple(BETA_SCHEDULES)), "beta schedule; flow: the noise levels of flow matching"
+    )
     T: int = setting(1000, Range(int, 1, 1_000_000), "number of diffusion timesteps T")
     zero_terminal_snr: bool = setting(False, Switch(), "rescale the schedule so that x_T is pure noise")
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -179,7 +181,9 @@ class TrainConfig(Checked):
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     model: UNetConfig | None = None
-    prediction: Literal["eps", "x_0", "v"] = setting("eps", Choice(get_args(Prediction)), "what the network predicts")
+    prediction: Literal["eps", "x_0", "v", "flow"] = setting(
+        "eps", Choice(get_args(Prediction)), "what the network predicts; flow: the velocity ε − x_0 of flow matching"
+    )
     weighting: str = setting("none", Choice(tuple(LOSS_WEIGHTINGS)), "weight of each timestep in the loss")
     conditional: bool = setting(True, Switch(), "condition the network on the class, if the images have labels")
     label_dropout: float = setting(
@@ -228,12 +232,13 @@ class TrainConfig(Checked):
         if self.prediction == "eps" and self.schedule.build().zero_terminal_snr:
             raise ValueError(
                 f"prediction is 'eps', but x_T of schedule {self.schedule.name} is pure noise, which says nothing "
-                "about x_0; allowed: x_0, v"
+                "about x_0; allowed: x_0, v, flow"
             )
         sampler, chain = SAMPLERS[self.sample.sampler], self.schedule.build()
         if sampler.tables is not None:
             # what cannot start on this schedule says so
-            sampler.tables(chain.respace(self.sample.steps, self.sample.grid), **sampler.with_defaults({}))
+            own = {name: getattr(self.sample, name) for name in sampler.settings}
+            sampler.tables(chain.respace(self.sample.steps, self.sample.grid), **own)
         if self.warmup >= self.steps:
             raise ValueError(f"warmup is {self.warmup} of {self.steps} steps; it must be smaller than steps")
         if self.cuda_graph and self.micro_batch:

@@ -27,7 +27,8 @@ ADDRESS: dict[str, Sequence[Any]] = {"in_tensors": (False, True, "step"), "one_t
 GIVEN_EPS: dict[str, Sequence[Any]] = {"eps_dtype": (None, "float32", "bfloat16", "float64")}
 # the numbers of a call: Python's, or in tensors
 SCALARS: dict[str, Sequence[Any]] = {"scalars": ("numbers", "float32 for all", "float64 for each", "bfloat16 for each")}
-PREDICTION: dict[str, Sequence[Any]] = {"prediction": PREDICTIONS}
+# the kernels know a flow as v with another table
+PREDICTION: dict[str, Sequence[Any]] = {"prediction": [name for name in PREDICTIONS if name != "flow"]}
 
 # the factors that are fields of a case
 OF_A_CASE = {field.name for field in fields(Case)}

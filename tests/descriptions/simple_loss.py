@@ -29,7 +29,7 @@ def prepare(
     options["prediction"] = prediction
     if prediction != "eps":
         options["x_0"] = case.tensor(3, dtype=x_0_dtype and getattr(torch, x_0_dtype))
-    if prediction == "v":
+    if prediction in ("v", "flow"):
         options |= dict(schedule=case.device_schedule, t=case.t(first=1))
     if weighted:
         options["weight"] = torch.rand(case.shape[0], generator=torch.Generator().manual_seed(4)).to(case.device)

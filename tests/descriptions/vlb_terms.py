@@ -34,7 +34,9 @@ def arguments(case: Case, t: Tensor, predicted: str, variance: str, levels: int,
     signal, sigma = (
         column.reshape(-1, *(1,) * (x_0.ndim - 1)) for column in schedule.forward_table(torch.float64)[t].T
     )
-    output = {"eps": eps, "x_0": x_0.double(), "v": signal * eps - sigma * x_0.double()}[predicted]
+    output = {"eps": eps, "x_0": x_0.double(), "v": signal * eps - sigma * x_0.double()}
+    output["flow"] = eps - x_0.double()
+    output = output[predicted]
     output = output + wrong * case.tensor(3, dtype=torch.float64)
     if variance == "learned_range":
         output = torch.cat([output, case.tensor(4, dtype=torch.float64).clamp(-2, 2)], dim=1)
