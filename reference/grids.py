@@ -57,6 +57,19 @@ GRIDS: dict[str, Callable[[Schedule, int], Steps]] = {
 }
 
 
+# a name in other libraries -> what it is called here: diffusers' timestep_spacing, Stability's sgm in user interfaces,
+# DPM-Solver's skip_type, and DDIM's
+GRIDS_ELSEWHERE = {
+    "trailing": "uniform",
+    "sgm_uniform": "uniform",
+    "time_uniform": "uniform",
+    "quad": "quadratic",
+    "time_quadratic": "quadratic",
+    "logSNR": "exponential",
+    "logsnr": "exponential",
+}
+
+
 def grid_steps(schedule: Schedule, n: int, grid: str) -> Steps:
     """The n steps of a grid, increasing, the last of them T.
 
@@ -80,6 +93,10 @@ def grid_steps(schedule: Schedule, n: int, grid: str) -> Steps:
     n = as_int("the number of steps to keep", n)
     if not 1 <= n <= schedule.T:
         raise ValueError(f"the number of steps to keep must be in 1..{schedule.T}, got {n}")
+    if isinstance(grid, str) and grid in GRIDS_ELSEWHERE:
+        raise ValueError(
+            f"grid must be one of {', '.join(GRIDS)}, got {grid!r}; {grid} is called {GRIDS_ELSEWHERE[grid]} here"
+        )
     require_name("grid", grid, tuple(GRIDS))
     return GRIDS[grid](schedule, n)
 

@@ -11,13 +11,21 @@ from laws import EPS
 from noisestep.accelerated.address import INITIAL, NoiseAddress
 from noisestep.accelerated.ops import noise
 from noisestep.reference import REVERSE, Schedule, normal, sample
+from noisestep.reference.samplers.chain import Chain
 from noisestep.reference.samplers.dpmpp_3m import dpmpp_3m_coefficients
 from noisestep.reference.samplers.exponential import half_log_snr_steps, phi
+from noisestep.reference.samplers.heun import heun, heun_coefficients, raised_steps
 from sampler_laws import reference_sampler
 
 SHAPE = (1, 4, 4)
 CHAIN = Schedule.from_name("linear", 1000).respace(12)
-SIGMA = np.sqrt(CHAIN.one_minus_alpha_bar / CHAIN.alpha_bar)
+
+
+def sigma_in(schedule):
+    return np.sqrt(schedule.one_minus_alpha_bar / schedule.alpha_bar)
+
+
+SIGMA = sigma_in(CHAIN)
 
 
 @pytest.fixture
@@ -108,6 +116,45 @@ def test_the_third_order_of_k_diffusion_lacks_half_of_a_term(k_diffusion):
         half = CHAIN.sqrt_alpha_bar[t - 1] * h[t] * phi(3, h[t]) * q
         np.testing.assert_allclose(ours - half, x_s, rtol=0, atol=100 * EPS * np.abs(x_t).max())
         assert np.abs(half).max() > 1e-5
+
+
+def test_it_is_the_stochastic_sampler_of_k_diffusion(k_diffusion, monkeypatch):
+    # levels that are powers of one number, so that the raised ones are steps of the chain
+    ratio = 1.05
+    sigma = 0.02 * ratio ** np.arange(120)
+    alpha_bar = 1 / (1 + sigma**2)
+    trained = Schedule(1 - alpha_bar / np.concatenate([[1], alpha_bar[:-1]]))
+    chain = trained.respace(np.arange(10, 121, 10))
+    churn, s_max = (ratio**3 - 1) * chain.T, float(sigma_in(chain)[-2] * 1.01)
+    image = np.linspace(-0.9, 0.8, 6).reshape(2, 3)
+    start = Chain(chain, lambda x, t: image, 3.0 * image, "x_0", None, 0, np.arange(2), 1.0)
+    noises = [np.sin(t + np.arange(6)).reshape(2, 3) for t in range(chain.T + 1)]
+    monkeypatch.setattr(Chain, "z", lambda self, t: noises[t])
+    options = dict(churn=churn, s_min=0.05, s_max=s_max, s_noise=1.01)
+    states = [3.0 * image, *heun(start, trained=trained, **options)]
+    # the network says the same everywhere, so that Heun's method over sigma and over 1 / sigma are one
+    theirs, left = [], iter(range(chain.T, 0, -1))
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.from_numpy(noises[next(left)]))
+    x_0 = k_diffusion.sample_heun(
+        lambda x, sigma: torch.from_numpy(image),
+        torch.from_numpy(3.0 * image / chain.sqrt_alpha_bar[-1]),
+        torch.from_numpy(sigma_in(chain)[::-1].copy()),
+        disable=True,
+        s_churn=churn,
+        s_tmin=0.05,
+        s_tmax=s_max,
+        s_noise=1.01,
+        callback=lambda info: theirs.append((info["x"].numpy(), float(info["sigma_hat"]))),
+    )
+    raised = raised_steps(chain, trained=trained, **options)
+    known = sigma_in(trained)
+    way_up = heun_coefficients(chain, trained=trained, **options)[2]
+    for t, x_t, (x, sigma_hat) in zip(range(chain.T, 0, -1), states, theirs, strict=False):
+        assert abs(known[raised[t]] / sigma_hat - 1) < 1e-12
+        ours = (way_up[t, 0] * x_t + way_up[t, 2] * noises[t]) / trained.sqrt_alpha_bar[raised[t]]
+        np.testing.assert_allclose(ours, x, rtol=0, atol=100 * chain.T * EPS * np.abs(x).max())
+    assert np.count_nonzero(raised > chain.timesteps) == 10
+    np.testing.assert_allclose(states[-1], x_0.numpy(), rtol=0, atol=100 * chain.T * EPS)
 
 
 def alpha_bar_chain(scheduler):

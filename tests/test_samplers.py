@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import EPS
 from noisestep.accelerated.evaluation.comparison import Comparison
-from noisestep.accelerated.samplers import SAMPLERS, Sampler
+from noisestep.accelerated.samplers import ELSEWHERE, SAMPLERS, Sampler
 from noisestep.accelerated.samplers.__main__ import table
 from noisestep.accelerated.samplers.loop import sample
 from noisestep.accelerated.training.config import SampleConfig
 from noisestep.reference import Schedule, reverse_coefficients
 from noisestep.reference import sample as reference_sample
+from noisestep.reference.grids import GRIDS, GRIDS_ELSEWHERE
 from noisestep.reference.samplers.chain import Chain
 from sampler_laws import MEAN, VARIANCE, Mixture, TableChain, cubic_schedule, gaussian_x_0, reference_sampler
 
@@ -103,6 +104,24 @@ def test_the_examples_of_the_page_run(example: str) -> None:
     names: dict[str, Any] = {}
     exec(example, names)
     assert names["images"].shape == (4, 1, 8, 8)
+
+
+def test_a_name_of_another_library_is_answered_by_the_name_here() -> None:
+    assert not ELSEWHERE.keys() & SAMPLERS.keys()
+    assert not GRIDS_ELSEWHERE.keys() & GRIDS.keys()
+    assert set(GRIDS_ELSEWHERE.values()) <= GRIDS.keys()
+    (names,) = re.findall(r"^## Names elsewhere\n(.*?)^## ", PAGE, flags=re.DOTALL | re.MULTILINE)
+    for name in (*ELSEWHERE, *GRIDS_ELSEWHERE):
+        assert f"`{name}`".lower() in names.lower()
+    schedule = Schedule.from_name("linear", 10)
+    with pytest.raises(ValueError, match=r"allowed: ddim, .*, unipc; euler_ancestral is called ddim with eta 1 here$"):
+        sample(None, schedule, count=1, shape=(1, 1, 1), sampler="euler_ancestral")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"allowed: ddim, .*, unipc$"):
+        sample(None, schedule, count=1, shape=(1, 1, 1), sampler="eular")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"exponential, got 'sgm_uniform'; sgm_uniform is called uniform here$"):
+        schedule.respace(3, "sgm_uniform")
+    with pytest.raises(ValueError, match=r"allowed: one of ddim, .*, unipc; ipndm is called deis here$"):
+        SampleConfig(sampler="ipndm")
 
 
 BETAS = st.lists(st.floats(-6, -0.3), min_size=1, max_size=8).map(lambda exponents: 10.0 ** np.array(exponents))

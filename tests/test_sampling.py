@@ -274,7 +274,7 @@ def test_progress_counts_the_images() -> None:
     [
         ({"sampler": "euler"}, "sampler is 'euler'; allowed: ddim, ddpm, deis, dpmpp_2m"),
         ({"variance": "beta"}, "variance means nothing to sampler ddim, which takes eta"),
-        ({"sampler": "heun", "eta": 0.5}, "eta means nothing to sampler heun, which takes no setting of its own"),
+        ({"sampler": "heun", "eta": 0.5}, "eta means nothing to sampler heun, which takes churn, s_min"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"labels have shape \(3,\); 7 images need \(7,\)"),
         ({"cuda_graph": True}, "cuda_graph=True needs a GPU, and the device is cpu"),
         ({"guidance": 2.0}, "guidance is 2; it needs labels, and a model trained with label dropout"),

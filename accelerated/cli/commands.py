@@ -501,11 +501,12 @@ def _check_interpolation(numbers: tuple[int, int], settings: SampleConfig, edit:
     if edit.image is not None:
         raise ValueError("--interpolate starts from noise, and cannot be given with --image")
     own = SAMPLERS[settings.sampler].settings
-    if ("eta" in own and settings.eta > 0) or ("variance" in own and settings.variance != "zero"):
-        raise ValueError(
-            f"--interpolate needs a sampler without noise on the way, and {settings.sampler} adds some: pass "
-            f"{'--eta 0' if 'eta' in own else '--variance zero'}"
-        )
+    for name, without in (("eta", 0), ("variance", "zero"), ("churn", 0)):
+        if name in own and getattr(settings, name) != without:
+            raise ValueError(
+                f"--interpolate needs a sampler without noise on the way, and {settings.sampler} adds some: pass "
+                f"--{name} {without}"
+            )
 
 
 def _greet() -> None:

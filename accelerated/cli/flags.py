@@ -57,7 +57,7 @@ class FieldType(click.ParamType):
         except ValueError:
             parsed = None
         if not self.kind.admits(parsed):
-            self.fail(f"{value!r} is not {self.kind}.", param, ctx)
+            self.fail(f"{value!r} is not {self.kind}{self.kind.hint(value)}.", param, ctx)
         return parsed
 
 

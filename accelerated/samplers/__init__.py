@@ -9,7 +9,7 @@ import pkgutil
 
 from .sampler import Sampler
 
-__all__ = ["SAMPLERS", "Sampler"]
+__all__ = ["ELSEWHERE", "SAMPLERS", "Sampler"]
 
 # every other file holds one sampler, SAMPLER
 _NO_SAMPLERS = ("editing", "guidance", "inversion", "loop", "sampler", "__main__")
@@ -22,3 +22,10 @@ def _found() -> dict[str, Sampler]:
 
 
 SAMPLERS: dict[str, Sampler] = _found()
+
+# a name in other libraries -> what it is called here
+ELSEWHERE = {
+    theirs: f"{sampler.name} {settings}".rstrip()
+    for sampler in SAMPLERS.values()
+    for theirs, settings in sampler.elsewhere.items()
+}

@@ -22,4 +22,10 @@ SAMPLER = Sampler(
     source="Song et al. 2021, eq. 12",
     predict=predict,
     settings={"eta": 0.0},
+    elsewhere={
+        "euler": "with eta 0",
+        "dpmpp_1": "with eta 0",
+        "euler_ancestral": "with eta 1",
+        "euler_a": "with eta 1",
+    },
 )

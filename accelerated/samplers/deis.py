@@ -10,6 +10,7 @@ SAMPLER = Sampler(
     order=3,
     source="Zhang & Chen 2023, arXiv:2204.13902, ρAB",
     tables=deis_coefficients,
+    elsewhere={"lms": "", "ipndm": ""},
     memory=2,
     remembers="eps",
 )

@@ -1,10 +1,14 @@
-"""Heun's method: `noisestep.reference.samplers.heun`, Euler's step and what the second call makes of it."""
+"""Heun's method: `noisestep.reference.samplers.heun`, Euler's step and what the second call makes of it.
+
+The third table adds the noise of EDM's stochastic sampler.
+"""
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
-from noisestep.reference.samplers.heun import heun_coefficients
+from noisestep.reference.samplers.heun import heun_coefficients, raised_steps
 
 from .sampler import Sampler
 
@@ -26,9 +30,12 @@ SAMPLER = Sampler(
     name="heun",
     title="Heun's method",
     order=2,
-    source="Karras et al. 2022, algorithm 1, with s(k) = k and σ(k) = 1/k",
+    source="Karras et al. 2022, algorithms 1 and 2, with s(k) = k and σ(k) = 1/k",
     predict=predict,
     correct=correct,
+    settings={"churn": 0.0, "s_min": 0.0, "s_max": inf, "s_noise": 1.0},
     tables=heun_coefficients,
     memory=1,
+    raised=raised_steps,
+    elsewhere={"edm": "with a churn", "dpmpp_2s": ""},
 )

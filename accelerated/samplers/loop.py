@@ -3,18 +3,22 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from noisestep.reference._arguments import MOST_ROWS, factor, integer, require_name, sizes, switch
+from noisestep.reference.multistep import prediction_coefficients
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..address import INITIAL, REVERSE, NoiseAddress
 from ..ops import advance, multistep, noise, reverse_step
-from ..schedule import DeviceSchedule, with_index
-from . import SAMPLERS, Sampler
+from ..schedule import DeviceSchedule, StepTable, with_index
+from . import ELSEWHERE, SAMPLERS, Sampler
 from .editing import Edit, moves
 from .guidance import Guidance, Network
 
@@ -125,7 +129,7 @@ def sample(
         Told how many images are done, after each batch.
     **settings
         What the sampler takes besides: `eta` of ddim and dpmpp_2m_sde, in [0, 1]; `variance` of ddpm, "posterior",
-        "beta" or "zero".
+        "beta" or "zero"; `churn`, `s_min`, `s_max` and `s_noise` of heun (Karras et al. 2022, algorithm 2).
 
     Returns
     -------
@@ -146,7 +150,8 @@ def sample(
     require_name("prediction", prediction, get_args(Prediction))
     clip = switch("clip", clip)
     if sampler not in SAMPLERS:
-        raise ValueError(f"sampler is {sampler!r}; allowed: {', '.join(SAMPLERS)}")
+        hint = f"; {sampler} is called {ELSEWHERE[sampler]} here" if sampler in ELSEWHERE else ""
+        raise ValueError(f"sampler is {sampler!r}; allowed: {', '.join(SAMPLERS)}{hint}")
     method = SAMPLERS[sampler]
     settings = method.with_defaults(settings)
     if labels is not None and labels.shape != (count,):
@@ -165,9 +170,15 @@ def sample(
         raise ValueError("cuda_graph=True cannot capture a classifier, which is called from Python at every step")
     kept = schedule if steps is None else schedule.respace(steps, grid)
     tables = DeviceSchedule(kept if edit is None else edit.schedule(kept), device)
-    network = Network(
-        model, tables, guidance=guidance, null_label=null_label, classifier=classifier, prediction=prediction
+    ask = partial(
+        Network, model, guidance=guidance, null_label=null_label, classifier=classifier, prediction=prediction
     )
+    network, raised = ask(tables), None
+    if method.raised is not None:
+        rows = method.raised(tables.schedule, trained=schedule, **settings)
+        if (schedule.timesteps[rows] != tables.schedule.timesteps).any():
+            trained = DeviceSchedule(schedule, device)
+            raised = Raised(rows, trained, ask(trained))
     options = dict(clip=(-1.0, 1.0) if clip else None, temperature=temperature)
     images, histories = [], []
     chain: Chain | None = None
@@ -196,6 +207,7 @@ def sample(
                 prediction=prediction,
                 options=options,
                 revisits=revisits,
+                raised=raised,
             )
             if cuda_graph:
                 chain.capture()
@@ -209,6 +221,25 @@ def sample(
         histories.append(torch.stack(history).cpu())
         progress(start + batch)
     return Samples(torch.cat(images), labels, torch.cat(histories, dim=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Raised:
+    """Where the first call of each step is made, if the noise is raised before.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (T + 1,)
+        The step of `schedule` for each of the chain's.
+    schedule : DeviceSchedule
+        The whole chain, as the model was trained on it.
+    network : Network
+        For `schedule`.
+    """
+
+    rows: NDArray[np.int64]
+    schedule: DeviceSchedule
+    network: Network
 
 
 class Chain:
@@ -235,6 +266,8 @@ class Chain:
         `clip` and `temperature` of `noisestep.accelerated.ops.reverse_step` and `multistep`.
     revisits : bool
         Whether the chain comes back to a t, as RePaint does: `visit` is then a tensor.
+    raised : Raised, optional
+        For a sampler that raises the noise.
 
     Attributes
     ----------
@@ -268,16 +301,24 @@ class Chain:
         prediction: Prediction,
         options: dict[str, Any],
         revisits: bool = False,
+        raised: Raised | None = None,
     ) -> None:
         self.settings = settings
         self._sampler, self._network, self._schedule, self._seed = sampler, network, schedule, seed
         self._prediction: Prediction = prediction
         self._options = options
-        tables = () if sampler.tables is None else sampler.tables(schedule.schedule, **settings)
-        self._tables = [
-            schedule.step_table(table, prediction=prediction, memory=sampler.remembers)
-            for table in (tables if isinstance(tables, tuple) else (tables,))
-        ]
+        self._raised = raised
+        whole = {} if raised is None else {"trained": raised.schedule.schedule}
+        tables = () if sampler.tables is None else sampler.tables(schedule.schedule, **settings, **whole)
+        tables = tables if isinstance(tables, tuple) else (tables,)
+        self._tables = [schedule.step_table(table, prediction=prediction, memory=sampler.remembers) for table in tables]
+        # for each call of a step, whether it is guided at each t
+        self._guided = [network.guided, network.guided]
+        if raised is not None:
+            known = prediction_coefficients(raised.schedule.schedule, prediction)[raised.rows]
+            self._tables[0] = StepTable(known, tables[0], memory=sampler.remembers, device=schedule.device)
+            self._guided[0] = [raised.network.guided[row] for row in raised.rows]
+            self._rows = torch.from_numpy(raised.rows).to(schedule.device)
         self.x = torch.empty_like(x_T)
         self.t = torch.zeros((), dtype=torch.int64, device=x_T.device)
         # the earlier predictions; each step writes over the oldest
@@ -336,8 +377,8 @@ class Chain:
         occurs.
         """
         calls = (0,) if self._sampler.correct is None else (0, 1)
-        guided = sorted(set(self._network.guided[1:]))
-        ways = list(itertools.product(calls, range(max(1, len(self._ring))), guided))
+        turns = range(max(1, len(self._ring)))
+        ways = [way for call in calls for way in itertools.product((call,), turns, sorted({*self._guided[call][1:]}))]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -406,7 +447,7 @@ class Chain:
         self.kept.copy_(x)
 
     def _run(self, call: int) -> None:
-        way = call, self._turn, self._network.guided[self._left]
+        way = call, self._turn, self._guided[call][self._left]
         if self._graphs:
             self._graphs[way].replay()
         else:
@@ -414,7 +455,7 @@ class Chain:
 
     def _compute(self, call: int, turn: int, guided: bool) -> None:
         self._turn = turn
-        self._ask(guided)
+        self._ask(call, guided)
         if call == 0:
             self._sampler.predict(self)
             advance(self.t, -1)
@@ -422,11 +463,18 @@ class Chain:
             assert self._sampler.correct is not None
             self._sampler.correct(self)
 
-    def _ask(self, guided: bool) -> None:
+    def _ask(self, call: int, guided: bool) -> None:
         # a gather: to index with a tensor of no axes would read it back
-        model_t = self._schedule.timesteps.gather(0, self.t[None])
-        self._output, self._guidance = self._network(
-            self.x, self.t[None], model_t.expand(len(self.x)), self._label, guided=guided, scale=self._scale
-        )
+        network, t = self._network, self.t[None]
+        model_t = self._schedule.timesteps.gather(0, t)
         step = model_t if self.visit is None else model_t + self.visit
         self._address = NoiseAddress(self._seed, REVERSE, step, self._numbers)
+        if call == 0 and self._raised is not None:
+            # what is predicted has no part in it
+            self._output, self._guidance = self.x, None
+            self.multistep(len(self._tables) - 1, [], in_place=True)
+            network, t = self._raised.network, self._rows.gather(0, t)
+            model_t = self._raised.schedule.timesteps.gather(0, t)
+        self._output, self._guidance = network(
+            self.x, t, model_t.expand(len(self.x)), self._label, guided=guided, scale=self._scale
+        )

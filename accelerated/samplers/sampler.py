@@ -50,6 +50,12 @@ class Sampler:
         What these predictions are.
     keeps_state : bool
         Whether it also keeps a tensor like x_t, `chain.kept`, from one step to the next.
+    raised : function of Schedule, optional
+        `raised(schedule, trained=..., **settings)`: for each t, the step of the trained chain that the noise is raised
+        to before a step is taken from there. The last of `tables`, which is then given `trained` too, is how, and the
+        first is for the call of the network at that step.
+    elsewhere : mapping
+        What other libraries call it, and the settings with which it is the same, such as "with eta 0".
     """
 
     name: str
@@ -63,6 +69,8 @@ class Sampler:
     memory: int = 0
     remembers: Memory = "x_0"
     keeps_state: bool = False
+    raised: Callable[..., NDArray[np.int64]] | None = None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def one_step(self) -> bool:

@@ -28,4 +28,5 @@ SAMPLER = Sampler(
     tables=unipc_coefficients,
     memory=2,
     keeps_state=True,
+    elsewhere={"uni_pc": "", "uni_pc_bh2": ""},
 )

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from noisestep.reference.betas import BETA_SCHEDULES
-from noisestep.reference.grids import GRIDS
+from noisestep.reference.grids import GRIDS, GRIDS_ELSEWHERE
 from noisestep.reference.loss import LOSS_WEIGHTINGS
 from noisestep.reference.prediction import Prediction
 from noisestep.reference.samplers.editing import repaint_walk, start_step
 from noisestep.reference.schedule import Schedule
 
 from ..files import printable
-from ..samplers import SAMPLERS
+from ..samplers import ELSEWHERE, SAMPLERS
 from ..samplers.sampler import check_maskable
 from .settings import Checked, Choice, Interval, Range, Size, Switch, Text, plain, setting
 
@@ -96,7 +96,9 @@ class SampleConfig(Checked):
     """
 
     sampler: str = setting(
-        "ddim", Choice(tuple(SAMPLERS)), "; ".join(f"{name}: {sampler.title}" for name, sampler in SAMPLERS.items())
+        "ddim",
+        Choice(tuple(SAMPLERS), ELSEWHERE),
+        "; ".join(f"{name}: {sampler.title}" for name, sampler in SAMPLERS.items()),
     )
     steps: int = setting(
         50,
@@ -104,7 +106,9 @@ class SampleConfig(Checked):
         f"sampling steps from x_T to x_0, at most T; n steps are n network calls, 2 n - 1 with {_two_calls()}",
     )
     grid: str = setting(
-        "uniform", Choice(tuple(GRIDS)), "which timesteps the sampling steps are: evenly spaced by default"
+        "uniform",
+        Choice(tuple(GRIDS), GRIDS_ELSEWHERE),
+        "which timesteps the sampling steps are: evenly spaced by default",
     )
     eta: float = setting(
         0.5, Range(float, 0.0, 1.0), f"{_takers('eta')} only: 0 is deterministic, 1 adds as much noise as DDPM"
@@ -114,6 +118,14 @@ class SampleConfig(Checked):
         Choice(("posterior", "beta", "zero")),
         f"{_takers('variance')} only: variance of a reverse step",
     )
+    churn: float = setting(
+        0.0, Range(float, 0, 1e6), f"{_takers('churn')} only: how much noise is added before steps, S_churn of EDM"
+    )
+    s_min: float = setting(0.0, Range(float, 0, 1e6), f"{_takers('s_min')} only: no churn where sigma is below this")
+    s_max: float = setting(
+        math.inf, Range(float, 0, math.inf), f"{_takers('s_max')} only: no churn where sigma is above this"
+    )
+    s_noise: float = setting(1.0, Range(float, 0, 100), f"{_takers('s_noise')} only: factor on the noise of churn")
     clip_x0: bool = setting(True, Switch(), "clip the predicted x_0 to [-1, 1] at every step")
     guidance: float = setting(
         1.0, Range(float, 0, 100), "classifier-free guidance scale; 1 is no guidance, others need label dropout"

@@ -25,6 +25,10 @@ class Kind:
         """The value that a command line's `text` stands for, not yet checked; ValueError if there is none."""
         return text
 
+    def hint(self, value: object) -> str:
+        """What to say besides of a value that is not one of them; begins with a semicolon if there is anything."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Range(Kind):
@@ -73,9 +77,10 @@ class Range(Kind):
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of a few values."""
+    """One of a few values; `elsewhere` has other libraries' names for them."""
 
     values: tuple[str | int, ...]
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"one of {', '.join(map(str, self.values))}"
@@ -92,6 +97,11 @@ class Choice(Kind):
     def parse(self, text: str) -> Any:
         """The value that is written like this, or None."""
         return next((value for value in self.values if str(value) == text), None)
+
+    def hint(self, value: object) -> str:
+        """What the value is called here."""
+        here = self.elsewhere.get(value) if isinstance(value, str) else None
+        return "" if here is None else f"; {value} is called {here} here"
 
 
 class Switch(Kind):
@@ -191,4 +201,5 @@ class Checked:
             object.__setattr__(self, item.name, value)
             kind, optional = item.metadata.get("kind"), item.default is None
             if kind is not None and not kind.admits(value) and not (optional and value is None):
-                raise ValueError(f"{item.name} is {value!r}; allowed: {kind}{', or null' if optional else ''}")
+                allowed = f"{kind}{', or null' if optional else ''}{kind.hint(value)}"
+                raise ValueError(f"{item.name} is {value!r}; allowed: {allowed}")
