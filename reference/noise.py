@@ -164,7 +164,7 @@ def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> NDArray[np.float32]:
     a, b, c = (_numbers(name, values) for name, values in (("a", a), ("b", b), ("c", c)))
     # what is too large for float32 is infinite there
     with np.errstate(over="ignore", invalid="ignore"):
-        return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
+        return np.asarray(np.multiply(a, b, dtype=np.float64) + c, np.float32)
 
 
 def _numbers(name: str, values: ArrayLike) -> NDArray[Any]:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -146,7 +146,7 @@ def sample(
     count, batch_size = integer("count", count, 1, MOST_ROWS), integer("batch_size", batch_size, 1, MOST_ROWS)
     seed, first = integer("seed", seed, 0, 1 << 64), integer("first", first, 0, 1 << 63)
     trajectory = integer("trajectory", trajectory, 0, MOST_ROWS)
-    shape, temperature = sizes(shape), factor("temperature", temperature)
+    shape, temperature = cast(tuple[int, int, int], sizes(shape)), factor("temperature", temperature)
     require_name("prediction", prediction, get_args(Prediction))
     clip = switch("clip", clip)
     if sampler not in SAMPLERS:

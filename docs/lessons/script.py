@@ -93,7 +93,7 @@ def run(path: Path) -> list[Cell]:
             # errors name the line of the script
             code = compile("\n" * cell.line + cell.source, path, "exec")
             with contextlib.redirect_stdout(out):
-                exec(code, names)  # noqa: S102
+                exec(code, names)
             cell.printed = out.getvalue()
             for number in pyplot.get_fignums():
                 cell.pictures.append(_picture(pyplot.figure(number)))
