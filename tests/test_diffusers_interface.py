@@ -51,6 +51,26 @@ def test_other_schedulers_give_and_take_the_config(fused, other):
     assert other.from_config(config).config.beta_start == 0.002
 
 
+@pytest.mark.parametrize("fused", FUSED)
+@pytest.mark.parametrize("other", ["LCMScheduler", "HeunDiscreteScheduler", "UnCLIPScheduler", "PNDMScheduler"])
+def test_noise_levels_are_those_of_the_other_scheduler_where_it_has_other_defaults(fused, other):
+    other = getattr(diffusers, other)()
+    scheduler = fused.from_config(other.config)
+    torch.testing.assert_close(scheduler.alphas_cumprod, other.alphas_cumprod)
+    assert scheduler.config.beta_schedule == other.config.beta_schedule
+    theirs, compatible = fused.__mro__[2].from_config(other.config), fused.from_config(other.config, compatible=True)
+    assert torch.equal(compatible.alphas_cumprod, theirs.alphas_cumprod)
+    assert fused.from_config(other.config, beta_end=0.03).config.beta_end == 0.03
+
+
+@pytest.mark.parametrize("fused", FUSED)
+@pytest.mark.parametrize("ratio", [-0.1, 2.0, float("nan")])
+def test_a_ratio_that_is_no_quantile_is_refused(fused, ratio):
+    with pytest.raises(ValueError, match="dynamic_thresholding_ratio must be in"):
+        fused(thresholding=True, dynamic_thresholding_ratio=ratio)
+    fused(dynamic_thresholding_ratio=ratio)
+
+
 def test_a_key_of_the_config_as_an_attribute_warns_as_diffusers_does():
     with pytest.warns(FutureWarning, match="Accessing config attribute `clip_sample`"):
         assert FusedDDPMScheduler().clip_sample is True

@@ -26,6 +26,8 @@ from .spacing import SPACINGS, checked_steps, custom_timesteps, spaced_timesteps
 
 # what the tables are made from; `register_to_config` sets the last
 _MADE_FROM = frozenset({"alphas_cumprod", "betas", "final_alpha_cumprod", "timesteps", "_internal_dict"})
+# what the noise levels are made from
+_LEVELS = frozenset({"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"})
 # what a config says whose noise levels are not those of its betas
 _OTHER_LEVELS: dict[str, Callable[[Any], bool]] = {
     "shift": lambda value: value is not None,
@@ -73,6 +75,8 @@ class FusedScheduler:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {config[name]!r}")
         if config.compatible:
             return
+        if config.thresholding and not 0 <= config.dynamic_thresholding_ratio <= 1:
+            raise ValueError(f"dynamic_thresholding_ratio must be in [0, 1], got {config.dynamic_thresholding_ratio}")
         chain = self._tables()
         if chain.solved < chain.T:
             warnings.warn(chain.refusal(chain.solved), UserWarning, stacklevel=4)
@@ -114,6 +118,10 @@ class FusedScheduler:
                 f"{cls.__qualname__} takes the config of a scheduler whose noise levels are those of a beta_schedule, "
                 f"got one with {source}"
             )
+        left_out = config_dict.get("_use_default_values", ())
+        if not known.get("compatible") and not _LEVELS.isdisjoint(left_out):
+            # diffusers puts this class's defaults in place of those that the config's own class has
+            config_dict = {**config_dict, "_use_default_values": [name for name in left_out if name not in _LEVELS]}
         return super().extract_init_dict(config_dict, **kwargs)  # type: ignore[misc]
 
     @classmethod

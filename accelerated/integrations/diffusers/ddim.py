@@ -37,7 +37,7 @@ timestep_spacing, rescale_betas_zero_snr
     Raises
     ------
     ValueError
-        For an unknown ``prediction_type`` or ``timestep_spacing``.
+        For an unknown ``prediction_type`` or ``timestep_spacing``, or a ratio of thresholding outside [0, 1].
     """
 
     alphas_cumprod: Tensor

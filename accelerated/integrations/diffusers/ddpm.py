@@ -48,7 +48,7 @@ steps_offset, rescale_betas_zero_snr
     Raises
     ------
     ValueError
-        For an unknown ``prediction_type`` or ``timestep_spacing``.
+        For an unknown ``prediction_type`` or ``timestep_spacing``, or a ratio of thresholding outside [0, 1].
     """
 
     @register_to_config
