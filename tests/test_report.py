@@ -250,7 +250,7 @@ BAD_RUNS = {
     "metrics.json": ('{"fid": 3.17}', r"metrics\.json: not an evaluation: missing keys .*unknown keys \['fid'\]"),
     "metrics.json ": ("{", r"metrics\.json: not JSON"),
     "run.json": ("null", r"run\.json: a JSON object is expected, got 'null'"),
-    "log.csv": ("step,loss\n1", r"log\.csv, line 2: expected 2 values, found 1"),
+    "log.csv": ("step,loss\n1\n", r"log\.csv, line 2: expected 2 values, found 1"),
     "log.csv ": ("step,loss\n1,2\n", r"log\.csv lacks the columns learning_rate, images_per_second, seconds"),
 }
 

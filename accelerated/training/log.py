@@ -164,7 +164,8 @@ def open_log(paths: LogPaths, config: TrainConfig, *, start: int, rank: int) -> 
 def logged(path: Path) -> bool:
     """Whether a CSV log has an entry below its column names."""
     with path.open(encoding="utf-8") as file:
-        return len(list(islice(file, 2))) == 2
+        # as `read_log` has it, a line that is being written is none yet
+        return sum(line.endswith("\n") for line in islice(file, 2)) == 2
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
