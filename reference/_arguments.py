@@ -44,17 +44,15 @@ def integer(name: str, value: Any, low: int, end: int | None = None) -> int:
 
 
 def real(name: str, value: Any) -> float:
-    """``value``, a real number of any library but no bool, as a Python float; NaN is refused."""
+    """``value``, a real number of any library but no bool, as a Python float; NaN is in no range, and the caller's."""
     try:
         if isinstance(value, bool | str | bytes) or "bool" in str(getattr(value, "dtype", "")) or np.ndim(value):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
     except OverflowError:
         raise ValueError(f"{name} must be a number of float64, got an integer beyond it") from None
-    if np.isnan(number):
-        raise ValueError(f"{name} must be a number, got nan")
     return number
 
 

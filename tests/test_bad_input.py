@@ -159,7 +159,7 @@ REFUSED = [
     (lambda: ref.zero_terminal_snr_beta(["a", "b"]), "beta must be real numbers, got <U1"),
     (lambda: ref.predict_x_0(SCHEDULE, X, Y, 1, clip=1), r"clip must be \(low, high\), got 1"),
     (lambda: ref.cosine_beta(5, s=10**400), "s must be a number of float64"),
-    (lambda: ref.cosine_beta(5, s=math.nan), "s must be a number, got nan"),
+    (lambda: ref.cosine_beta(5, s=math.nan), "s must be finite and at least 0, got nan"),
     (lambda: ref.cosine_beta(5, s="1"), "s must be a number, got '1'"),
     (lambda: ref.sigmoid_beta(5, tau=1e-3), r"\(end - start\) / tau below 700"),
     (lambda: ref.Schedule([0.1], zero_terminal_snr=1), "zero_terminal_snr must be True or False, got 1"),

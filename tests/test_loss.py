@@ -124,7 +124,7 @@ def test_weights_are_a_finite_table_with_nothing_for_clean_data(weighting, predi
         (lambda: loss_weights(LINEAR, "typo"), ValueError, "none, min_snr, p2, truncated_snr, got 'typo'"),
         (lambda: loss_weights(LINEAR, "none", gamma=1.0), TypeError, "unexpected keyword argument 'gamma'"),
         (lambda: loss_weights(LINEAR, prediction="mu"), ValueError, "one of eps, x_0, v, flow, got 'mu'"),
-        (lambda: min_snr_weights(LINEAR, gamma=0.0), ValueError, "gamma must be above 0, got 0.0"),
+        (lambda: min_snr_weights(LINEAR, gamma=0.0), ValueError, "gamma must be finite and above 0, got 0.0"),
         (lambda: p2_weights(LINEAR, gamma=-1.0), ValueError, "gamma=-1.0"),
         (lambda: p2_weights(LINEAR, k=0.0), ValueError, "k=0.0"),
     ],

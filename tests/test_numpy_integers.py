@@ -29,7 +29,7 @@ from op_cases import device_schedule
 D = device_schedule("linear", 50)
 X = torch.linspace(-1, 1, 24).reshape(2, 3, 4)
 NO = NoiseAddress(0, FORWARD, 0)
-IMAGES = np.linspace(0, 1, 60 * 4).reshape(60, 1, 2, 2)
+IMAGES = np.arange(60 * 4, dtype=np.uint8).reshape(60, 1, 2, 2)
 Number = Callable[[int], Any]
 
 

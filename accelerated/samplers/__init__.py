@@ -9,7 +9,7 @@ import pkgutil
 
 from .sampler import Sampler
 
-__all__ = ["ELSEWHERE", "SAMPLERS", "Sampler"]
+__all__ = ["SAMPLERS", "Sampler"]
 
 # every other file holds one sampler, SAMPLER
 _NO_SAMPLERS = ("editing", "guidance", "inversion", "loop", "sampler", "__main__")

@@ -46,7 +46,9 @@ class Guidance:
             raise TypeError(f"the interval of guidance must be (low, high), got {self.interval!r}")
         low, high = (real("an end of the interval of guidance", end) for end in self.interval)
         if not 0 <= low <= high:
-            raise ValueError(f"the interval of guidance must be 0 <= low <= high, got {low} and {high}")
+            raise ValueError(
+                f"the interval of guidance must be 0 <= low <= high, got {self.interval[0]} and {self.interval[1]}"
+            )
         if not 0 <= real("the rescale of guidance", self.rescale) <= 1:
             raise ValueError(f"the rescale of guidance must be in [0, 1], got {self.rescale}")
         if not isinstance(self.scale, Tensor):
