@@ -735,7 +735,7 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
         case Size():
             side = values(kind.side)
             return st.tuples(side, side)
-    return st.text(min_size=1)
+    return st.text(st.characters(exclude_characters="\0"), min_size=1)
 
 
 @st.composite
@@ -758,6 +758,7 @@ def configurations(draw: st.DrawFn) -> TrainConfig:
     if ScheduleConfig(**schedule).build().zero_terminal_snr:
         plain["prediction"] = draw(st.sampled_from(["x_0", "v", "flow"]))
         sample["sampler"] = draw(st.sampled_from(sorted(SAMPLERS.keys() - {"deis"})))
+    sample["s_min"], sample["s_max"] = sorted((sample["s_min"], sample["s_max"]))
     if plain["cuda_graph"]:
         plain["micro_batch"] = 0
     if not (plain["conditional"] and plain["label_dropout"] > 0):
