@@ -132,7 +132,7 @@ class Steps:
     def __init__(self, T: int, device: torch.device | str) -> None:
         self.T = T
         self.device = with_index(device)
-        # t itself in row t: an integer t is a view of one of them, which costs no copy to the device
+        # t itself in each row t: an integer t is a view of one of them, which costs no copy to the device
         self._t = constant(np.arange(T + 1), torch.int64, self.device)
 
     def at(self, t: int | torch.SymInt) -> Tensor:

@@ -76,7 +76,7 @@ def test_running_mean_remembers_a_fiftieth_of_the_run() -> None:
 BAD_LOGS = {
     "empty": ("", "a line of column names and at least one line of numbers"),
     "names only": ("step,loss,learning_rate\n", "at least one line of numbers"),
-    "cut short": (LOG + "80,0.1", "line 5: expected 5 values, found 2"),
+    "cut short": (LOG + "80,0.1\n", "line 5: expected 5 values, found 2"),
     "words": (LOG.replace("0.5", "low"), "column 'loss' holds something that is not a number"),
     "no rate": ("step,loss\n1,2\n", "lacks the columns learning_rate, images_per_second, seconds"),
 }

@@ -406,7 +406,8 @@ def noised_in_fake_mode(diffusion):
     x, t = images(2), torch.tensor([1, 3])
     with FakeTensorMode(allow_non_fake_inputs=True):
         diffusion.q_sample(x, t, x)
-    return diffusion.q_sample(x, t, x)
+        diffusion.p_sample(x, 0)
+    return torch.cat([diffusion.q_sample(x, t, x), *diffusion.p_sample(x, 0)])
 
 
 def gradient_of_weights(diffusion):

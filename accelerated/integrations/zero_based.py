@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..schedule import DeviceSchedule
+from ..schedule import DeviceSchedule, outside_of_modes
 
 
 class ZeroBased(DeviceSchedule):
@@ -18,7 +18,8 @@ class ZeroBased(DeviceSchedule):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._t = self._t[:-1]
+        with outside_of_modes():
+            self._t = self._t[:-1]
 
     def _on_device(self, table: np.ndarray, dtype: torch.dtype) -> Tensor:
         return super()._on_device(table[1:], dtype)
