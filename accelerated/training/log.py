@@ -3,12 +3,14 @@
 import csv
 import os
 import re
+import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -75,15 +77,12 @@ class TrainLog:
     """
 
     def __init__(self, paths: LogPaths, *, steps: int, batch_size: int, start: int = 0) -> None:
-        # TensorBoard's writer takes a second to import, which sampling does not need
-        from torch.utils.tensorboard import SummaryWriter
-
         self._steps, self._batch_size = steps, batch_size
         _keep_rows_until(paths.csv, start)
         self._paths = paths
         self._text = paths.text.open("a", encoding="utf-8")
         self._csv = paths.csv.open("a", encoding="utf-8", newline="")
-        self._events = SummaryWriter(str(paths.tensorboard), purge_step=start + 1 if start else None)
+        self._events = _Events(paths.tensorboard, purge_step=start + 1 if start else None)
         self._bar: tqdm = progress_bar(steps * batch_size, "training", done=start * batch_size)
 
     def info(self, line: str) -> None:
@@ -110,9 +109,7 @@ class TrainLog:
             )
             self._csv.flush()
             os.fsync(self._csv.fileno())
-        self._events.add_scalar("loss", loss, step)
-        self._events.add_scalar("learning_rate", learning_rate, step)
-        self._events.add_scalar("images_per_second", images_per_second, step)
+        self._events.scalars(step, loss=loss, learning_rate=learning_rate, images_per_second=images_per_second)
         line = progress_line(
             step=step,
             steps=self._steps,
@@ -138,9 +135,45 @@ class TrainLog:
     ) -> None:
         """Close every file."""
         self._bar.close()
-        self._events.close()
-        self._csv.close()
-        self._text.close()
+        for file in (self._events, self._csv, self._text):
+            # what could not be written before cannot be now, and has been said
+            with nullcontext() if error is None else suppress(OSError):
+                file.close()
+
+
+class _Events:
+    """A file of TensorBoard events. TensorBoard's own writer has a thread, and opens the file by its name each time."""
+
+    def __init__(self, folder: Path, *, purge_step: int | None) -> None:
+        # protocol buffers, which sampling does not need
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(exist_ok=True)
+        # in order of their names, and no two alike
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{secrets.token_hex(4)}"
+        self._file = self._path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def scalars(self, step: int, **values: float) -> None:
+        """Write the values of a step."""
+        summary = self._summary(value=[self._summary.Value(tag=name, simple_value=x) for name, x in values.items()])
+        self._write(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, event: Any) -> None:
+        with _naming(self._path):
+            self._records.write(event.SerializeToString())
+            self._file.flush()
 
 
 @contextmanager
