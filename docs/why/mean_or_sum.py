@@ -52,7 +52,9 @@ paths = {(over, adam): train(over, adam) for over in ("mean", "sum") for adam in
 figure, axes = plt.subplots(1, 2, sharey=True)
 for axis, adam, title in zip(axes, (False, True), ("gradient descent", "Adam"), strict=True):
     for over, style in (("mean", "-"), ("sum", "--")):
-        axis.plot(paths[over, adam], style, label=over)
+        path = paths[over, adam]
+        # drawn until it leaves the picture
+        axis.plot(path[: 1 + int(np.argmax(abs(path) > 2))] if abs(path).max() > 2 else path, style, label=over)
     axis.axhline(best, linestyle=":", color="C5", label="best w")
     axis.set(title=title, xlabel="step", ylim=(-0.2, 1.2))
 axes[0].set_ylabel("w")
