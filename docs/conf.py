@@ -7,6 +7,9 @@ from typing import Any
 
 # lesson 14 interprets kernels, which Triton decides when they are defined: before the API's pages import them
 os.environ["TRITON_INTERPRET"] = "1"
+# pages are made in several processes, and the matrices of the lessons are too small to share among threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 from api import linkcode_resolve  # noqa: F401
