@@ -259,7 +259,7 @@ def test_a_classifier_and_an_interval_are_those_of_the_raised_step():
         ({"churn": -1.0}, "churn must be at least 0, got -1.0"),
         ({"churn": inf}, "churn must be finite, got inf"),
         ({"s_min": -0.1}, "s_min must be at least 0, got -0.1"),
-        ({"s_noise": float("nan")}, "s_noise must be a number, got nan"),
+        ({"s_noise": float("nan")}, "s_noise must be finite, got nan"),
         ({"s_min": 2.0, "s_max": 1.0}, "s_max must be at least s_min = 2.0, got 1.0"),
         ({"trained": COSINE.respace(7)}, r"Schedule\(T=12, .*\) has steps that Schedule\(T=7, .*\) has not"),
     ],
