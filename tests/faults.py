@@ -56,7 +56,7 @@ def said(folder: Path) -> str:
     return (folder / "said.txt").read_text()
 
 
-def finish(process: ForkServerProcess, seconds: float = 300) -> int:
+def finish(process: ForkServerProcess, seconds: float = 3600) -> int:
     """The exit status of a process; one that does not end hangs."""
     process.join(seconds)
     if process.exitcode is None:

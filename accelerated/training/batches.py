@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -247,12 +248,12 @@ class Decoder:
         self.waiting = True
         try:
             return next(self._decoded)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
+        except (EOFError, OSError, RuntimeError):
+            # what the loader raises depends on the moment at which a worker ends
+            if not connection.wait([worker.sentinel for worker in self._workers], timeout=1):
                 raise
             raise RunError(
-                f"a process that decodes images was ended ({str(error).splitlines()[0].strip()}); if memory ran out, "
-                "fewer --workers need less"
+                "a process that decodes images was ended; if memory ran out, fewer --workers need less"
             ) from None
         finally:
             self.waiting = False
