@@ -408,17 +408,23 @@ def test_memory_and_time_are_bounded_for_any_number_of_images_and_classes(sizes:
         assert (more.multiply_adds, more.bytes) == (plan.multiply_adds, plan.bytes)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 40, 40)])
-def test_an_evaluation_keeps_to_its_memory(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    # a thousandth of everything, so that one can see in a moment what a million images do in minutes
-    small = dict(COMPARED=1200, QUERIED=60, SET_BYTES=1 << 20, FIT_BYTES=1 << 19, BLOCK_BYTES=1 << 19)
+@pytest.mark.parametrize(
+    ("shape", "compared", "block"),
+    [((1, 8, 8), 1200, 1 << 19), ((1, 40, 40), 1200, 1 << 19), ((3, 64, 64), 300, 1 << 21)],
+)
+def test_an_evaluation_keeps_to_its_memory(
+    shape: tuple[int, ...], compared: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a hundredth of everything, so that one can see in a moment what a million images do in minutes: small images in
+    # sets so large that all distances at once would be too many, and large ones, of which no set may become float64
+    small = dict(COMPARED=compared, QUERIED=60, SET_BYTES=1 << 23, FIT_BYTES=1 << 19, BLOCK_BYTES=block)
     for name, value in small.items():
         monkeypatch.setattr(plans, name, value)
     monkeypatch.setattr(plans, "SEARCH", 60 * 3 * 400 * int(np.prod(shape)))
     rng = np.random.default_rng(0)
-    samples, train, held_out = (rng.integers(0, 256, (n, *shape), dtype=np.uint8) for n in (1500, 3000, 2000))
+    samples, train, held_out = (rng.integers(0, 256, (n, *shape), dtype=np.uint8) for n in (1500, 2000, 1600))
     labels = [rng.integers(0, 50, len(images)) for images in (samples, train, held_out)]
-    plan = Plan(1500, 3000, 2000, int(np.prod(shape)), 50)
+    plan = Plan(1500, 2000, 1600, int(np.prod(shape)), 50)
     tracemalloc.start()
     evaluate(samples, labels[0], train, labels[1], held_out, labels[2])
     peak = tracemalloc.get_traced_memory()[1]
