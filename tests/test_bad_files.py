@@ -142,6 +142,7 @@ def test_a_tar_that_changes_while_its_index_is_made_is_refused(monkeypatch: pyte
         stream("a.tar")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_no_bit_of_a_header_loses_images(form: int) -> None:
     write_tar("a.tar", [0, 1, 2], format=form)
