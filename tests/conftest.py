@@ -25,9 +25,10 @@ settings.load_profile("noisestep")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--emulation",
-        choices=("quick", "all"),
+        choices=("quick", "each", "all"),
         default="quick",
-        help="kernels to compile and to run in the emulator: some of them (quick), or every case on every target (all)",
+        help="what runs in the emulator: some cases (quick), each on a GPU of NVIDIA and one of AMD in turn (each), or "
+        "every case on every target (all)",
     )
 
 

@@ -1,6 +1,7 @@
 """Every op, compiled for NVIDIA and AMD and run in the emulator, against the PyTorch path; no GPU is needed for that.
 
-A few cases by default, every case on every target with ``--emulation=all``.
+A few cases by default; with ``--emulation=each`` every case on a GPU of NVIDIA and one of AMD, which take turns; every
+case on every target with ``--emulation=all``.
 """
 
 import json
@@ -14,21 +15,21 @@ from typing import Any
 
 import pytest
 from descriptions import DESCRIPTIONS
-from emulation.cases import TARGETS, calls, quick
+from emulation.cases import AMD, NVIDIA, TARGETS, calls, in_turn, quick
 from emulation.faults import faults_for
 
 pytestmark = pytest.mark.emulation
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    everything = metafunc.config.getoption("emulation") == "all"
+    chosen_by = metafunc.config.getoption("emulation")
     if {"target", "fault"} <= set(metafunc.fixturenames):
-        targets = TARGETS if everything else ("sm_90", "gfx942")
+        targets = ("sm_90", "gfx942") if chosen_by == "quick" else TARGETS
         planted = [(target, fault.name) for target in targets for fault in faults_for(target)]
         metafunc.parametrize(("target", "fault"), planted)
     if {"target", "name"} <= set(metafunc.fixturenames):
-        chosen = [(target, call.name) for target in TARGETS for call in (calls() if everything else quick(target))]
-        metafunc.parametrize(("target", "name"), chosen)
+        of = {"quick": quick, "each": in_turn, "all": lambda target: calls()}[chosen_by]
+        metafunc.parametrize(("target", "name"), [(target, call.name) for target in TARGETS for call in of(target)])
 
 
 def run_target(target: str, names: list[str]) -> tuple[dict[str, dict[str, Any]], str]:
@@ -74,3 +75,10 @@ def test_planted_faults_are_found(results, target: str, fault: str) -> None:
 def test_quick_cases_have_every_op_on_every_target() -> None:
     for target in TARGETS:
         assert {call.op for call in quick(target)} == set(DESCRIPTIONS)
+
+
+def test_in_turn_every_case_runs_on_both_makes_and_each_target_has_every_op() -> None:
+    for make in (NVIDIA, AMD):
+        assert sorted(call.name for target in make for call in in_turn(target)) == sorted(call.name for call in calls())
+    for target in TARGETS:
+        assert {call.op for call in in_turn(target)} == set(DESCRIPTIONS)

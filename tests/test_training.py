@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -301,8 +302,16 @@ def test_weights_that_are_not_finite_are_not_saved(digits: ImageSet, tmp_path: P
     assert [path.name for path in tmp_path.glob("checkpoints/*")] == ["step_000000000.safetensors"]
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGHUP ends the process, also where the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
-def test_signals_are_noted_and_given_back(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_are_noted_and_given_back(number: signal.Signals, heard: None, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(number)
     with StopSignals() as stop:
         assert stop.number is None

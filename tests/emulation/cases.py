@@ -11,7 +11,8 @@ from descriptions import DESCRIPTIONS
 
 # of each op, the cases that are tried in many orders of the warps and with errors of approximate instructions
 FIRST = 3
-TARGETS = ("gfx1100", "gfx942", "sm_100", "sm_90", "sm_80")
+AMD, NVIDIA = ("gfx1100", "gfx942"), ("sm_100", "sm_90", "sm_80")
+TARGETS = AMD + NVIDIA
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,9 @@ def quick(target: str) -> list[Call]:
     """The cases that every run of the tests has: some of those that are tried in one order of the warps."""
     count = 2 if target in ("sm_90", "gfx942") else 1
     return [call for call in calls() if FIRST <= call.number < FIRST + count]
+
+
+def in_turn(target: str) -> list[Call]:
+    """The cases of a target where each runs on one GPU of NVIDIA and one of AMD."""
+    make = AMD if target in AMD else NVIDIA
+    return calls()[make.index(target) :: len(make)]
