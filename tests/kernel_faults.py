@@ -7,15 +7,20 @@ the tests of the kernel that it is in. The exit status is 1 if the tests stay gr
 """
 
 import argparse
+import importlib
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+CONTEXT = multiprocessing.get_context("forkserver")
 ROOT = Path(__file__).parent.parent
 # where tests say which op's kernels they are of
 FILES = [path for path in sorted(Path(__file__).parent.glob("test_*.py")) if "mark.kernel(" in path.read_text()]
@@ -753,33 +758,54 @@ FAULTS = [
 ]
 
 
-def stays_green(fault: Fault, folder: Path) -> bool:
-    """Whether the tests of the fault's op pass in spite of it; `folder` is an empty one to work in."""
+def plant(fault: Fault, folder: Path) -> None:
+    """Copy the package into a folder, with the fault in it."""
     package = folder / "noisestep"
+    shutil.copytree(ROOT / "accelerated" / "cli" / "noisestep", package)
     for part in ("reference", "accelerated"):
         shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
     path = package / fault.file
     path.write_text(fault.planted(path.read_text()))
-    environment = os.environ | {
+
+
+def run_tests(op: str, folder: Path) -> None:
+    """Run the tests of an op's kernels on the package in a folder, and write pytest's status there."""
+    with (folder / "output.txt").open("w") as output:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(output.fileno(), stream.fileno())
+    # tests start processes of their own
+    os.environ |= {
         "PYTHONPATH": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
         "NOISESTEP_CACHE": str(folder / "cache"),
     }
-    where = "import noisestep.accelerated as package; print(package.__file__)"
-    imported = subprocess.run(
-        [sys.executable, "-c", where], env=environment, capture_output=True, text=True, cwd=folder
-    )
-    if str(folder) not in imported.stdout:
-        raise RuntimeError(
-            f"the copy in {folder} is not the package that is imported: {imported.stdout}{imported.stderr}"
-        )
-    pytest = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "--hypothesis-profile=written"]
-    chosen = f'kernel(op="{fault.op}")'
-    result = subprocess.run([*pytest, *map(str, FILES), "-m", chosen], env=environment, capture_output=True)
-    # 0: passed, 1: failed, negative: ended by a signal, as an access to memory outside may be; more says nothing
-    if result.returncode > 1:
-        raise RuntimeError(f"pytest ended with {result.returncode}:\n{result.stdout.decode()}{result.stderr.decode()}")
-    return result.returncode == 0
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(folder))
+    os.chdir(folder)
+    package = importlib.import_module("noisestep.accelerated")
+    if not str(package.__file__).startswith(str(folder)):
+        raise RuntimeError(f"the copy in {folder} is not the package that is imported: {package.__file__}")
+    options = ["-xq", "-p", "no:cacheprovider", "--hypothesis-profile=written", f"--rootdir={ROOT}"]
+    status = pytest.main([*options, *map(str, FILES), "-m", f'kernel(op="{op}")'])
+    (folder / "status.txt").write_text(str(int(status)))
+
+
+def stays_green(fault: Fault) -> tuple[bool, float]:
+    """Whether the tests of the fault's op pass in spite of it, and after how many seconds that was known."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plant(fault, folder)
+        process = CONTEXT.Process(target=run_tests, args=(fault.op, folder))
+        process.start()
+        process.join()
+        if process.exitcode < 0:
+            # ended by a signal, as an access to memory outside may be
+            return False, time.monotonic() - started
+        status = (folder / "status.txt").read_text() if process.exitcode == 0 else "none"
+        if status not in ("0", "1"):
+            raise RuntimeError(f"pytest ended with {status}:\n{(folder / 'output.txt').read_text()}")
+    return status == "0", time.monotonic() - started
 
 
 def main() -> int:
@@ -792,19 +818,19 @@ def main() -> int:
     if not faults:
         parser.error(f"no fault of this op is called {arguments.name!r}")
     width = max(len(fault.name) for fault in faults)
+    if arguments.list:
+        print(*(f"{fault.op:<13} {fault.name}" for fault in faults), sep="\n")
+        return 0
+    # what they all import is imported once, but for the package, and triton, which is imported for its interpreter
+    CONTEXT.set_forkserver_preload(["hypothesis", "numpy", "pytest", "scipy.stats", "torch"])
     green = 0
-    for fault in faults:
-        line = f"{fault.op:<13} {fault.name:<{width}}"
-        if arguments.list:
-            print(line.rstrip())
-            continue
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            missed = stays_green(fault, Path(folder))
-        green += missed
-        print(f"{line} {'GREEN' if missed else 'red':<5} {time.monotonic() - started:5.1f} s", flush=True)
-    if not arguments.list:
-        print(f"{len(faults) - green} of {len(faults)} faults were seen")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for fault, (missed, seconds) in zip(faults, pool.map(stays_green, faults), strict=True):
+            green += missed
+            print(
+                f"{fault.op:<13} {fault.name:<{width}} {'GREEN' if missed else 'red':<5} {seconds:5.1f} s", flush=True
+            )
+    print(f"{len(faults) - green} of {len(faults)} faults were seen")
     return int(green > 0)
 
 
