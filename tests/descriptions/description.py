@@ -16,9 +16,9 @@ DESCRIPTIONS: dict[str, "Description"] = {}
 
 Run = Callable[..., Any]
 
-# values of options that many ops have. Shapes: one program a sample and several, whole vectors of every type, odd
-# numbers of everything, one element a sample
-SHAPES = ((2, 3, 19, 23), (2, 4, 16, 16), (3, 3, 5, 7), (2, 3, 8, 8), (2, 4, 5, 12), (5,))
+# values of options that many ops have. Shapes: one program a sample and several, whole vectors of every type, several
+# vectors of channels, odd numbers of everything, one element a sample
+SHAPES = ((2, 3, 19, 23), (2, 4, 16, 16), (3, 3, 5, 7), (2, 3, 8, 8), (2, 12, 5, 12), (5,))
 LAYOUTS = ("contiguous", "channels_last", "sliced")
 INPUTS = (*FLOATS, "uint8")
 BOTH = (False, True)
