@@ -64,6 +64,18 @@ def test_noise_levels_are_those_of_the_other_scheduler_where_it_has_other_defaul
 
 
 @pytest.mark.parametrize("fused", FUSED)
+@pytest.mark.parametrize("other", ["PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_a_config_is_the_same_after_a_way_through_another_scheduler(fused, other):
+    config = fused(beta_start=0.001).config
+    again = fused.from_config(getattr(diffusers, other).from_config(config).config).config
+    # with the names of what was left out, which diffusers' own test compares as well
+    assert {key: again[key] for key in config} == dict(config)
+    betas = np.linspace(0.1, 0.2, 4)
+    given = fused(num_train_timesteps=4, trained_betas=betas)
+    assert torch.equal(fused.from_config(given.config).betas, given.betas)
+
+
+@pytest.mark.parametrize("fused", FUSED)
 @pytest.mark.parametrize("ratio", [-0.1, 2.0, float("nan")])
 def test_a_ratio_that_is_no_quantile_is_refused(fused, ratio):
     with pytest.raises(ValueError, match="dynamic_thresholding_ratio must be in"):

@@ -125,6 +125,13 @@ def check_address(address: object, batch: int, device: torch.device) -> None:
             )
 
 
+def check_writable(name: str, x: Tensor) -> None:
+    """x's memory holds its own numbers, and not their negatives, as that of a conjugate's imaginary part does."""
+    # Dynamo has no graph for the question, and no such views
+    if not torch.compiler.is_compiling() and x.is_neg():
+        raise ValueError(f"{name} is a lazy negation, which cannot be written to; pass {name}.resolve_neg()")
+
+
 def check_memory(option: str, written: Tensor, read: Mapping[str, Tensor | None]) -> None:
     """written can be written to while the others are read: each element has its own memory, or that of its like there.
 
