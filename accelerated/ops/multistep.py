@@ -24,7 +24,6 @@ from .checks import (
     check_noise,
     check_timesteps,
     check_writable,
-    check_writable,
     compute_dtype,
     share_memory,
 )
