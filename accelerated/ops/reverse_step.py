@@ -185,7 +185,7 @@ def reverse_step(
     learned = variance == "learned_range" and eta is None
     scalars = check_scalars(x_t, clip, guidance, temperature)
     if eta is not None:
-        check_number("eta", eta, 0, 1)
+        eta = check_number("eta", eta, 0, 1)
     output, unconditional = check_outputs(output, x_t, guidance is not None, learned)
     table = schedule.reverse_table(
         prediction=prediction, variance=variance, eta=eta, rederive_eps=rederive_eps, dtype=compute_dtype(x_t)
