@@ -24,6 +24,7 @@ ZERO = device_schedule("linear", 50, True)
 NO = NoiseAddress(0, FORWARD, 0)
 X = torch.zeros(2, 3, 4)
 INT = torch.zeros(2, 3, 4, dtype=torch.int32)
+CONJUGATE = torch.zeros(2, 3, 4, dtype=torch.complex64).conj()
 META = torch.zeros(2, 3, 4, device="meta")
 T2 = torch.tensor([1, 2])
 
@@ -331,6 +332,12 @@ BAD_REVERSE_STEP = {
         ValueError,
         "in_place=True needs a tensor with memory of its own for each element, got one whose elements overlap",
     ),
+    "in place of a lazy negation": (
+        (D, CONJUGATE.imag, X, 1, NO),
+        {"in_place": True},
+        ValueError,
+        "x_t is a lazy negation, which cannot be written to; pass x_t.resolve_neg()",
+    ),
 }
 STEP = D.step_table([[1.0, 0.5, 0.25, 0.0]] * 51)
 NOISY = D.step_table([[1.0, 0.5, 0.25]] * 51)
@@ -404,6 +411,18 @@ BAD_MULTISTEP = {
         {"in_place": True},
         ValueError,
         "in_place=True would overwrite an x_t that requires a gradient",
+    ),
+    "in place of a lazy negation": (
+        (STEP, CONJUGATE.imag, X, [X], 1, None),
+        {"in_place": True},
+        ValueError,
+        "x_t is a lazy negation, which cannot be written to; pass x_t.resolve_neg()",
+    ),
+    "keep that is a lazy negation": (
+        (STEP, X, X, [X], 1, None),
+        {"keep": CONJUGATE.imag},
+        ValueError,
+        "keep is a lazy negation, which cannot be written to; pass keep.resolve_neg()",
     ),
 }
 BAD_VLB_TERMS = {

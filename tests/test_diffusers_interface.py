@@ -64,6 +64,18 @@ def test_noise_levels_are_those_of_the_other_scheduler_where_it_has_other_defaul
 
 
 @pytest.mark.parametrize("fused", FUSED)
+@pytest.mark.parametrize("other", ["PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_a_config_is_the_same_after_a_way_through_another_scheduler(fused, other):
+    config = fused(beta_start=0.001).config
+    again = fused.from_config(getattr(diffusers, other).from_config(config).config).config
+    # with the names of what was left out, which diffusers' own test compares as well
+    assert {key: again[key] for key in config} == dict(config)
+    betas = np.linspace(0.1, 0.2, 4)
+    given = fused(num_train_timesteps=4, trained_betas=betas)
+    assert torch.equal(fused.from_config(given.config).betas, given.betas)
+
+
+@pytest.mark.parametrize("fused", FUSED)
 @pytest.mark.parametrize("ratio", [-0.1, 2.0, float("nan")])
 def test_a_ratio_that_is_no_quantile_is_refused(fused, ratio):
     with pytest.raises(ValueError, match="dynamic_thresholding_ratio must be in"):
@@ -141,7 +153,7 @@ def test_custom_timesteps_lead_from_each_to_the_next(fused):
         ({"timesteps": [1000, 5]}, ValueError, r"lie in 0..999, got 1000 to 5"),
         ({"timesteps": [5, -1]}, ValueError, r"lie in 0..999, got 5 to -1"),
         ({"timesteps": []}, ValueError, "at least one step"),
-        ({"timesteps": [5.5]}, TypeError, "float"),
+        ({"timesteps": [5.5]}, TypeError, "each of timesteps must be an int, got 5.5"),
         (
             {"num_inference_steps": 5, "timesteps": [5]},
             ValueError,
@@ -187,7 +199,7 @@ X = batch()
         (lambda s: s.step(X, torch.tensor([0, 1, 2, -1]), X), ValueError, r"t must lie in 0..999, got values from -1"),
         (lambda s: s.step(X, torch.tensor([0, 1000]), X), ValueError, r"t must have shape \(\) or \(4,\)"),
         (lambda s: s.step(X, torch.tensor([0, 1, 2, 1000]), X), ValueError, "got values from 0 to 1000"),
-        (lambda s: s.step(X, 0.5, X), TypeError, "float"),
+        (lambda s: s.step(X, 0.5, X), TypeError, "timestep must be an int or a tensor of integers, got 0.5"),
         (lambda s: s.step(X, torch.tensor(0.5), X), TypeError, "t must be int64 or int32, got float32"),
         (lambda s: s.step(X[:2], 5, X), ValueError, r"output must have shape \(4, 3, 8, 8\)"),
         (lambda s: s.step(X, 5, X.to(torch.uint8)), TypeError, r"sample must be one of float32, .* got uint8"),
@@ -210,6 +222,44 @@ def test_bad_calls_are_refused(fused, call, error, message):
         scheduler.step = lambda *arguments, **others: step(*arguments, **options, **others)
     with pytest.raises(error, match=message):
         call(scheduler)
+
+
+@pytest.mark.parametrize("fused", FUSED)
+def test_integers_of_every_library_are_integers_and_nothing_else_is(fused):
+    scheduler = fused(num_train_timesteps=20)
+    eta = {} if fused is FusedDDPMScheduler else {"eta": np.float32(1)}
+
+    def results(number, steps, offset=0):
+        scheduler.register_to_config(steps_offset=offset)
+        scheduler.set_timesteps(steps)
+        result = [scheduler.timesteps, scheduler.add_noise(X, X, number), scheduler.get_velocity(X, X, number)]
+        result.append(scheduler.step(X, number, X, seed=0, **eta).prev_sample)
+        if not eta:
+            result.append(torch.as_tensor(scheduler.previous_timestep(number)))
+        scheduler.set_timesteps(timesteps=[number, 0])
+        return [*result, scheduler.timesteps]
+
+    expected = results(5, 10, 1)
+    for kind in (np.int64, np.uint8, np.array, torch.tensor, lambda number: torch.tensor(number, dtype=torch.int32)):
+        for one, other in zip(results(kind(5), kind(10), kind(1)), expected, strict=True):
+            assert torch.equal(one, other)
+    for number in (True, np.True_, torch.tensor(True), 5.0, np.float32(5), torch.tensor(5.0), "5"):
+        calls = [
+            lambda number=number: scheduler.set_timesteps(number),
+            lambda number=number: scheduler.set_timesteps(timesteps=[number]),
+            lambda number=number: scheduler.add_noise(X, X, number),
+            lambda number=number: scheduler.step(X, number, X, seed=0),
+            lambda number=number: fused(steps_offset=number).set_timesteps(3),
+        ]
+        if not eta:
+            calls.append(lambda number=number: scheduler.previous_timestep(number))
+        for call in calls:
+            with pytest.raises(TypeError):
+                call()
+    if eta:
+        for number in (True, "0.5", None):
+            with pytest.raises(TypeError, match="eta must be a number"):
+                scheduler.step(X, 5, X, eta=number)
 
 
 def test_noise_from_two_places_is_refused():

@@ -267,6 +267,13 @@ def test_steps_that_cannot_be_taken_are_refused(counts, message):
         space_timesteps(20, counts)
 
 
+@pytest.mark.parametrize("step", [True, 2.0, "2"])
+def test_a_step_that_is_no_integer_is_refused(step):
+    with pytest.raises(TypeError, match="each of use_timesteps must be an int, got"):
+        SpacedDiffusion([0, step], betas=BETAS, **KINDS)
+    assert SpacedDiffusion(np.array([0, 2]), betas=BETAS, **KINDS).timestep_map == [0, 2]
+
+
 @pytest.mark.parametrize("rescale", [False, True])
 def test_a_spaced_diffusion_tells_the_network_the_steps_of_the_whole(rescale):
     spaced = SpacedDiffusion(

@@ -97,6 +97,28 @@ def test_a_bool_is_not_an_integer(name: str) -> None:
             CALLS[name](kind)
 
 
+REALS: dict[str, Callable[[Number], Any]] = {
+    "eta": lambda f: reverse_step(D, X, X, 5, NO, eta=f(0.5)),
+    "no eta": lambda f: reverse_step(D, X, X, 5, None, eta=f(0)),
+    "guidance": lambda f: reverse_step(D, X, (X, -X), 5, NO, guidance=f(0.5)),
+    "temperature": lambda f: reverse_step(D, X, X, 5, NO, temperature=f(0.5)),
+    "clip": lambda f: reverse_step(D, X, X, 5, NO, clip=(f(-0.5), f(0.5))),
+    "clip of the bound": lambda f: vlb_terms(D, X, X, X, 5, clip=(f(-0.5), f(0.5))),
+    "scale": lambda f: loss_and_gradient(X, NO, scale=f(0.5))[1],
+}
+
+
+@pytest.mark.parametrize("name", REALS)
+def test_a_number_of_numpy_is_a_number(name: str) -> None:
+    call = REALS[name]
+    expected = call(float)
+    for kind in (np.float64, np.float32, np.float16, np.array):
+        assert same(actual=call(kind), expected=expected), kind.__name__
+    for kind in (bool, np.bool_, str):
+        with pytest.raises((TypeError, ValueError)):
+            call(kind)
+
+
 def test_an_address_holds_integers_of_python() -> None:
     # in uint64, 2^64 - 1 - 2^64 is no number
     address = NoiseAddress(np.uint64(2**64 - 1), np.int8(1), np.int32(2), np.int64(3))

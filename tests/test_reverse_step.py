@@ -107,6 +107,16 @@ def test_in_place_where_memory_is_shared(case):
     assert torch.equal(memory, before)
 
 
+@pytest.mark.parametrize("name", ["guidance", "clip", "temperature"])
+def test_in_place_over_a_number_for_each_sample_is_refused(name):
+    x_t = torch.rand(2, 4)
+    number = x_t[:, 1]
+    option = {name: (number, 2.0) if name == "clip" else number}
+    output = (x_t, x_t) if name == "guidance" else x_t
+    with pytest.raises(ValueError, match=f"would write over elements of {name}.* that are still to be read"):
+        reverse_step(D, x_t, output, 5, NoiseAddress(0, REVERSE, 5), in_place=True, **option)
+
+
 def test_in_place_with_elements_that_overlap_is_refused():
     x_t = torch.zeros(8).as_strided((3, 4), (2, 1))
     with pytest.raises(ValueError, match="got one whose elements overlap"):

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from noisestep.accelerated.data import DataError, ImageStream, load_images
+from noisestep.accelerated.data import DataError, ImageStream, is_tar, load_images
 from noisestep.accelerated.data.index import _rows_of_tars, expand
 from noisestep.accelerated.evaluation.evaluate import in_memory
 from noisestep.accelerated.training.batches import Batches
@@ -165,6 +165,9 @@ BAD_TARS: list[tuple[list[tuple[str, bytes]], str]] = [
         r"expected an image next to a\.cls, found none; .+ `tar --sort=name`",
     ),
     ([("a.png", b""), ("a.cls", b"0"), ("b.CLS", b"1")], r"expected an image next to b\.CLS, found none"),
+    ([("a.png", b""), ("a.cls", b"1" + b" " * 20 + b"2")], r"expected a class number of 0 or more in a\.cls, got '1'"),
+    ([("a.png", b""), ("a.cls", b"\xef\xbb\xbf1")], r"expected a class number of 0 or more in a\.cls, got"),
+    ([("a.png", b""), ("a.cls", b"")], r"expected a class number of 0 or more in a\.cls, got ''"),
     ([("a.png", b""), ("a.cls", b"1" * 19)], r"expected a class number of 0 or more in a\.cls, got '1{19}'"),
 ]
 
@@ -198,6 +201,44 @@ def test_what_lies_between_the_files_of_a_sample_does_not_part_them(tmp_path: Pa
     assert [(row["size"], row["label"]) for row in rows(tmp_path / "0.tar")] == [(1, 0), (1, 0)]
 
 
+LAYOUTS: dict[str, tuple[int, list[str]]] = {
+    "long names, PAX": (tarfile.PAX_FORMAT, ["d" * 150 + "/" + "e" * 200, "é" * 120]),
+    "long names, GNU": (tarfile.GNU_FORMAT, ["d" * 150 + "/" + "e" * 200, "é" * 120]),
+    "long names, ustar": (tarfile.USTAR_FORMAT, ["d" * 60 + "/" + "e" * 80]),
+    "from the folder above": (tarfile.PAX_FORMAT, ["../photos/a", "../photos/b"]),
+    "from the root": (tarfile.PAX_FORMAT, ["/photos/a", "/photos/b"]),
+    "a folder with dots": (tarfile.PAX_FORMAT, ["v1.2/a", "v1.2/b", "c.png/d"]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_of_names_is_read(tmp_path: Path, layout: str) -> None:
+    kind, names = LAYOUTS[layout]
+    suffixes = [(".png", ".cls"), (".PNG", ".CLS"), (".Jpeg", ".cls")]
+    with tarfile.open(tmp_path / "0.tar", "w", format=kind) as tar:
+        for number, name in enumerate(names):
+            folder = tarfile.TarInfo(f"{name}.png")
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+            # what WebDataset puts beside an image is no image and no class
+            for suffix in (".caption.txt", suffixes[number][1], suffixes[number][0], ".json"):
+                content = str(number).encode()
+                info = tarfile.TarInfo(name + suffix)
+                info.size, info.pax_headers = len(content), {"comment": "x" * 600}
+                tar.addfile(info, io.BytesIO(content))
+    content = (tmp_path / "0.tar").read_bytes()
+    read = [(content[row["offset"] :][: row["size"]], row["label"]) for row in rows(tmp_path / "0.tar")]
+    assert read == [(str(number).encode(), number) for number in range(len(names))]
+
+
+def test_tar_files_are_known_by_their_names(tmp_path: Path) -> None:
+    for name in ("a.tar", "A.TAR", "{000..099}.tar", "*.tar", "a.tar.gz", "a.tgz", "a.tar*"):
+        assert is_tar(str(tmp_path / name))
+    (tmp_path / "unpacked.tar").mkdir()
+    for name in ("a.target", "unpacked.tar", "tar", "a.npz"):
+        assert not is_tar(str(tmp_path / name))
+
+
 def test_a_tar_file_that_was_cut_or_damaged_is_refused_wherever(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [(f"{number}.png", bytes([number]) * 600) for number in range(3)])
     whole = (tmp_path / "0.tar").read_bytes()
@@ -224,8 +265,8 @@ def test_tar_files_that_were_joined_are_refused(tmp_path: Path) -> None:
         rows(tmp_path / "0.tar")
 
 
-def test_links_in_a_tar_file_are_refused(tmp_path: Path) -> None:
-    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+def test_links_and_devices_in_a_tar_file_are_refused(tmp_path: Path) -> None:
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
         with tarfile.open(tmp_path / "0.tar", "w") as tar:
             tar.addfile(tarfile.TarInfo("0.png"))
             link = tarfile.TarInfo("1.png")
@@ -242,7 +283,7 @@ def test_links_in_a_tar_file_are_refused(tmp_path: Path) -> None:
         ("{3..1}.tar", "expected a range from a lower to a higher number"),
         ("nowhere", "nowhere: no such file or folder"),
         ("empty", r"empty: expected images \(.+\) or subfolders of them, found none"),
-        ("zipped.tar.gz", r"zipped\.tar\.gz: expected an uncompressed tar file"),
+        *((name, f"{name}: expected an uncompressed tar file") for name in ("a.tar.gz", "b.tgz", "c.tar.xz", "d.TBZ2")),
     ],
 )
 def test_sources_that_cannot_be_used_are_refused_in_one_line(
@@ -250,8 +291,9 @@ def test_sources_that_cannot_be_used_are_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
-    with tarfile.open("zipped.tar.gz", "w:gz"):
-        pass
+    for name, kind in (("a.tar.gz", "w:gz"), ("b.tgz", "w:gz"), ("c.tar.xz", "w:xz"), ("d.TBZ2", "w:bz2")):
+        with tarfile.open(name, kind):
+            pass
     with pytest.raises(DataError, match=message) as caught:
         stream(source)
     assert "\n" not in str(caught.value)

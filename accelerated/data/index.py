@@ -29,8 +29,10 @@ MOST_FILES = 1_000_000
 
 
 def is_tar(source: str) -> bool:
-    """Whether a source names tar files, not a folder."""
-    return ".tar" in Path(source).name
+    """Whether a source names tar files, packed ones included, which are refused; not a folder, whatever its name."""
+    return re.search(r"\.(tar\b|t(gz|bz2?|xz|zst)$)", Path(source).name.lower()) is not None and not os.path.isdir(
+        source
+    )
 
 
 def make_index(source: str) -> tuple["Dataset", tuple[str, ...]]:
@@ -183,11 +185,11 @@ def _members(tar: tarfile.TarFile, path: str) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         # tarfile keeps what it has read, which would be the whole index again
         tar.members.clear()  # type: ignore[attr-defined]
-        hidden = any(part.startswith(".") and part != "." for part in member.name.split("/"))
+        hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
         if hidden or member.isdir() or not (_is_image(member) or member.name.lower().endswith(".cls")):
             continue
         if not member.isfile() or member.issparse():
-            raise DataError(f"{path}: expected plain files, but {member.name} is a link or has holes")
+            raise DataError(f"{path}: expected plain files, but {member.name} is a link, a device or has holes")
         yield member
 
 
@@ -210,6 +212,6 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:
     file = tar.extractfile(member)
     text = "" if file is None else file.read(20).decode("ascii", "replace").strip()
     # a number of 19 digits may not fit into the table
-    if not text.isdecimal() or len(text) > 18:
+    if not text.isdecimal() or len(text) > 18 or member.size > 20:
         raise DataError(f"{path}: expected a class number of 0 or more in {member.name}, got {text!r}")
     return int(text)

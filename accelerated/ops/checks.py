@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from noisestep.reference._arguments import real
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -125,6 +126,13 @@ def check_address(address: object, batch: int, device: torch.device) -> None:
             )
 
 
+def check_writable(name: str, x: Tensor) -> None:
+    """x's memory holds its own numbers, and not their negatives, as that of a conjugate's imaginary part does."""
+    # Dynamo has no graph for the question, and no such views
+    if not torch.compiler.is_compiling() and x.is_neg():
+        raise ValueError(f"{name} is a lazy negation, which cannot be written to; pass {name}.resolve_neg()")
+
+
 def check_memory(option: str, written: Tensor, read: Mapping[str, Tensor | None]) -> None:
     """written can be written to while the others are read: each element has its own memory, or that of its like there.
 
@@ -216,20 +224,22 @@ def check_switch(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
-    """value is a finite number in low..high. Returned as a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (low <= value <= high and abs(value) < math.inf):
+    """value is a finite number in low..high, of Python or NumPy. Returned as a float."""
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a number, got a tensor")
+    # a graph of torch.compile has Python's numbers alone
+    number = float(value) if type(value) in (int, float) else real(name, value)
+    if not (low <= number <= high and abs(number) < math.inf):
         raise ValueError(f"{name} must be finite and lie in {low:g}..{high:g}, got {value}")
-    return float(value)
+    return number
 
 
 def check_clip(clip: object) -> tuple[float, float] | None:
-    """clip is None or (low, high), of Python's numbers."""
+    """clip is None or (low, high), of Python's or NumPy's numbers."""
     if clip is None:
         return None
-    if isinstance(clip, Sequence) and len(clip) == 2 and all(isinstance(end, int | float) for end in clip):
-        low, high = clip
+    if isinstance(clip, Sequence) and len(clip) == 2 and not any(isinstance(end, Tensor | str) for end in clip):
+        low, high = (end if type(end) in (int, float) else real("clip", end) for end in clip)
         if low < high:
             return float(low), float(high)
     raise ValueError(f"clip must be (low, high) with low < high, or None, got {clip!r}")

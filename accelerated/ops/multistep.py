@@ -23,11 +23,12 @@ from .checks import (
     check_memory,
     check_noise,
     check_timesteps,
+    check_writable,
     compute_dtype,
     share_memory,
 )
 from .registered import Registered
-from .update import SCALARS, check_outputs, check_scalars, in_eager, in_native, in_triton
+from .update import SCALARS, check_outputs, check_scalars, in_eager, in_native, in_triton, tensors_in
 
 _HISTORY = ", ".join(f"Tensor? history_{k + 1}" for k in range(MOST_HISTORY))
 # what the registered ops take after x_t
@@ -47,7 +48,8 @@ def _of_backend(run, *, in_place):
         noisy, memory, keep=None,
     ):  # fmt: skip
         history = [h for h in (h_1, h_2, h_3, h_4) if h is not None]
-        read = dict(output=output, unconditional=unconditional, noise=eps)
+        scalars = guidance, low, high, temperature
+        read = dict(output=output, unconditional=unconditional, noise=eps) | tensors_in(scalars)
         read |= {f"history[{k}]": h for k, h in enumerate(history)}
         if in_place:
             check_memory("in_place=True", x_t, read)
@@ -55,7 +57,6 @@ def _of_backend(run, *, in_place):
             check_memory("keep", keep, {**read, "x_t": x_t})
             if in_place and share_memory(keep, x_t):
                 raise ValueError("with in_place=True, keep and x_t would both be written to memory that they share")
-        scalars = guidance, low, high, temperature
         result = run(
             x_t, output, unconditional, history, t, table, eps, address, scalars, noisy, memory, False, False,
             False if keep is None else keep, in_place,
@@ -160,6 +161,7 @@ def multistep(
     if keep is not None:
         check_like("keep", keep, x_t, "x_t")
         check_constant("keep", keep)
+        check_writable("keep", keep)
     arguments = (
         output, unconditional, *history, *(None,) * (MOST_HISTORY - len(history)), t, columns, eps, address, *scalars,
         table.noisy, table.memory,
@@ -168,5 +170,6 @@ def multistep(
         return _multistep(x_t, *arguments) if keep is None else _multistep_keeping(x_t, *arguments, keep)
     if x_t.requires_grad and torch.is_grad_enabled():
         raise ValueError("in_place=True would overwrite an x_t that requires a gradient; pass x_t.detach()")
+    check_writable("x_t", x_t)
     _multistep_in_place(x_t, *arguments, keep)
     return x_t

@@ -17,10 +17,11 @@ from .checks import (
     check_schedule,
     check_switch,
     check_timesteps,
+    check_writable,
     compute_dtype,
 )
 from .registered import Registered
-from .update import SCALARS, check_outputs, check_scalars, in_eager, in_native, in_triton
+from .update import SCALARS, check_outputs, check_scalars, in_eager, in_native, in_triton, tensors_in
 
 # what both registered ops take after x_t
 _ARGUMENTS = (
@@ -36,9 +37,10 @@ def _of_backend(run, *, in_place):
         x_t, output, unconditional, t, table, eps, address, guidance, low, high, temperature, noisy, own_eps, learned,
         return_x_0,
     ):  # fmt: skip
-        if in_place:
-            check_memory("in_place=True", x_t, dict(output=output, unconditional=unconditional, noise=eps))
         scalars = guidance, low, high, temperature
+        if in_place:
+            read = dict(output=output, unconditional=unconditional, noise=eps) | tensors_in(scalars)
+            check_memory("in_place=True", x_t, read)
         result = run(
             x_t, output, unconditional, (), t, table, eps, address, scalars, noisy, None, own_eps, learned, return_x_0,
             in_place,
@@ -183,7 +185,7 @@ def reverse_step(
     learned = variance == "learned_range" and eta is None
     scalars = check_scalars(x_t, clip, guidance, temperature)
     if eta is not None:
-        check_number("eta", eta, 0, 1)
+        eta = check_number("eta", eta, 0, 1)
     output, unconditional = check_outputs(output, x_t, guidance is not None, learned)
     table = schedule.reverse_table(
         prediction=prediction, variance=variance, eta=eta, rederive_eps=rederive_eps, dtype=compute_dtype(x_t)
@@ -199,6 +201,7 @@ def reverse_step(
     if in_place:
         if x_t.requires_grad and torch.is_grad_enabled():
             raise ValueError("in_place=True would overwrite an x_t that requires a gradient; pass x_t.detach()")
+        check_writable("x_t", x_t)
         x_s, x_0 = x_t, _reverse_step_in_place(x_t, *arguments)
     else:
         x_s, x_0 = _reverse_step(x_t, *arguments)

@@ -417,7 +417,7 @@ def loss_and_gradient(
     TypeError, ValueError
         As `simple_loss`.
     """
-    check_number("scale", scale, -float("inf"), float("inf"))
+    scale = check_number("scale", scale, -float("inf"), float("inf"))
     with torch.no_grad():
         arguments = _checked(output, noise, prediction, schedule, t, x_0, weight)
         factor = _gradient_scale(output, scale)

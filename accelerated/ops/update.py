@@ -246,6 +246,12 @@ def check_scalars(x_t: Tensor, clip: object, guidance: object, temperature: obje
     return guidance, low, high, temperature
 
 
+def tensors_in(scalars: Scalars) -> dict[str, Tensor]:
+    """Those that are tensors, by name."""
+    names = ("guidance", "clip's low end", "clip's high end", "temperature")
+    return {name: value for name, value in zip(names, scalars, strict=True) if isinstance(value, Tensor)}
+
+
 def check_outputs(output: object, x_t: Tensor, guided: bool, learned: bool = False) -> tuple[Tensor, Tensor | None]:
     """The network's output, and the unconditional one where there is guidance, with the shapes they must have."""
     shape = output_shape(x_t, learned)

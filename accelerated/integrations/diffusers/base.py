@@ -121,7 +121,9 @@ class FusedScheduler:
         left_out = config_dict.get("_use_default_values", ())
         if not known.get("compatible") and not _LEVELS.isdisjoint(left_out):
             # diffusers puts this class's defaults in place of those that the config's own class has
-            config_dict = {**config_dict, "_use_default_values": [name for name in left_out if name not in _LEVELS]}
+            ours = inspect.signature(cls).parameters
+            same = [name for name in left_out if name not in _LEVELS or config_dict.get(name) == ours[name].default]
+            config_dict = {**config_dict, "_use_default_values": same}
         return super().extract_init_dict(config_dict, **kwargs)  # type: ignore[misc]
 
     @classmethod

@@ -1,6 +1,5 @@
 """A scheduler's tables, with a row for each of its timesteps 0..T - 1."""
 
-import operator
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -9,7 +8,7 @@ from noisestep.reference.jumps import Jumps
 from noisestep.reference.schedule import LOG_VARIANCE_FLOOR, Schedule
 from torch import Tensor
 
-from ...address import NOWHERE, NoiseAddress
+from ...address import NOWHERE, NoiseAddress, plain_int
 from ...ops.checks import FLOATS, check_address, check_batch, check_device, compute_dtype
 from ...ops.registered import OPS
 from ...schedule import Prediction, constant
@@ -198,7 +197,7 @@ class Chain:
     def _rows(self, t: Any, x_0: Tensor) -> Tensor:
         """Timesteps to be noised, as a tensor () or (n,) where x_0 is."""
         if not isinstance(t, Tensor):
-            t = operator.index(t)
+            t = plain_int("timesteps", t, "an int or a tensor of integers")
             if not 0 <= t < self.noised:
                 raise ValueError(self.refusal(t))
             return torch.full((), t, dtype=torch.int64, device=x_0.device)
@@ -248,7 +247,7 @@ class Chain:
             if t.device != x.device:
                 t = t.to(x.device)
         else:
-            t = known = operator.index(t)
+            t = known = plain_int("timestep", t, "an int or a tensor of integers")
         if known is not None and not 0 <= known < self.reversed:
             raise ValueError(self.refusal(known))
         return t, known

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...address import NoiseAddress
 from ...ops import reverse_step
-from ...ops.checks import compute_dtype
+from ...ops.checks import check_number, compute_dtype
 from ...schedule import outside_of_modes
 from .base import FusedScheduler, composed_step, operands, wants_gradient
 from .chain import Chain
@@ -163,7 +163,7 @@ timestep_spacing, rescale_betas_zero_snr
             raise ValueError("the chain has no steps yet: call set_timesteps before step")
         chain, x_t = self._tables(), operands(sample, model_output)
         t, _ = chain.timestep(timestep, x_t)
-        eta = float(eta)
+        eta = check_number("eta", eta.item() if isinstance(eta, Tensor) else eta, 0, 1)
         noise: Tensor | NoiseAddress | None = variance_noise if eta > 0 else None
         if eta > 0:
             if variance_noise is not None and (generator is not None or seed is not None):

@@ -9,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
+from ...address import plain_int
 from ...ops import reverse_step
 from ...ops.checks import compute_dtype
 from ...schedule import Variance, outside_of_modes
@@ -113,6 +114,10 @@ steps_offset, rescale_betas_zero_snr
         """
         if self._compatible or not (self.custom_timesteps or self.num_inference_steps):
             return DDPMScheduler.previous_timestep(self, timestep)
+        if not isinstance(timestep, Tensor):
+            timestep = plain_int("timestep", timestep, "an int or a tensor of integers")
+        elif timestep.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"timestep must be an int or a tensor of integers, got a tensor of {timestep.dtype}")
         return self._tables().previous(torch.as_tensor(timestep))
 
     def step(

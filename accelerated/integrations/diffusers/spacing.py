@@ -1,10 +1,10 @@
 """Which timesteps, 0..T - 1 as diffusers counts, a chain of fewer steps visits."""
 
-import operator
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from noisestep.reference._arguments import as_int, integer
 
 SPACINGS = ("linspace", "leading", "trailing")
 
@@ -41,9 +41,7 @@ def spaced_timesteps(spacing: str, T: int, steps: int, offset: int = 0) -> list[
         numbers = np.linspace(0, T - 1, steps).round()[::-1].astype(np.int64)
     elif spacing == "leading":
         numbers = np.arange(steps, dtype=np.int64)[::-1] * (T // steps)
-        if offset < 0:
-            raise ValueError(f"steps_offset must be at least 0, got {offset}")
-        numbers = numbers + min(offset, T - 1 - int(numbers[0]))
+        numbers = numbers + min(integer("steps_offset", offset, 0), T - 1 - int(numbers[0]))
     elif spacing == "trailing":
         numbers = np.round(np.arange(T, 0, -T / steps))[:steps].astype(np.int64) - 1
     else:
@@ -53,9 +51,7 @@ def spaced_timesteps(spacing: str, T: int, steps: int, offset: int = 0) -> list[
 
 def checked_steps(steps: object, T: int) -> int:
     """The number of steps, which is an integer in 1..T."""
-    if isinstance(steps, bool) or not hasattr(steps, "__index__"):
-        raise TypeError(f"num_inference_steps must be an int, got {steps!r}")
-    number = operator.index(steps)
+    number = as_int("num_inference_steps", steps)
     if not 1 <= number <= T:
         raise ValueError(f"num_inference_steps must lie in 1..{T}, the steps of the trained chain, got {number}")
     return number
@@ -80,7 +76,7 @@ def custom_timesteps(timesteps: Sequence[int], T: int) -> list[int]:
     TypeError, ValueError
         For none, for numbers that do not descend, or one outside 0..T - 1.
     """
-    numbers = [operator.index(t) for t in timesteps]
+    numbers = [as_int("each of timesteps", t) for t in timesteps]
     if not numbers:
         raise ValueError("timesteps must hold at least one step, got none")
     if any(later >= earlier for earlier, later in pairwise(numbers)):

@@ -411,11 +411,12 @@ class Process:
         own = self._on_the_ops(*_PREDICTED, "_predict_eps_from_xstart")
         if cond_fn is None and not torch.is_grad_enabled() and own:
             return self._step(model, x, t, clip_denoised, denoised_fn, model_kwargs, noise, eta=eta)
-        check_number("eta", eta, 0, 1)
-        out = self._ddim(model, x, t, clip_denoised, denoised_fn, model_kwargs, cond_fn)
+        eta = check_number("eta", eta, 0, 1)
+        out = self._conditioned(model, x, t, clip_denoised, denoised_fn, model_kwargs, cond_fn)
+        eps = self._predict_eps_from_xstart(x, t, out["pred_xstart"])
         drawn, before = _noise(noise, x), self._rows("alphas_cumprod_prev", t, x)
         sigma = eta * self._rows("_ddim_sigma", t, x)
-        sample = before.sqrt() * out["pred_xstart"] + (1 - before - sigma**2).clamp(min=0).sqrt() * out["eps"]
+        sample = before.sqrt() * out["pred_xstart"] + (1 - before - sigma**2).clamp(min=0).sqrt() * eps
         sample = sample + per_sample(t != 0, x) * sigma * drawn
         return {"sample": sample.to(x.dtype), "pred_xstart": out["pred_xstart"]}
 
@@ -449,12 +450,14 @@ class Process:
         """
         if eta != 0:
             raise ValueError(f"eta must be 0 in ddim_reverse_sample, which is deterministic, got {eta}")
-        out = self._ddim(model, x, t, clip_denoised, denoised_fn, model_kwargs, cond_fn)
+        out = self._conditioned(model, x, t, clip_denoised, denoised_fn, model_kwargs, cond_fn)
+        # improved-diffusion does not call its own method here, and so none of a subclass
+        eps = Process._predict_eps_from_xstart(self, x, t, out["pred_xstart"])
         after = self._rows("alphas_cumprod_next", t, x)
-        sample = after.sqrt() * out["pred_xstart"] + (1 - after).sqrt() * out["eps"]
+        sample = after.sqrt() * out["pred_xstart"] + (1 - after).sqrt() * eps
         return {"sample": sample.to(x.dtype), "pred_xstart": out["pred_xstart"]}
 
-    def _ddim(
+    def _conditioned(
         self,
         model: Model,
         x: Tensor,
@@ -465,9 +468,7 @@ class Process:
         cond_fn: Model | None,
     ) -> dict[str, Tensor]:
         out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
-        if cond_fn is not None:
-            out = self.condition_score(cond_fn, out, x, t, model_kwargs)
-        return {**out, "eps": self._predict_eps_from_xstart(x, t, out["pred_xstart"])}
+        return out if cond_fn is None else self.condition_score(cond_fn, out, x, t, model_kwargs)
 
     def _step(
         self,

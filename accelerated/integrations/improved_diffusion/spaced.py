@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from noisestep.reference._arguments import as_int
 from noisestep.reference.grids import sections
 from noisestep.reference.schedule import Schedule
 from torch import Tensor
@@ -55,7 +56,7 @@ class SpacedDiffusion(GaussianDiffusion):
 
     def __init__(self, use_timesteps: Collection[int], **options: Any) -> None:
         whole = Schedule(options.pop("betas"))
-        self.timestep_map = sorted({int(t) for t in use_timesteps})
+        self.timestep_map = sorted({as_int("each of use_timesteps", t) for t in use_timesteps})
         self.use_timesteps = set(self.timestep_map)
         self.original_num_steps = whole.T
         chain = whole.respace([t + 1 for t in self.timestep_map])
