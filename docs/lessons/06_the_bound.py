@@ -162,7 +162,7 @@ def gaussian_network(x_t, t):
     return eps.reshape(x_t.shape)
 
 
-x_0, n = images[::36], 64
+x_0 = images[::72]
 bound = ref.variational_bound(schedule, gaussian_network, x_0, levels=17)
 
 # the same terms as weighted errors, with the noise that the bound used

@@ -109,6 +109,8 @@ def _picture(figure: Any) -> Picture:
 
     light = io.BytesIO()
     figure.savefig(light, facecolor="white", transparent=False)
+    # everything stays where it is, and is not arranged a second time
+    figure.set_layout_engine("none")
     ink, paper = to_rgba(matplotlib.rcParams["text.color"]), "#e6e6e6"
     # lines, letters and edges in the colour of the text are what has to change
     for artist in figure.findobj():
