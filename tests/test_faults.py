@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 from faults import PLACES, STEPS, finish, said, start, write_config
-from noisestep.accelerated.cli.run_folder import RunFolder
+from noisestep.accelerated.cli.run_folder import RunFolder, SampleFolder
 from noisestep.accelerated.cli.verify import verify_run
 from noisestep.accelerated.errors import CheckpointError, DamagedCheckpoint, RunError
 from noisestep.accelerated.training import checkpoint as checkpoints
@@ -35,7 +35,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.faults
 LONG = pytest.mark.faults(long=True)
-COMMAND = ["--config", "tiny.json", "--out", "run", "--continue"]
+COMMAND = ["train", "--config", "tiny.json", "--out", "run", "--continue"]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -158,7 +158,7 @@ def test_a_signal_leaves_with_the_state(folder: Path, whole: Path, number: signa
         f"stopped by {number.name} after step 5 of {STEPS}; go on with: noisestep train --resume run\n"
     )
     assert newest(folder) == 5
-    assert "going on after step 5" in go_on(folder, whole, ["--resume", "run"])
+    assert "going on after step 5" in go_on(folder, whole, ["train", "--resume", "run"])
 
 
 # what fails in the process
@@ -216,6 +216,51 @@ def test_a_read_error_costs_nothing(folder: Path, whole: Path, number: int) -> N
     assert "going on after step 6" in go_on(folder, whole)
 
 
+# sampling
+
+
+def test_sampling_that_is_killed(folder: Path, whole: Path, full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before each of its files, and at random moments: what is there is whole, and the next folder has all of it."""
+    shutil.copytree(whole, folder / "run")
+    run = RunFolder(folder / "run")
+    command = ["sample", "run", "--count", "4", "--steps", "3"]
+    assert finish(start(folder, command)) == 0, said(folder)
+    first = run.path / "generated" / "001"
+    expected = {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()}
+
+    def require_whole() -> bool:
+        """Compare the newest folder, and return whether it is complete."""
+        newest = SampleFolder(max((run.path / "generated").iterdir()))
+        paths = {path.relative_to(newest.path): path for path in newest.path.rglob("[!.]*") if path.is_file()}
+        for name, path in paths.items():
+            assert path.read_bytes() == expected[name], path
+        complete = newest.settings.exists()
+        assert complete == (paths.keys() == expected.keys())
+        lines: list[str] = []
+        assert verify_run(run, lines.append) == complete, lines
+        if not complete:
+            assert f"NOT WHOLE  generated/{newest.path.name}: " in "\n".join(lines)
+            shutil.rmtree(newest.path)
+        return complete
+
+    kills = 0
+    for number in range(len(expected)) if full else (len(expected) - 1,):
+        assert finish(start(folder, command, f"file:{number}")) == -signal.SIGKILL
+        assert not require_whole()
+        kills += 1
+    chance = random.Random(3)
+    for _ in range(20 if full else 0):
+        process = start(folder, command)
+        process.join(chance.uniform(0, 1))
+        process.kill()
+        kills += finish(process) != 0
+        require_whole()
+    assert finish(start(folder, command)) == 0, said(folder)
+    assert require_whole()
+    with capsys.disabled():
+        print(f"\n{kills} kills of sampling: no file of another content")
+
+
 # the folder
 
 
@@ -262,7 +307,7 @@ def test_swapped_checkpoints(folder: Path, whole: Path, tmp_path_factory: pytest
     write_config(other, seed=1)
     assert finish(start(other, COMMAND, f"strike:8:{signal.SIGTERM.value}")) == 128 + signal.SIGTERM
     shutil.copy(path_of(other / "run" / "checkpoints", 8), found)
-    assert finish(start(folder, ["--resume", "run"])) == 0
+    assert finish(start(folder, ["train", "--resume", "run"])) == 0
     assert "step_000000008.safetensors: of another run than this one: seed is 1, not 0" in said(folder)
     require_same(folder / "run", whole)
 
@@ -397,7 +442,13 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("fault", "status", "line"),
     [
-        ("image:5", 1, r"Error: .*photos/.*\.png: expected .*; the state after step \d is saved; go on with: "),
+        ("image:5:0", 1, r"Error: .*photos/.*\.png: expected .*; the state after step \d is saved; go on with: "),
+        (
+            "image:5:1",
+            1,
+            r"Error: .*photos/.*\.png: expected the file as it was .*; the state after step \d is saved; ",
+        ),
+        ("image:5:2", 1, r"Error: .*photos/.*\.png: no such file or folder; the state after step \d is saved; "),
         (
             f"workers:5:{signal.SIGKILL.value}",
             1,
