@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faults
@@ -52,6 +52,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 Weights = dict[str, bytes]
+# what the summary of pytest prints as done
+Did = Callable[[str, object], None]
 
 
 def weights(run: Path, step: int = STEPS) -> Weights:
@@ -103,7 +105,7 @@ def newest(folder: Path) -> int:
 # killed
 
 
-def test_killed_at_random_moments(folder: Path, whole: Path, full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_at_random_moments(folder: Path, whole: Path, full: bool, record_property: Did) -> None:
     """SIGKILL, and now and then another signal, after a random time; and so on until the run is done."""
     chance = random.Random(0)
     wanted, kills, others, runs, longest = (200 if full else 2), 0, 0, 0, 1.0
@@ -127,16 +129,18 @@ def test_killed_at_random_moments(folder: Path, whole: Path, full: bool, capsys:
         assert newest(folder) >= acknowledged, "what was saved is lost"
         kills, others = kills + (number == signal.SIGKILL), others + (number != signal.SIGKILL)
     go_on(folder, whole)
-    with capsys.disabled():
-        print(f"\n{kills} kills and {others} other signals at random moments, {runs + 1} runs ended: same bits")
+    record_property(
+        "did", f"{kills} kills and {others} other signals at random moments, {runs + 1} runs ended: same bits"
+    )
 
 
 @pytest.mark.parametrize(
     "place",
     [pytest.param(place, marks=LONG if name != "written" else [], id=name) for place, name in enumerate(PLACES)],
 )
-def test_killed_within_a_checkpoint(folder: Path, whole: Path, full: bool, place: int) -> None:
+def test_killed_within_a_checkpoint(folder: Path, whole: Path, full: bool, place: int, record_property: Did) -> None:
     # the first that removes an old one is the third
+    kills = 0
     for save in range(STEPS // 3 + 1) if full else (2,):
         if PLACES[place] == "old removed" and save < 2:
             continue
@@ -146,6 +150,8 @@ def test_killed_within_a_checkpoint(folder: Path, whole: Path, full: bool, place
         assert newest(folder) == 3 * (save - (place < PLACES.index("renamed"))) if save or place > 3 else True
         assert bool(RunFolder(folder / "run").partial_files()) == (place < PLACES.index("renamed"))
         go_on(folder, whole)
+        kills += 1
+    record_property("did", f"{kills} kills within a checkpoint's write, at: {PLACES[place]}")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +225,7 @@ def test_a_read_error_costs_nothing(folder: Path, whole: Path, number: int) -> N
 # sampling
 
 
-def test_sampling_that_is_killed(folder: Path, whole: Path, full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sampling_that_is_killed(folder: Path, whole: Path, full: bool, record_property: Did) -> None:
     """Before each of its files, and at random moments: what is there is whole, and the next folder has all of it."""
     shutil.copytree(whole, folder / "run")
     run = RunFolder(folder / "run")
@@ -257,8 +263,7 @@ def test_sampling_that_is_killed(folder: Path, whole: Path, full: bool, capsys: 
         require_whole()
     assert finish(start(folder, command)) == 0, said(folder)
     assert require_whole()
-    with capsys.disabled():
-        print(f"\n{kills} kills of sampling: no file of another content")
+    record_property("did", f"{kills} kills of sampling: no file of another content")
 
 
 # the folder
@@ -358,7 +363,7 @@ def places(content: bytes) -> dict[str, range]:
     return found | {name: range(*(start + at for at in x["data_offsets"])) for name, x in entries.items()}
 
 
-def test_flipped_and_cut(folder: Path, whole: Path, full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flipped_and_cut(folder: Path, whole: Path, full: bool, record_property: Did) -> None:
     """One bit, or the end, of every place of a checkpoint; the older one beside it is used."""
     chance = random.Random(1)
     shutil.copytree(whole, folder / "run")
@@ -387,15 +392,12 @@ def test_flipped_and_cut(folder: Path, whole: Path, full: bool, capsys: pytest.C
     assert checkpoints.latest(found).step == STEPS
     path.write_bytes(content[: len(content) // 2])
     assert f"skipping a damaged checkpoint: run/checkpoints/{path.name}" in go_on(folder, whole)
-    with capsys.disabled():
-        print(
-            f"\n{flips} bits flipped and {cuts} ends cut off in {len(classes)} places of a checkpoint: none was loaded"
-        )
+    record_property(
+        "did", f"{flips} bits flipped and {cuts} ends cut off in {len(classes)} places of a checkpoint: none was loaded"
+    )
 
 
-def test_flipped_bits_of_the_configuration(
-    folder: Path, whole: Path, full: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flipped_bits_of_the_configuration(folder: Path, whole: Path, full: bool, record_property: Did) -> None:
     """What is not refused is what does not change the result of a step, and the checkpoint's own is used."""
     shutil.copytree(whole, folder / "run")
     run = RunFolder(folder / "run")
@@ -413,8 +415,9 @@ def test_flipped_bits_of_the_configuration(
         assert found.config == from_dict(json.loads(content))
         assert difference(run.read_config(), found.config) is None
         unlike += run.read_config() != found.config
-    with capsys.disabled():
-        print(f"\n{len(bits)} bits flipped in config.json: {unlike} change {', '.join(CHANGEABLE)}; none a result")
+    record_property(
+        "did", f"{len(bits)} bits flipped in config.json: {unlike} change {', '.join(CHANGEABLE)}; none a result"
+    )
 
 
 # streamed images
@@ -509,7 +512,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @LONG
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_of_two_processes_killed_at_each_step(tmp_path: Path, pair: Path, rank: int) -> None:
+def test_one_of_two_processes_killed_at_each_step(tmp_path: Path, pair: Path, rank: int, record_property: Did) -> None:
     folder = tmp_path
     write_config(folder, dropout=0.0)
     for step in range(1, STEPS + 1):
@@ -538,6 +541,9 @@ def test_one_of_two_processes_killed_at_each_step(tmp_path: Path, pair: Path, ra
                 # twelve steps of at most 2e-3 each, whose rounding is some 1e-4 of a step
                 torch.testing.assert_close(ended[0].tensors[name], x, rtol=0, atol=5e-6)
         shutil.rmtree(folder / "alone")
+    record_property(
+        "did", f"{STEPS} kills of rank {rank} of two, one after each step, resumed on two processes and on one"
+    )
 
 
 def test_every_fault_is_tried() -> None:
