@@ -159,10 +159,18 @@ def int_in(name: str, value: Any, low: int, end: int) -> int:
     return number
 
 
+def check_dense(name: str, x: Tensor) -> None:
+    """x has one element for each place of its shape."""
+    if x.layout != torch.strided or x.is_nested:
+        found = "a nested one" if x.is_nested else f"one of layout {x.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {found}")
+
+
 def _checked_part(name: str, part: int | Tensor, end: int, *, rows: bool, tensor: bool = True) -> int | Tensor:
     if isinstance(part, Tensor):
         if not tensor:
             raise TypeError(f"{name} must be an int, got a tensor")
+        check_dense(name, part)
         if part.dtype != torch.int64:
             raise TypeError(f"{name} must be an int or an int64 tensor, got a tensor of {part.dtype}")
         if part.ndim > 1 or (part.numel() != 1 and not rows):

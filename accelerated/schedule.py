@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 import torch
-from noisestep.reference._arguments import require_name
+from noisestep.reference._arguments import real_array, require_eta, require_name
 from noisestep.reference.jumps import Jumps
 from noisestep.reference.multistep import Memory, prediction_coefficients
 from noisestep.reference.prediction import Prediction
@@ -298,6 +298,9 @@ class DeviceSchedule(Steps):
 
             # a number that a compiled function is given: each eta has a table, and a graph, of its own
             eta = guard_scalar(eta)
+        elif eta is not None and type(eta) is not float:
+            # tensors of one value would be keys of their own
+            eta = require_eta(eta)
         table: Tensor = getattr(self._reverse, self._named(prediction, variance, eta, rederive_eps, dtype, compiled))
         return table
 
@@ -480,7 +483,7 @@ class StepTable(Steps):
         device: torch.device | str = "cpu",
     ) -> None:
         require_name("memory", memory, get_args(Memory))
-        known, update = np.array(predictions, np.float64), np.array(coefficients, np.float64)
+        known, update = real_array("predictions", predictions), real_array("coefficients", coefficients)
         if known.ndim != 2 or known.shape[1] != 6:
             raise ValueError(f"predictions must have shape (T + 1, 6), got {known.shape}")
         rows, most = len(known), 3 + MOST_HISTORY

@@ -29,7 +29,7 @@ def as_int(name: str, value: Any, expected: str = "an int") -> int:
         if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
             raise TypeError
         return operator.index(value)
-    except TypeError:
+    except (TypeError, RuntimeError):
         raise TypeError(f"{name} must be {expected}, got {value!r}") from None
 
 
@@ -84,7 +84,7 @@ def sizes(shape: Iterable[int]) -> tuple[int, ...]:
     """The shape of one sample, as Python's integers: in a small type of NumPy their product would wrap around."""
     try:
         parts = tuple(shape)
-    except TypeError:
+    except (TypeError, RuntimeError):
         raise TypeError(f"shape must be a sequence of ints, got {shape!r}") from None
     checked = tuple(integer("a size of shape", size, 0, MOST_ELEMENTS + 1) for size in parts)
     if prod(checked) > MOST_ELEMENTS:
@@ -122,7 +122,11 @@ def clip_range(clip: tuple[float, float]) -> tuple[float, float]:
 
 def batch_shape(shape: Iterable[int]) -> tuple[int, ...]:
     """The shape (B, ...) of a whole batch."""
-    if not np.iterable(shape) or not (parts := tuple(shape)):
+    try:
+        parts = tuple(shape)
+    except (TypeError, RuntimeError):
+        parts = ()
+    if not parts:
         raise TypeError(f"shape must be a sequence of ints (B, ...), got {shape!r}")
     return integer("the batch size", parts[0], 0, MOST_ROWS), *sizes(parts[1:])
 
@@ -155,7 +159,7 @@ def numbers_from(given: ArrayLike, count: int) -> NDArray[np.uint64]:
 
 
 def floats(**arrays: Any) -> tuple[FloatArray, ...]:
-    """Floating arrays as float64; integers are refused, since an 8-bit image is not in [-1, 1]."""
+    """Finite floating arrays as float64; integers are refused, since an 8-bit image is not in [-1, 1]."""
     return tuple(_floating(name, values) for name, values in arrays.items())
 
 
@@ -251,4 +255,6 @@ def _floating(name: str, values: Any) -> FloatArray:
     checked = array(name, values, "floating")
     if not np.issubdtype(checked.dtype, np.floating):
         raise TypeError(f"{name} must be floating, got {checked.dtype}; scale images to [-1, 1] first")
+    if not (finite := np.isfinite(checked)).all():
+        raise ValueError(f"{name} must be finite, got {checked[~finite][0]}")
     return checked.astype(np.float64)

@@ -276,11 +276,12 @@ def _log_interval(low: FloatArray, high: FloatArray) -> FloatArray:
     # log(Phi(high) - Phi(low)); an interval on the left is mirrored, so that only the right tail is needed
     mirrored = low + high < 0
     low, high = np.where(mirrored, -high, low), np.where(mirrored, -low, high)
-    # around 0 the two parts add up; to the right of it the farther tail is taken off the nearer
-    around = np.log((_erf(high / math.sqrt(2)) + _erf(np.maximum(-low, 0) / math.sqrt(2))) / 2)
-    nearer = _log_upper_tail(np.maximum(low, 0))
-    beyond = nearer + np.log(-np.expm1(_log_upper_tail(high) - nearer))
-    return np.where(low < 0, around, beyond)
+    # around 0 Phi is exact itself; to the right of it the farther tail is taken off the nearer
+    central = low < 0.5
+    around = np.log((_erf(high / math.sqrt(2)) - _erf(np.minimum(low, 0.5) / math.sqrt(2))) / 2)
+    nearer = _log_upper_tail(np.maximum(low, 0.5))
+    beyond = nearer + np.log(-np.expm1(_log_upper_tail(np.where(central, np.inf, high)) - nearer))
+    return np.where(central, around, beyond)
 
 
 def _log_upper_tail(z: FloatArray) -> FloatArray:

@@ -223,7 +223,7 @@ def ode_log_density(
         trace = np.zeros(B)
         for z in directions:
             slope = predict_x_0(schedule, z, jvp(x_t, model_t, z), t, prediction=prediction)
-            trace += share * np.where(x_0 == unclipped, z * slope, 0.0).reshape(B, -1).sum(axis=1)
+            trace += share * np.where(x_0 == unclipped, z * slope, 0.0).reshape(B, n).sum(axis=1)
         return x_0, trace
 
     def x_0_alone(x_t: FloatArray, t: int) -> FloatArray:
@@ -240,7 +240,7 @@ def ode_log_density(
         x_t = noise[s] * (y + step * (x_0 + x_0_alone(euler, s)) / 2)
         x_0, trace = x_0_and_trace(x_t, s)
         log_det += (u[min(i + 1, len(u) - 1)] - u[i - 1]) / 2 * trace
-    log_prior = -((x_t**2).reshape(B, -1).sum(axis=1) + n * math.log(2 * math.pi)) / 2
+    log_prior = -((x_t**2).reshape(B, n).sum(axis=1) + n * math.log(2 * math.pi)) / 2
     log_density: FloatArray = log_prior + n * math.log(noise[-1] / noise[1]) + log_det
     return log_density
 

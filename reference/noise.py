@@ -253,6 +253,8 @@ def normal_pair(u: ArrayLike, v: ArrayLike) -> tuple[NDArray[np.float32], NDArra
     """
     r = radius(u)
     cos, sin = direction(v)
+    if r.shape != cos.shape:
+        raise ValueError(f"shapes must be equal, got u {r.shape}, v {cos.shape}")
     return r * cos, r * sin
 
 

@@ -169,7 +169,7 @@ def ddim_sigma(schedule: Schedule, eta: float) -> FloatArray:
     >>> bool(np.all(ddim_sigma(schedule, 1.0) ** 2 - schedule.posterior_variance < 1e-16))
     True
     """
-    require_eta(eta)
+    eta = require_eta(eta)
     # 1 - alpha_bar_t / alpha_bar_{t-1} is beta_t
     return eta * np.sqrt(schedule.posterior_variance)
 
@@ -183,7 +183,7 @@ def ddim_direction(schedule: Schedule, eta: float) -> FloatArray:
     variance that the marginal of x_{t-1} has.
     The result is a table, shape (T + 1,), whose row 0 is 0.
     """
-    require_eta(eta)
+    eta = require_eta(eta)
     return np.concatenate([[0.0], Jumps(schedule).direction(eta)])
 
 
@@ -288,7 +288,7 @@ def reverse_coefficients(
         if variance != "zero":
             c[:, 5] = np.where(clean, 0, np.sqrt(jumps.beta if variance == "beta" else jumps.posterior_variance))
         return table
-    require_eta(eta)
+    eta = require_eta(eta)
     c[:, 5] = eta * np.sqrt(jumps.posterior_variance)
     signal, noise = schedule.sqrt_alpha_bar[1:], schedule.sqrt_one_minus_alpha_bar[1:]
     direction = jumps.direction(eta)

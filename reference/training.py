@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import MOST_ROWS, integer
+from ._arguments import MOST_ROWS, floats, integer
 from .digits import load_digits
 from .forward import q_sample
 from .network import Parameters, SimpleUNet, initial_parameters
@@ -48,6 +48,7 @@ def simple_loss_gradients(
     loss : float
     gradients : dict of str to ndarray
     """
+    x_0, eps = floats(x_0=x_0, eps=eps)
     x_t = q_sample(schedule, x_0, t, eps)
     output, activations = model.forward(x_t, schedule.timesteps[t])
     difference = output - eps

@@ -66,6 +66,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in slow]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests recorded as done, such as how many processes they killed; they may have run in other processes."""
+    passed = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    done = [value for report in passed for name, value in report.user_properties if name == "did"]
+    if done:
+        terminalreporter.section("done")
+        for line in done:
+            terminalreporter.write_line(str(line))
+
+
 def pytest_configure() -> None:
     if WORKER:
         # the other cores have work already

@@ -1,4 +1,4 @@
-"""Real training processes, and what can happen to them: `with trainer() as start: start(folder, [...], "nan:7")`.
+"""Real training and sampling processes, and what can happen to them: `start(folder, ["train", ...], "nan:7")`.
 
 The processes are forked from a server that has imported everything, so that hundreds of them take minutes. They run the
 command line without the evaluation at the end, on one thread.
@@ -42,7 +42,7 @@ PLACES = ("begin", "half", "written", "synced", "renamed", "folder synced", "old
 
 
 def start(folder: Path, arguments: list[str], fault: str = "", environment: dict[str, str] | None = None) -> Any:
-    """A process that runs `noisestep train ARGUMENTS` in a folder, and says what it says in said.txt there."""
+    """A process that runs `noisestep ARGUMENTS` in a folder, and says what it says in said.txt there."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults"])
@@ -83,7 +83,7 @@ def _run(folder: Path, arguments: list[str], fault: str, environment: dict[str, 
         name, *values = fault.split(":")
         FAULTS[name](*map(int, values))
     sys.argv = ["noisestep", *arguments]
-    main(["train", *arguments, "--device", "cpu"], prog_name="noisestep")
+    main([*arguments, "--device", "cpu"], prog_name="noisestep")
 
 
 # faults: each takes numbers, and changes what the process does from then on
@@ -173,6 +173,19 @@ def _kill_in_write(save: int, place: int) -> None:
     )
 
 
+def _kill_before_file(number: int) -> None:
+    """SIGKILL before a whole file gets its name; files are counted from 0."""
+    replace, count = os.replace, [0]
+
+    def replaced(*arguments: Any) -> None:
+        if count[0] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count[0] += 1
+        replace(*arguments)
+
+    os.replace = replaced  # type: ignore[assignment]
+
+
 def _full_disk(save: int) -> None:
     """No space for a checkpoint, of which half is written."""
     write, count = tensor_file.write, [-1]
@@ -239,19 +252,30 @@ def _workers(step: int, number: int) -> None:
     Decoder._wait = waited  # type: ignore[method-assign]
 
 
-def _bad_image(step: int) -> None:
-    """All image files are cut before a step's images are asked for."""
+def _bad_images(step: int, how: int) -> None:
+    """What becomes of all image files before a step's images are asked for: `BAD_IMAGES[how]`."""
     wait, calls = Decoder._wait, [0]
 
     def waited(decoder: Decoder) -> Any:
         calls[0] += 1
         if calls[0] == step:
             for path in Path("photos").rglob("*.png"):
-                path.write_bytes(path.read_bytes()[:50])
+                BAD_IMAGES[how](path)
         return wait(decoder)
 
     Decoder._wait = waited  # type: ignore[method-assign]
 
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def _exchange(path: Path) -> None:
+    # another picture of the same size
+    Image.new("L", (8, 8), 7).save(path)
+
+
+BAD_IMAGES: tuple[Callable[[Path], None], ...] = (_cut, _exchange, Path.unlink)
 
 FAULTS: dict[str, Callable[..., None]] = {
     "strike": _strike,
@@ -260,12 +284,13 @@ FAULTS: dict[str, Callable[..., None]] = {
     "infinite": lambda step: _at_step(step, lambda loss, gradient: (loss, gradient * float("inf"))),
     "memory": lambda step: _at_step(step, _fail(RuntimeError("can't allocate memory: you tried 1 TB"))),
     "bug": lambda step: _at_step(step, _fail(KeyError("a defect"))),
+    "file": _kill_before_file,
     "full": _full_disk,
     "clock": _clock_back,
     "read": _read_error,
     "unwritable": _unwritable,
     "workers": _workers,
-    "image": _bad_image,
+    "image": _bad_images,
 }
 
 

@@ -41,8 +41,8 @@ OUTPUT, ACTIVATIONS = ref.SimpleUNet(PARAMETERS).forward(X, T)
 
 
 def half(x: Any, t: Any, *rest: Any) -> Any:
-    """A network: its output, and its derivative in a direction, are half of what it is given."""
-    return (rest[0] if rest and rest[0] is not None else x) / 2
+    """A network: its output is half of what it is given."""
+    return x / 2
 
 
 def half_jvp(x: Any, t: Any, z: Any) -> Any:
@@ -346,7 +346,8 @@ def _accelerated() -> dict[str, Call]:
         "integers": Call(acc.integers, dict(address=address, batch=3, low=-3, high=100, device="cpu")),
         "invert": Call(
             acc.invert,
-            dict(model=half, schedule=SCHEDULE, images=x, steps=4, grid="uniform", prediction="v", batch_size=1),
+            dict(model=half, schedule=SCHEDULE, images=x, steps=4, grid="uniform", prediction="v", batch_size=1,
+                labels=torch.tensor([0, 1]), device="cpu"),
         ),
         "loss_and_gradient": Call(
             acc.loss_and_gradient,
@@ -362,7 +363,7 @@ def _accelerated() -> dict[str, Call]:
             ),
         ),
         "noise": Call(acc.noise, dict(address=address, shape=(2, 3), dtype=torch.float32, device="cpu")),
-        "pairwise_sum": Call(acc.pairwise_sum, dict(values=torch.arange(5.0))),
+        "pairwise_sum": Call(acc.pairwise_sum, dict(values=torch.arange(10.0).view(2, 5))),
         "q_sample": Call(
             acc.q_sample, dict(schedule=schedule, x_0=x, t=t, noise=address, dtype=torch.float16, return_eps=True)
         ),
@@ -378,6 +379,8 @@ def _accelerated() -> dict[str, Call]:
             dict(
                 count=3, shape=(1, 2, 2), seed=3, first=5, steps=3, grid="uniform", sampler="ddim", prediction="v",
                 clip=True, temperature=0.9, batch_size=2, trajectory=1, eta=0.5, device="cpu",
+                labels=torch.tensor([0, 1, 2]), null_label=3, guidance=torch.tensor([1.0, 2.0, 0.5]),
+                x_T=torch.linspace(-1, 1, 12).view(3, 1, 2, 2),
             ),
         ),
         "simple_loss": Call(
@@ -439,7 +442,7 @@ def results(value: Any) -> list[np.ndarray]:
     if isinstance(value, ref.Schedule):
         return [value.beta, value.timesteps]
     if isinstance(value, acc.DeviceSchedule):
-        return [value.forward_table().numpy(), value.reverse_table(prediction="v").numpy()]
+        return results((value.forward_table(), value.reverse_table(prediction="v")))
     if hasattr(value, "__dict__"):
         return [array for part in vars(value).values() for array in results(part)]
     return []

@@ -92,6 +92,15 @@ def test_decoder_is_the_exact_interval_far_into_the_tails(sigma, level):
     )
 
 
+@pytest.mark.parametrize("log_variance", [40.0, 60.0, 100.0])
+def test_decoder_of_a_wide_normal_is_its_density_times_the_bin(log_variance):
+    x_0, mean = LEVELS[1:-1], np.full(254, 0.2)
+    actual = discretised_normal_log_likelihood(x_0, mean, log_variance)
+    # the edges of a bin of 2/255 round by 2 eps, and the square in the density is below eps
+    expected = math.log(2 / 255) - (log_variance + math.log(2 * math.pi)) / 2
+    assert_close(actual=actual, expected=np.full(254, expected), roundings=256, scale=1)
+
+
 @given(schedules(), st.data())
 def test_a_perfect_prediction_costs_nothing_before_the_last_step(schedule, data):
     if schedule.T == 1:

@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faults
@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 from faults import PLACES, STEPS, finish, said, start, write_config
-from noisestep.accelerated.cli.run_folder import RunFolder
+from noisestep.accelerated.cli.run_folder import RunFolder, SampleFolder
 from noisestep.accelerated.cli.verify import verify_run
 from noisestep.accelerated.errors import CheckpointError, DamagedCheckpoint, RunError
 from noisestep.accelerated.training import checkpoint as checkpoints
@@ -35,7 +35,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.faults
 LONG = pytest.mark.faults(long=True)
-COMMAND = ["--config", "tiny.json", "--out", "run", "--continue"]
+COMMAND = ["train", "--config", "tiny.json", "--out", "run", "--continue"]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -52,6 +52,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 Weights = dict[str, bytes]
+# what the summary of pytest prints as done
+Did = Callable[[str, object], None]
 
 
 def weights(run: Path, step: int = STEPS) -> Weights:
@@ -103,7 +105,7 @@ def newest(folder: Path) -> int:
 # killed
 
 
-def test_killed_at_random_moments(folder: Path, whole: Path, full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_at_random_moments(folder: Path, whole: Path, full: bool, record_property: Did) -> None:
     """SIGKILL, and now and then another signal, after a random time; and so on until the run is done."""
     chance = random.Random(0)
     wanted, kills, others, runs, longest = (200 if full else 2), 0, 0, 0, 1.0
@@ -127,16 +129,18 @@ def test_killed_at_random_moments(folder: Path, whole: Path, full: bool, capsys:
         assert newest(folder) >= acknowledged, "what was saved is lost"
         kills, others = kills + (number == signal.SIGKILL), others + (number != signal.SIGKILL)
     go_on(folder, whole)
-    with capsys.disabled():
-        print(f"\n{kills} kills and {others} other signals at random moments, {runs + 1} runs ended: same bits")
+    record_property(
+        "did", f"{kills} kills and {others} other signals at random moments, {runs + 1} runs ended: same bits"
+    )
 
 
 @pytest.mark.parametrize(
     "place",
     [pytest.param(place, marks=LONG if name != "written" else [], id=name) for place, name in enumerate(PLACES)],
 )
-def test_killed_within_a_checkpoint(folder: Path, whole: Path, full: bool, place: int) -> None:
+def test_killed_within_a_checkpoint(folder: Path, whole: Path, full: bool, place: int, record_property: Did) -> None:
     # the first that removes an old one is the third
+    kills = 0
     for save in range(STEPS // 3 + 1) if full else (2,):
         if PLACES[place] == "old removed" and save < 2:
             continue
@@ -146,6 +150,8 @@ def test_killed_within_a_checkpoint(folder: Path, whole: Path, full: bool, place
         assert newest(folder) == 3 * (save - (place < PLACES.index("renamed"))) if save or place > 3 else True
         assert bool(RunFolder(folder / "run").partial_files()) == (place < PLACES.index("renamed"))
         go_on(folder, whole)
+        kills += 1
+    record_property("did", f"{kills} kills within a checkpoint's write, at: {PLACES[place]}")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ def test_a_signal_leaves_with_the_state(folder: Path, whole: Path, number: signa
         f"stopped by {number.name} after step 5 of {STEPS}; go on with: noisestep train --resume run\n"
     )
     assert newest(folder) == 5
-    assert "going on after step 5" in go_on(folder, whole, ["--resume", "run"])
+    assert "going on after step 5" in go_on(folder, whole, ["train", "--resume", "run"])
 
 
 # what fails in the process
@@ -216,6 +222,50 @@ def test_a_read_error_costs_nothing(folder: Path, whole: Path, number: int) -> N
     assert "going on after step 6" in go_on(folder, whole)
 
 
+# sampling
+
+
+def test_sampling_that_is_killed(folder: Path, whole: Path, full: bool, record_property: Did) -> None:
+    """Before each of its files, and at random moments: what is there is whole, and the next folder has all of it."""
+    shutil.copytree(whole, folder / "run")
+    run = RunFolder(folder / "run")
+    command = ["sample", "run", "--count", "4", "--steps", "3"]
+    assert finish(start(folder, command)) == 0, said(folder)
+    first = run.path / "generated" / "001"
+    expected = {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()}
+
+    def require_whole() -> bool:
+        """Compare the newest folder, and return whether it is complete."""
+        newest = SampleFolder(max((run.path / "generated").iterdir()))
+        paths = {path.relative_to(newest.path): path for path in newest.path.rglob("[!.]*") if path.is_file()}
+        for name, path in paths.items():
+            assert path.read_bytes() == expected[name], path
+        complete = newest.settings.exists()
+        assert complete == (paths.keys() == expected.keys())
+        lines: list[str] = []
+        assert verify_run(run, lines.append) == complete, lines
+        if not complete:
+            assert f"NOT WHOLE  generated/{newest.path.name}: " in "\n".join(lines)
+            shutil.rmtree(newest.path)
+        return complete
+
+    kills = 0
+    for number in range(len(expected)) if full else (len(expected) - 1,):
+        assert finish(start(folder, command, f"file:{number}")) == -signal.SIGKILL
+        assert not require_whole()
+        kills += 1
+    chance = random.Random(3)
+    for _ in range(20 if full else 0):
+        process = start(folder, command)
+        process.join(chance.uniform(0, 1))
+        process.kill()
+        kills += finish(process) != 0
+        require_whole()
+    assert finish(start(folder, command)) == 0, said(folder)
+    assert require_whole()
+    record_property("did", f"{kills} kills of sampling: no file of another content")
+
+
 # the folder
 
 
@@ -262,7 +312,7 @@ def test_swapped_checkpoints(folder: Path, whole: Path, tmp_path_factory: pytest
     write_config(other, seed=1)
     assert finish(start(other, COMMAND, f"strike:8:{signal.SIGTERM.value}")) == 128 + signal.SIGTERM
     shutil.copy(path_of(other / "run" / "checkpoints", 8), found)
-    assert finish(start(folder, ["--resume", "run"])) == 0
+    assert finish(start(folder, ["train", "--resume", "run"])) == 0
     assert "step_000000008.safetensors: of another run than this one: seed is 1, not 0" in said(folder)
     require_same(folder / "run", whole)
 
@@ -313,7 +363,7 @@ def places(content: bytes) -> dict[str, range]:
     return found | {name: range(*(start + at for at in x["data_offsets"])) for name, x in entries.items()}
 
 
-def test_flipped_and_cut(folder: Path, whole: Path, full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flipped_and_cut(folder: Path, whole: Path, full: bool, record_property: Did) -> None:
     """One bit, or the end, of every place of a checkpoint; the older one beside it is used."""
     chance = random.Random(1)
     shutil.copytree(whole, folder / "run")
@@ -342,15 +392,12 @@ def test_flipped_and_cut(folder: Path, whole: Path, full: bool, capsys: pytest.C
     assert checkpoints.latest(found).step == STEPS
     path.write_bytes(content[: len(content) // 2])
     assert f"skipping a damaged checkpoint: run/checkpoints/{path.name}" in go_on(folder, whole)
-    with capsys.disabled():
-        print(
-            f"\n{flips} bits flipped and {cuts} ends cut off in {len(classes)} places of a checkpoint: none was loaded"
-        )
+    record_property(
+        "did", f"{flips} bits flipped and {cuts} ends cut off in {len(classes)} places of a checkpoint: none was loaded"
+    )
 
 
-def test_flipped_bits_of_the_configuration(
-    folder: Path, whole: Path, full: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flipped_bits_of_the_configuration(folder: Path, whole: Path, full: bool, record_property: Did) -> None:
     """What is not refused is what does not change the result of a step, and the checkpoint's own is used."""
     shutil.copytree(whole, folder / "run")
     run = RunFolder(folder / "run")
@@ -368,8 +415,9 @@ def test_flipped_bits_of_the_configuration(
         assert found.config == from_dict(json.loads(content))
         assert difference(run.read_config(), found.config) is None
         unlike += run.read_config() != found.config
-    with capsys.disabled():
-        print(f"\n{len(bits)} bits flipped in config.json: {unlike} change {', '.join(CHANGEABLE)}; none a result")
+    record_property(
+        "did", f"{len(bits)} bits flipped in config.json: {unlike} change {', '.join(CHANGEABLE)}; none a result"
+    )
 
 
 # streamed images
@@ -397,7 +445,13 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("fault", "status", "line"),
     [
-        ("image:5", 1, r"Error: .*photos/.*\.png: expected .*; the state after step \d is saved; go on with: "),
+        ("image:5:0", 1, r"Error: .*photos/.*\.png: expected .*; the state after step \d is saved; go on with: "),
+        (
+            "image:5:1",
+            1,
+            r"Error: .*photos/.*\.png: expected the file as it was .*; the state after step \d is saved; ",
+        ),
+        ("image:5:2", 1, r"Error: .*photos/.*\.png: no such file or folder; the state after step \d is saved; "),
         (
             f"workers:5:{signal.SIGKILL.value}",
             1,
@@ -458,7 +512,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @LONG
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_of_two_processes_killed_at_each_step(tmp_path: Path, pair: Path, rank: int) -> None:
+def test_one_of_two_processes_killed_at_each_step(tmp_path: Path, pair: Path, rank: int, record_property: Did) -> None:
     folder = tmp_path
     write_config(folder, dropout=0.0)
     for step in range(1, STEPS + 1):
@@ -487,6 +541,9 @@ def test_one_of_two_processes_killed_at_each_step(tmp_path: Path, pair: Path, ra
                 # twelve steps of at most 2e-3 each, whose rounding is some 1e-4 of a step
                 torch.testing.assert_close(ended[0].tensors[name], x, rtol=0, atol=5e-6)
         shutil.rmtree(folder / "alone")
+    record_property(
+        "did", f"{STEPS} kills of rank {rank} of two, one after each step, resumed on two processes and on one"
+    )
 
 
 def test_every_fault_is_tried() -> None:

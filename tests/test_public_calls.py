@@ -62,6 +62,11 @@ def test_every_public_function_is_called():
     assert public_names() - set(calls()) <= RETURNED
 
 
+def test_every_call_is_a_valid_one():
+    for call in calls().values():
+        call()
+
+
 @pytest.mark.parametrize(("name", "argument", "i"), CASES)
 def test_an_integer_of_any_kind_is_the_number_that_it_shows(name, argument, i):
     call = calls()[name]

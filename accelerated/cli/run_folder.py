@@ -85,6 +85,10 @@ class RunFolder(SampleFolder):
         """Make the first of RUN/generated/001, RUN/generated/002, ... after those that exist, as `create_next` does."""
         return SampleFolder(_create_numbered(self.path / "generated", ""))
 
+    def generated(self) -> list[SampleFolder]:
+        """The folders that `create_generated` made."""
+        return [SampleFolder(path) for path in sorted(self.path.glob("generated/*"))]
+
     def training_grid(self, step: int) -> Path:
         """The grid of samples drawn after a training step."""
         return self.path / "samples" / f"step_{step:06d}.png"

@@ -61,6 +61,11 @@ def verify_run(run: RunFolder, say: Callable[[str], object]) -> bool:
             continue
         good = False
         say(f"NOT WHOLE  {name}: {reason}")
+    for folder in run.generated():
+        # the last file that is written
+        if not folder.settings.exists():
+            good = False
+            say(f"NOT WHOLE  {folder.path.relative_to(run.path)}: not all of its files are written")
     if not steps(run.checkpoints):
         good = False
         say(f"NOT WHOLE  {run.checkpoints.relative_to(run.path)}: there is no checkpoint")

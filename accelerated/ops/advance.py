@@ -4,7 +4,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..address import int_in
+from ..address import check_dense, int_in
 from ..backends.triton.launch import kernel
 from .registered import Registered
 
@@ -61,6 +61,7 @@ def advance(counter: Tensor, by: int = 1) -> Tensor:
     if not isinstance(counter, Tensor) or counter.dtype != torch.int64:
         got = counter.dtype if isinstance(counter, Tensor) else type(counter).__name__
         raise TypeError(f"counter must be an int64 tensor, got {got}")
+    check_dense("counter", counter)
     if counter.numel() != 1:
         raise ValueError(f"counter must have one element, got shape {tuple(counter.shape)}")
     by = int_in("by", by, -(1 << 31), 1 << 31)

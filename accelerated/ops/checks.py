@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,8 +11,8 @@ from noisestep.reference._arguments import real
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..address import NOWHERE, Address, NoiseAddress, plain_int
-from ..schedule import DeviceSchedule, Steps
+from ..address import NOWHERE, Address, NoiseAddress, check_dense, plain_int
+from ..schedule import DeviceSchedule, Steps, with_index
 
 # a Python number, or a tensor of one for all samples, (), or one for each, (B,)
 Number = float | Tensor
@@ -28,8 +29,7 @@ def check_batch(name: str, x: object, *, dtypes: tuple[torch.dtype, ...] = FLOAT
     """x is a tensor (B, ...) of an allowed dtype."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got one of layout {x.layout}")
+    check_dense(name, x)
     if x.dtype not in dtypes:
         raise TypeError(f"{name} must be one of {', '.join(map(_short, dtypes))}, got {_short(x.dtype)}")
     if x.ndim == 0:
@@ -42,6 +42,35 @@ def check_batch(name: str, x: object, *, dtypes: tuple[torch.dtype, ...] = FLOAT
     ):
         raise NotImplementedError(f"{name} carries a forward-mode derivative; the ops have none, only backward")
     return x
+
+
+def check_values_of(name: str, x: object) -> Tensor:
+    """x is a dense tensor that has values, as one on "meta" has not."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    check_dense(name, x)
+    if x.is_meta:
+        raise ValueError(f"{name} must have values, and is on meta")
+    return x
+
+
+def device_of_values(device: torch.device | str) -> torch.device:
+    """`with_index`, of a device whose tensors have values."""
+    device = with_index(device)
+    if device.type == "meta":
+        raise ValueError("device must be one whose tensors have values, got meta")
+    return device
+
+
+def check_labels(labels: object, count: int) -> None:
+    """labels is None or a tensor of integers, one for each image."""
+    if labels is None:
+        return
+    checked = check_values_of("labels", labels)
+    if checked.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"labels must be int64 or int32, got {_short(checked.dtype)}")
+    if checked.shape != (count,):
+        raise ValueError(f"labels have shape {tuple(checked.shape)}; {count} images need ({count},)")
 
 
 def check_constant(name: str, x: object) -> None:
@@ -86,6 +115,7 @@ def check_timesteps(t: object, steps: Steps, x: Tensor, x_name: str) -> Tensor:
     """t is int64 or int32, one for all or one for each sample, on x's device. Returned as a tensor, () or (B,)."""
     if not isinstance(t, Tensor):
         return steps.at(plain_int("t", t, "an int or a tensor of integers"))
+    check_dense("t", t)
     if t.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"t must be int64 or int32, got {_short(t.dtype)}")
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
@@ -228,10 +258,11 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number, got a tensor")
     # a graph of torch.compile has Python's numbers alone
-    number = float(value) if type(value) in (int, float) else real(name, value)
-    if not (low <= number <= high and abs(number) < math.inf):
+    number: float = value if type(value) in (int, float) else real(name, value)  # type: ignore[assignment]
+    # an integer may be beyond a float's range
+    if not (low <= number <= high and abs(number) <= sys.float_info.max):
         raise ValueError(f"{name} must be finite and lie in {low:g}..{high:g}, got {value}")
-    return number
+    return float(number)
 
 
 def check_clip(clip: object) -> tuple[float, float] | None:
@@ -268,6 +299,7 @@ def check_scalar(name: str, value: object, x: Tensor, x_name: str, low: float) -
     """
     if type(value) is float or not isinstance(value, Tensor):
         return check_number(name, value, low, math.inf)
+    check_dense(name, value)
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} must be one of {', '.join(map(_short, FLOATS))}, got {_short(value.dtype)}")
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != x.shape[0]):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..address import INPAINTING, VISIT, NoiseAddress
 from ..ops import noise, q_sample
+from ..ops.checks import check_values_of
 from ..schedule import DeviceSchedule
 from .sampler import Sampler, check_maskable
 
@@ -60,6 +61,9 @@ class Edit:
         if not isinstance(self.images, Tensor) or not isinstance(self.mask, Tensor | None):
             kinds = f"{type(self.images).__name__} and {type(self.mask).__name__}"
             raise TypeError(f"images and mask of an edit must be tensors, or the mask None, got {kinds}")
+        for name, pixels in (("images", self.images), ("mask", self.mask)):
+            if pixels is not None:
+                check_values_of(f"{name} of an edit", pixels)
         if not self.images.is_floating_point():
             raise TypeError(f"images of an edit must be floating, in [-1, 1], got {self.images.dtype}")
         if self.images.ndim not in (3, 4):

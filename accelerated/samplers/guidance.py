@@ -13,6 +13,7 @@ from noisestep.reference.prediction import Prediction
 from noisestep.reference.schedule import Schedule
 from torch import Tensor
 
+from ..ops.checks import check_values_of
 from ..schedule import DeviceSchedule
 
 
@@ -53,6 +54,8 @@ class Guidance:
             raise ValueError(f"the rescale of guidance must be in [0, 1], got {self.rescale}")
         if not isinstance(self.scale, Tensor):
             object.__setattr__(self, "scale", real("guidance", self.scale))
+        else:
+            check_values_of("guidance", self.scale)
         if isinstance(self.scale, Tensor) and (self.scale.ndim != 1 or not self.scale.is_floating_point()):
             raise ValueError(
                 f"guidance must be a number or a floating tensor of shape (count,), got {self.scale.dtype} of shape "

@@ -8,7 +8,7 @@ from noisestep.reference.schedule import Schedule
 from torch import Tensor, nn
 
 from ..ops import multistep
-from ..ops.checks import check_batch
+from ..ops.checks import check_batch, check_labels, check_values_of, device_of_values
 from ..schedule import DeviceSchedule
 
 
@@ -50,10 +50,11 @@ def invert(
     TypeError, ValueError
         Labels of another shape, a batch size that is no positive integer, and what the schedule and the op refuse.
     """
-    check_batch("images", images)
-    batch_size = integer("batch_size", batch_size, 1, MOST_ROWS)
-    if labels is not None and labels.shape != (len(images),):
-        raise ValueError(f"labels have shape {tuple(labels.shape)}; {len(images)} images need ({len(images)},)")
+    check_values_of("images", check_batch("images", images))
+    if not len(images):
+        raise ValueError(f"images must be at least one, got shape {tuple(images.shape)}")
+    device, batch_size = device_of_values(device), integer("batch_size", batch_size, 1, MOST_ROWS)
+    check_labels(labels, len(images))
     chain = schedule if steps is None else schedule.respace(steps, grid)
     tables = DeviceSchedule(chain, device)
     table = tables.step_table(inversion_coefficients(chain), prediction=prediction, memory="eps")

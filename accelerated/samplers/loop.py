@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..address import INITIAL, REVERSE, NoiseAddress
 from ..ops import advance, multistep, noise, reverse_step
-from ..schedule import DeviceSchedule, StepTable, with_index
+from ..ops.checks import check_labels, check_values_of, device_of_values
+from ..schedule import DeviceSchedule, StepTable
 from . import ELSEWHERE, SAMPLERS, Sampler
 from .editing import Edit, moves
 from .guidance import Guidance, Network
@@ -148,23 +149,26 @@ def sample(
     trajectory = integer("trajectory", trajectory, 0, MOST_ROWS)
     shape, temperature = cast(tuple[int, int, int], sizes(shape)), factor("temperature", temperature)
     require_name("prediction", prediction, get_args(Prediction))
-    clip = switch("clip", clip)
+    clip, device = switch("clip", clip), device_of_values(device)
+    if not isinstance(sampler, str):
+        raise TypeError(f"sampler must be a name, got {sampler!r}")
     if sampler not in SAMPLERS:
         hint = f"; {sampler} is called {ELSEWHERE[sampler]} here" if sampler in ELSEWHERE else ""
         raise ValueError(f"sampler is {sampler!r}; allowed: {', '.join(SAMPLERS)}{hint}")
     method = SAMPLERS[sampler]
     settings = method.with_defaults(settings)
-    if labels is not None and labels.shape != (count,):
-        raise ValueError(f"labels have shape {tuple(labels.shape)}; {count} images need ({count},)")
+    check_labels(labels, count)
+    if null_label is not None:
+        null_label = integer("null_label", null_label, 0, 1 << 31)
     guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     guidance.check(count, labelled=labels is not None and null_label is not None)
-    if x_T is not None and (x_T.shape != (count, *shape) or not x_T.is_floating_point()):
+    if x_T is not None and (check_values_of("x_T", x_T).shape != (count, *shape) or not x_T.is_floating_point()):
         raise ValueError(f"x_T is {x_T.dtype} of shape {tuple(x_T.shape)}; it must be floating, {(count, *shape)}")
     if edit is not None:
         edit.check(count, shape, method)
         if x_T is not None and edit.strength is not None:
             raise ValueError("x_T and the edit's strength both say where to start; give one of them")
-    if cuda_graph and with_index(device).type != "cuda":
+    if cuda_graph and device.type != "cuda":
         raise ValueError(f"cuda_graph=True needs a GPU, and the device is {device}")
     if cuda_graph and classifier is not None:
         raise ValueError("cuda_graph=True cannot capture a classifier, which is called from Python at every step")

@@ -357,8 +357,8 @@ def train(
     before = Unlogged() if checkpoint is None else checkpoint.unlogged
     summed = before.loss
     since, seconds_since = state.step - before.steps, state.seconds - before.seconds
-    # each process has its part of the sum
-    total = torch.full((), before.loss if world.rank == 0 else 0.0, device=device)
+    # each process has its part of the sum; in float64, where it is the same however the steps are divided among them
+    total = torch.full((), before.loss if world.rank == 0 else 0.0, dtype=torch.float64, device=device)
     with (
         closing(batches),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),

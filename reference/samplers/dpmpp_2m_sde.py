@@ -33,7 +33,7 @@ def dpmpp_2m_sde(chain: Chain, *, eta: float = 1.0) -> Iterator[FloatArray]:
     ndarray of float64, shape (B, ...)
         x_{T-1}, .., x_0.
     """
-    require_eta(eta)
+    eta = require_eta(eta)
     signal, noise = chain.schedule.sqrt_alpha_bar, chain.schedule.sqrt_one_minus_alpha_bar
     h = half_log_snr_steps(chain.schedule)
     x_t = chain.x_T
@@ -60,7 +60,7 @@ def dpmpp_2m_sde_coefficients(schedule: Schedule, *, eta: float = 1.0) -> FloatA
     -------
     ndarray of float64, shape (T + 1, 4)
     """
-    require_eta(eta)
+    eta = require_eta(eta)
     h = half_log_snr_steps(schedule)
     eta_h = eta * h if eta > 0 else np.zeros(schedule.T + 1)
     of_x_0 = x_0_gained(schedule, h + eta_h)
