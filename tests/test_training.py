@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,36 @@ def test_a_resumed_run_keeps_every_whole_row_of_its_log(tmp_path: Path, found: b
         "step 10/10  loss 0.5000  learning rate 1.00e-01  100 images/s  0:00 left"
         in (tmp_path / "train.log").read_text()
     )
+
+
+def test_an_entry_of_the_log_is_the_mean_of_exactly_its_steps_after_a_resume_with_other_intervals(
+    digits: ImageSet, tmp_path: Path
+) -> None:
+    def go_on(folder: str, stop: int, checkpoint: checkpoints.Checkpoint | None = None, **intervals: int) -> None:
+        def after_saving(state: State) -> None:
+            if state.step == stop:
+                raise InterruptedError
+
+        config = tiny_config(steps=12, **intervals)
+        places = {"checkpoint_folder": tmp_path / folder / "checkpoints", "log_paths": log_paths(tmp_path / folder)}
+        options = {"device": CPU, "checkpoint": checkpoint, "after_saving": after_saving}
+        train(config, digits, record(digits), **places, **options)
+
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    go_on("whole", 0, log_every=1)
+    losses = read_log(tmp_path / "whole" / "log.csv")["loss"]
+    with pytest.raises(InterruptedError):
+        go_on("parts", 7, log_every=5, checkpoint_every=7)
+    for stop, intervals in ((9, {"log_every": 8, "checkpoint_every": 3}), (0, {"log_every": 4, "sample_every": 1})):
+        saved = checkpoints.latest(tmp_path / "parts" / "checkpoints")
+        with suppress(InterruptedError):
+            go_on("parts", stop, saved, **intervals)
+    log = read_log(tmp_path / "parts" / "log.csv")
+    assert log["step"].tolist() == [5, 8, 12]
+    for last, first, mean in zip((5, 8, 12), (0, 5, 8), log["loss"], strict=True):
+        # a sum in float32
+        assert mean == pytest.approx(losses[first:last].mean(), rel=1e-5)
 
 
 def test_a_log_that_is_whole_is_only_added_to(tmp_path: Path) -> None:
