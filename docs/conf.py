@@ -42,6 +42,7 @@ html_theme = "furo"
 html_title = "noisestep"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("slider.js", {"defer": "defer"})]
 html_math_renderer = "katex"
 html_show_sphinx = False
 html_copy_source = False

@@ -68,6 +68,10 @@ def test_a_notebook_holds_sources_outputs_and_folded_answers(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (
+            '# %% alt="A line." slider="t"\nimport matplotlib.pyplot as plt\n\nplt.plot([0, 1])\n',
+            "line 1: a slider moves",
+        ),
         ("x = 1\n# %%\n", "must begin with a cell"),
         ('# %% atl="A line."\nx = 1\n', "line 1: a cell takes alt="),
         ("# %% [markdown]\nx = 1\n", "line 1: text is in comments, got 'x = 1'"),
@@ -77,6 +81,29 @@ def test_a_notebook_holds_sources_outputs_and_folded_answers(tmp_path: Path) -> 
 def test_what_a_script_may_not_say(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         script.run(written(tmp_path, text))
+
+
+def test_the_frames_of_a_strip_are_equally_wide_and_have_names(tmp_path: Path) -> None:
+    cell = """\
+# %% slider="t" alt="Squares."
+import numpy as np
+from noisestep.lessons.script import strip
+
+axes = strip(["t = 1", "t = 2", "t = 3"], rows=2)
+assert axes.shape == (2, 3)
+for axis in axes.flat:
+    axis.imshow(np.zeros((2, 2)))
+axes[0, 0].figure.draw_without_rendering()
+for row in axes:
+    for number, axis in enumerate(row):
+        place = axis.get_position()
+        # in the middle of its third, and a square
+        np.testing.assert_allclose((place.x0 + place.x1) / 2, (number + 0.5) / 3)
+        width, height = axis.figure.get_size_inches() * (place.width, place.height)
+        np.testing.assert_allclose([width, height], 1.6)
+"""
+    (cell,) = script.run(written(tmp_path, cell))
+    assert (cell.slider, cell.frames) == ("t", ["t = 1", "t = 2", "t = 3"])
 
 
 def test_an_error_names_its_line(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import numpy as np
 import pytest
+from noisestep import reference
 
 pytest.importorskip("sphinx", reason="the site is built by Sphinx: pip install '.[docs]'")
 
@@ -147,8 +149,36 @@ SHORTEN = """first => {
     document.querySelectorAll('.highlight span').forEach(span =>
         seen.has(span.className) ? span.replaceWith(...span.childNodes) : seen.add(span.className))
 }"""
+# what the whole page is looked at for, and what the texts that MARK chooses are
+RULES = {
+    "light": {"runOnly": ["wcag2a", "wcag2aa"], "rules": {"color-contrast": {"enabled": False}}},
+    "dark": {"runOnly": ["scrollable-region-focusable"]},
+}
+COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"]}
+# texts that stand in other elements and classes than any before: the others have the colours of one of these
+MARK = """known => {
+    const seen = new Set(known), found = []
+    for (const part of document.body.querySelectorAll('*')) {
+        if (![...part.childNodes].some(child => child.nodeType === Node.TEXT_NODE && child.data.trim())) continue
+        let path = ''
+        for (let at = part; at !== document.body; at = at.parentElement)
+            path += `${at.tagName} ${at.getAttribute('class')} ${at.getAttribute('style')} in `
+        if (seen.has(path)) continue
+        seen.add(path)
+        found.push(path)
+        part.dataset.marked = ''
+    }
+    return found
+}"""
 # without preload it does not ask for style sheets, which a page opened from a file may not
-AXE = {"runOnly": ["wcag2a", "wcag2aa"], "preload": False, "resultTypes": ["violations"]}
+START_AXE = """([whole, marked]) => {
+    const run = async (part, rules) =>
+        (await axe.run(part, {...rules, preload: false, resultTypes: ['violations']})).violations
+    const texts = document.querySelectorAll('[data-marked]')
+    window.found = (async () =>
+        [...await run(document, whole), ...texts.length ? await run(texts, marked) : []])()
+}"""
+TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 TEXT = """() => {
     const body = document.querySelector('article').cloneNode(true)
     body.querySelectorAll('pre, code, .katex, script').forEach(part => part.remove())
@@ -156,33 +186,105 @@ TEXT = """() => {
 }"""
 
 
-@pytest.mark.parametrize("scheme", WIDTHS)
-def test_every_page_is_whole_in_a_browser(site: Path, browser: Any, scheme: str) -> None:
+def test_every_page_is_whole_in_a_browser(site: Path, browser: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     wrong = []
-    context = browser.new_context(viewport={"width": WIDTHS[scheme], "height": 900}, color_scheme=scheme)
+    context = browser.new_context()
     context.set_default_timeout(120_000)
-    tab = context.new_page()
-    here = Path()
+    # each has a process of its own, and all look at their pages at the same time
+    tabs = [context.new_page() for _ in range(2)]
+    at: dict[Any, Path] = {}
+    known = set[str]()
 
-    def note(what: str) -> None:
-        wrong.append(f"{here.relative_to(site)}: {what}")
+    def note(tab: Any, what: str) -> None:
+        wrong.append(f"{at[tab].relative_to(site)}: {what}")
 
-    tab.on("console", lambda message: message.type == "error" and note(f"console: {message.text}"))
-    tab.on("pageerror", lambda error: note(f"script: {error}"))
-    tab.on("requestfailed", lambda request: note(f"not loaded: {request.url}"))
-    # the pages of source files differ in their code alone: some of them stand for all
+    for tab in tabs:
+        tab.on("console", lambda message, tab=tab: message.type == "error" and note(tab, f"console: {message.text}"))
+        tab.on("pageerror", lambda error, tab=tab: note(tab, f"script: {error}"))
+        tab.on("requestfailed", lambda request, tab=tab: note(tab, f"not loaded: {request.url}"))
+    # the pages of source files differ in their code alone: one stands for all
     sources = {path for path in pages(site) if path.is_relative_to(site / "source")}
-    chosen = {path for path in sources if path.parent == site / "source" / "reference"}
-    for number, here in enumerate(sorted(set(pages(site)) - sources | chosen)):
-        tab.goto(here.as_uri())
-        if too_wide := tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"):
-            note(f"{too_wide} pixels wider than the window")
-        if left := re.search(UNRENDERED, tab.evaluate(TEXT)):
-            note(f"unrendered: {left[0]}")
-        tab.evaluate(SHORTEN, number == 0)
-        for violation in axe.run(tab, options=AXE).response["violations"]:
-            nodes = [node["html"][:150] for node in violation["nodes"]]
-            note(f"{violation['id']}: {violation['help']}: {len(nodes)}, such as {nodes[:2]}")
+    chosen = [site / "source" / "reference" / "forward.py.html", *sorted(set(pages(site)) - sources)]
+    for start in range(0, len(chosen), len(tabs)):
+        at = dict(zip(tabs, chosen[start:], strict=False))
+        for tab, path in at.items():
+            tab.goto(path.as_uri())
+            if left := re.search(UNRENDERED, tab.evaluate(TEXT)):
+                note(tab, f"unrendered: {left[0]}")
+            for width in WIDTHS.values():
+                tab.set_viewport_size({"width": width, "height": 900})
+                if too_wide := tab.evaluate(TOO_WIDE):
+                    note(tab, f"{too_wide} pixels wider than a window of {width}")
+            tab.evaluate(axe.axe_script)
+            tab.evaluate(SHORTEN, start == 0)
+            known |= set(tab.evaluate(MARK, list(known)))
+        for scheme, width in WIDTHS.items():
+            for tab in at:
+                tab.set_viewport_size({"width": width, "height": 900})
+                tab.emulate_media(color_scheme=scheme)
+                tab.evaluate(START_AXE, [RULES[scheme], COLOURS])
+            for tab in at:
+                for violation in tab.evaluate("window.found"):
+                    nodes = [node["html"][:150] for node in violation["nodes"]]
+                    note(tab, f"{scheme}: {violation['id']}: {violation['help']}: {len(nodes)}, such as {nodes[:2]}")
     context.close()
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_slider_chooses_a_frame(site: Path, browser: Any) -> None:
+    tab = browser.new_page(viewport={"width": WIDTHS["dark"], "height": 900})
+    tab.goto((site / "touch" / "noise_comes.html").as_uri())
+    strip = tab.locator(".frames").first
+    assert tab.get_by_role("slider").count() == tab.locator(".frames").count() == 2
+    slider = tab.get_by_role("slider", name="t", exact=True)
+    slider.focus()
+    for frame, label in enumerate(["t = 1", "t = 20", "t = 50"]):
+        assert tab.locator("output").first.text_content() == slider.get_attribute("aria-valuetext") == label
+        assert strip.locator("img.only-light").get_attribute("alt").startswith(f"{label}, of: A digit")
+        # the whole of the frame and nothing else is in the window of the strip
+        left, shown, whole = strip.evaluate("strip => [strip.scrollLeft, strip.clientWidth, strip.scrollWidth]")
+        assert (left, whole) == (frame * shown, 12 * shown)
+        slider.press("ArrowRight")
+    tab.close()
+
+
+def test_without_scripts_the_frames_are_a_strip_and_the_numbers_a_table(site: Path, browser: Any) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto((site / "touch" / "noise_comes.html").as_uri())
+    assert tab.get_by_role("slider").count() == 0
+    assert tab.locator(".frames img.only-light").first.is_visible()
+    tab.goto((site / "touch" / "an_address.html").as_uri())
+    assert tab.locator("#numbers tbody td").all_text_contents() == numbers(0, 0, 0, 0)
+    context.close()
+
+
+def numbers(seed: int, stream: int, step: int, sample: int) -> list[str]:
+    """What the table of an address says."""
+    words = reference.words(seed, stream, step, sample, 8)[0]
+    normals = reference.normal(seed, stream, step, sample, (8,))[0]
+    cells = zip(words, normals.view(np.uint32), normals, strict=True)
+    return [text for e, (w, b, z) in enumerate(cells) for text in (f"{e}", f"{w:08x}", f"{b:08x}", f"{z:#.9g}")]
+
+
+def test_the_numbers_of_an_address_are_those_of_the_reference(site: Path, browser: Any) -> None:
+    tab = browser.new_page()
+    tab.goto((site / "touch" / "an_address.html").as_uri())
+    cells, message = tab.locator("#numbers tbody td"), tab.locator("#address output")
+    pictures = [tab.evaluate("document.getElementById('picture').toDataURL()")]
+    assert cells.all_text_contents() == numbers(0, 0, 0, 0)
+    tab.get_by_role("textbox", name="seed").fill("0xffffffffffffffff")
+    tab.get_by_label("stream").select_option("3")
+    tab.get_by_role("textbox", name="step").fill(str(2**28 - 1))
+    tab.get_by_role("textbox", name="sample").fill(str(2**63 + 7))
+    assert cells.all_text_contents() == numbers(2**64 - 1, 3, 2**28 - 1, 2**63 + 7)
+    pictures.append(tab.evaluate("document.getElementById('picture').toDataURL()"))
+    assert pictures[0] != pictures[1]
+    for wrong in ("", "-1", "1.5", str(2**28)):
+        tab.get_by_role("textbox", name="step").fill(wrong)
+        assert message.text_content() == f'step must be a whole number from 0 to 268435455, got "{wrong}"'
+    tab.get_by_role("textbox", name="step").fill("7")
+    assert message.text_content() == ""
+    assert cells.all_text_contents() == numbers(2**64 - 1, 3, 7, 2**63 + 7)
+    tab.close()

@@ -1,6 +1,8 @@
 """A lesson's page is its script, run: the text, the code, what it prints and the pictures that it draws."""
 
+import json
 import os
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,19 @@ class LessonParser(MystParser):
             parts.append(f"```python\n{cell.source}\n```")
             if cell.printed:
                 parts.append(f"```{{code-block}} text\n:class: printed\n\n{cell.printed}```")
+            if cell.slider:
+                told = escape(json.dumps(cell.frames))
+                parts.append(
+                    f'<div class="frames" tabindex="0" style="--count: {len(cell.frames)}" '
+                    f'data-name="{escape(cell.slider)}" data-frames="{told}">'
+                )
             for count, picture in enumerate(cell.pictures):
                 for paper in ("light", "dark"):
                     file = made / f"{path.stem}-{number}-{count}-{paper}.png"
                     file.write_bytes(getattr(picture, paper))
                     parts.append(f"```{{image}} {below_docs(file)}\n:alt: {cell.alt}\n:class: only-{paper}\n```")
+            if cell.slider:
+                parts.append("</div>")
         if cells[-1].is_answer:
             parts.append("</details>")
         title, rest = parts[0].split("\n", 1)

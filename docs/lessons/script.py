@@ -8,6 +8,9 @@ alt="..."
     What the cell's picture shows, for those who do not see it. A cell that makes a picture must have it.
 tags=["answer"]
     The cell belongs to the answer of an exercise, which is folded until it is asked for.
+slider="..."
+    The cell's picture is a strip of frames (``strip``), of which the page shows one at a time. The slider that chooses
+    it is called so.
 """
 
 import ast
@@ -17,7 +20,7 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,12 @@ class Cell:
     source: str
     line: int
     alt: str = ""
+    slider: str = ""
     is_answer: bool = False
     printed: str = ""
     pictures: list[Picture] = field(default_factory=list)
+    # of a strip, what each of its frames is called
+    frames: list[str] = field(default_factory=list)
 
 
 def read(path: Path) -> list[Cell]:
@@ -56,8 +62,10 @@ def read(path: Path) -> list[Cell]:
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         kind, options = re.fullmatch(r"# %%( \[markdown\])?(.*)", lines[start]).groups()  # type: ignore[union-attr]
         told = dict(re.findall(r' (\w+)=("[^"]*"|\[[^\]]*\])', options))
-        if re.sub(r' \w+=("[^"]*"|\[[^\]]*\])', "", options).strip() or set(told) - {"alt", "tags"}:
-            raise ValueError(f'{path}, line {start + 1}: a cell takes alt="..." and tags=["answer"], got {options}')
+        if re.sub(r' \w+=("[^"]*"|\[[^\]]*\])', "", options).strip() or set(told) - {"alt", "slider", "tags"}:
+            raise ValueError(
+                f'{path}, line {start + 1}: a cell takes alt="...", slider="..." and tags=["answer"], got {options}'
+            )
         body = lines[start + 1 : end]
         if kind:
             if wrong := [line for line in body if line and line != "#" and not line.startswith("# ")]:
@@ -69,6 +77,7 @@ def read(path: Path) -> list[Cell]:
                 source="\n".join(body).strip("\n"),
                 line=start + 1,
                 alt=told.get("alt", '""')[1:-1],
+                slider=told.get("slider", '""')[1:-1],
                 is_answer="answer" in told.get("tags", ""),
             )
         )
@@ -85,6 +94,8 @@ def run(path: Path) -> list[Cell]:
 
     names: dict[str, Any] = {"__name__": "__main__"}
     cells = read(path)
+    # whatever was drawn before is none of its pictures
+    pyplot.close("all")
     with matplotlib.rc_context():
         for cell in cells:
             if cell.is_text:
@@ -95,12 +106,49 @@ def run(path: Path) -> list[Cell]:
             with contextlib.redirect_stdout(out):
                 exec(code, names)
             cell.printed = out.getvalue()
-            for number in pyplot.get_fignums():
-                cell.pictures.append(_picture(pyplot.figure(number)))
-            pyplot.close("all")
-            if cell.pictures and not cell.alt:
+            figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
+            if figures and not cell.alt:
                 raise ValueError(f'{path}, line {cell.line}: a cell that draws says what is seen, # %% alt="..."')
+            if cell.slider:
+                cell.frames = [axis.get_title() for figure in figures for axis in figure.axes if axis.get_title()]
+                if len(figures) != 1 or len(cell.frames) < 2:
+                    raise ValueError(f"{path}, line {cell.line}: a slider moves over the frames of one strip")
+            cell.pictures += map(_picture, figures)
+            pyplot.close("all")
     return cells
+
+
+def strip(titles: Sequence[str], rows: int = 1, size: float = 1.6) -> Any:
+    """The axes of a strip of frames, equally wide and side by side: shape (rows, frames), without ticks.
+
+    Parameters
+    ----------
+    titles : sequence of str
+        What each frame is called; stands above it.
+    rows : int
+        Axes in a frame, one below the other.
+    size : float
+        Of an axes, in inches.
+    """
+    from matplotlib import pyplot
+
+    gap, head = 0.08 * size, 0.3
+    width, height = len(titles) * (size + gap), rows * (size + gap) + head
+    figure, axes = pyplot.subplots(rows, len(titles), figsize=(width, height), squeeze=False, layout="none")
+    figure.subplots_adjust(
+        left=gap / 2 / width,
+        right=1 - gap / 2 / width,
+        bottom=gap / 2 / height,
+        top=1 - (head + gap / 2) / height,
+        wspace=gap / size,
+        hspace=gap / size,
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(True)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    return axes
 
 
 def _picture(figure: Any) -> Picture:
