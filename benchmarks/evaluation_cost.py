@@ -11,11 +11,15 @@ from math import prod
 
 import numpy as np
 from noisestep.accelerated.evaluation.evaluate import evaluate
+from noisestep.accelerated.evaluation.features import Learned
 from noisestep.accelerated.evaluation.plan import Plan
 
 
-def make(rng: np.random.Generator, count: int, values: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (count, values) of classes, each of which has waves of its own."""
+def make(
+    rng: np.random.Generator, count: int, shape: tuple[int, int, int], classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (count, C, H, W) of classes, each of which has waves of its own."""
+    values = prod(shape)
     waves = rng.standard_normal((256, values))
     images, labels = np.empty((count, values), np.uint8), rng.integers(0, classes, count)
     for start in range(0, count, 1000):
@@ -27,7 +31,7 @@ def make(rng: np.random.Generator, count: int, values: int, classes: int) -> tup
             + rng.standard_normal((len(own), values)) / 8
         )
         images[start : start + 1000] = 255 / (1 + np.exp(-x))
-    return images, labels
+    return images.reshape(-1, *shape), labels
 
 
 def main() -> None:
@@ -36,17 +40,29 @@ def main() -> None:
     for name, value in (("samples", 1000), ("train", 60_000), ("held-out", 10_000), ("classes", 10)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--shape", default="1,28,28", help="C,H,W")
+    parser.add_argument("--seeds", type=int, default=4, help="sets of samples")
+    parser.add_argument("--features", choices=("pixels", "learned"), default="learned")
     given = parser.parse_args()
-    values = prod(map(int, given.shape.split(",")))
+    channels, height, width = map(int, given.shape.split(","))
+    shape = (channels, height, width)
     sets = [
-        make(np.random.default_rng(seed), count, values, given.classes)
-        for seed, count in enumerate((given.samples, given.train, given.held_out))
+        make(np.random.default_rng(seed), count, shape, given.classes)
+        for seed, count in enumerate((given.seeds * given.samples, given.train, given.held_out))
     ]
-    plan = Plan(given.samples, given.train, given.held_out, values, given.classes)
+    plan = Plan(given.samples, given.train, given.held_out, shape, given.classes, given.seeds, given.features)
     print("planned:", plan.describe())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    result = evaluate(*(part for images in sets for part in images), plan=plan)
+    (samples, asked), (train, labels), real = sets
+    # every set of samples is asked for the same labels
+    asked = asked[: plan.compared]
+    features = None
+    if given.features == "learned":
+        known = labels[: plan.learned] if plan.learns_classes else None
+        features = Learned.learn(train[: plan.learned], known, given.classes, steps=plan.steps).features()
+        print(f"learning the features: {time.perf_counter() - start:.1f} s")
+    split = [part[: plan.compared] for part in np.split(samples, given.seeds)]
+    result = evaluate(split, asked, train, labels, *real, features=features, plan=plan)
     seconds = time.perf_counter() - start
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     size = sum(images.nbytes for images, _ in sets)

@@ -20,11 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from noisestep.accelerated.cli.comparison import distance_to_real, draw_sets
+from noisestep.accelerated.cli.comparison import draw_sets
 from noisestep.accelerated.cli.comparison_plot import comparison_plot
 from noisestep.accelerated.cli.pictures import save_png
 from noisestep.accelerated.cli.run_folder import RunFolder
-from noisestep.accelerated.evaluation.comparison import SAMPLES, Cell, Comparison
+from noisestep.accelerated.data import ImageSet
+from noisestep.accelerated.evaluation.comparison import SAMPLES, Cell, Comparison, DistanceToReal
+from noisestep.accelerated.evaluation.metrics import fit_pixels
 from noisestep.accelerated.samplers import SAMPLERS
 from noisestep.accelerated.training.config import SampleConfig, with_sampler
 from noisestep.accelerated.training.data import Split
@@ -49,7 +51,11 @@ def run(folder: Path, device: torch.device) -> Comparison:
     model = TrainedModel.load(RunFolder(folder).checkpoints, device)
     split = Split.load(model.config.data)
     model.record.require(split.record, model.config.data.source)
-    distance = distance_to_real(split, SAMPLES)
+    # the digits are in memory as they are
+    assert isinstance(split.train, ImageSet)
+    assert isinstance(split.held_out, ImageSet)
+    train, held_out = split.train.images, split.held_out.images
+    distance = DistanceToReal(fit_pixels(held_out), train, held_out, SAMPLES)
     known = Comparison.from_dict(json.loads(RESULTS.read_text())).cells if RESULTS.exists() else ()
     results = Comparison(distance.features, distance.real, SAMPLES, tuple(SEEDS), known)
     for sampler, grid, calls in wanted():

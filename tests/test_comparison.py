@@ -8,7 +8,7 @@ import pytest
 import torch
 from noisestep.accelerated.evaluation import comparison
 from noisestep.accelerated.evaluation.comparison import Cell, Comparison, DistanceToReal
-from noisestep.accelerated.evaluation.metrics import frechet_distance
+from noisestep.accelerated.evaluation.metrics import fit_pixels, frechet_distance
 from noisestep.accelerated.samplers import SAMPLERS
 from noisestep.accelerated.samplers.loop import sample
 from noisestep.accelerated.training.config import train_config, with_sampler
@@ -74,7 +74,7 @@ def test_distances_are_those_of_the_features_to_the_held_out_images(monkeypatch:
     monkeypatch.setattr(comparison, "REAL_SETS", 3)
     rng = np.random.default_rng(0)
     train, held_out, other = rng.integers(0, 256, (3, 40, 1, 3, 3), dtype=np.uint8)
-    distance = DistanceToReal(train, held_out, 10)
+    distance = DistanceToReal(fit_pixels(held_out), train, held_out, 10)
     assert distance.features == "pixels (9 dimensions)"
     flat = held_out.reshape(40, 9) / 255
     assert distance(other) == pytest.approx(frechet_distance(other.reshape(40, 9) / 255, flat), rel=1e-12)

@@ -128,7 +128,9 @@ def test_every_metric_stands_with_its_meaning_and_beside_real_images(
     text = read(run).text
     distance = metrics["frechet_distance"]
     assert f"{distance['samples']:.4f}\n{distance['real']:.4f}\n{distance['gaussian']:.4f}" in re.sub("\n+", "\n", text)
-    for words in ("do they look real?", "is every kind of image drawn?", "This is not FID", "Not measured: no labels."):
+    assert "Fréchet distance\nby pixels\n" in re.sub("\n+", "\n", text)
+    assert "30 held-out images are few" in text
+    for words in ("do they look real?", "is every kind of image drawn?", "Not measured: no labels."):
         assert words in text
 
 

@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "log_every": 5,
     "sample_every": 0,
     "checkpoint_every": 5,
-    "sample": {"steps": 3, "count": 20},
+    "sample": {"steps": 3, "count": 20, "seeds": 2},
 }
 
 

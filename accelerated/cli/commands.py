@@ -62,6 +62,16 @@ timeout_option = click.option(
 )
 
 
+features_option = click.option(
+    "--features",
+    default="auto",
+    metavar="NAME",
+    help="by what the evaluation compares images: pixels; learned (a small network that learns the training images); "
+    "inception (FID); torchvision:NAME; FILE.pt (TorchScript); module:function; auto: pixels where a side has fewer "
+    "than 16, learned else  [default auto]",
+)
+
+
 class ImageCount(click.ParamType):
     """A number of images from 2, or "all"."""
 
@@ -120,6 +130,7 @@ def learn(lessons: tuple[int, ...], out: Path) -> None:
 @click.option(
     "--continue", "go_on", is_flag=True, help="with --out: continue the run in DIR, or begin it if there is none yet"
 )
+@features_option
 @device_option
 @parallel_option
 @timeout_option
@@ -128,6 +139,7 @@ def train(
     resume: Path | None,
     out: Path | None,
     go_on: bool,
+    features: str,
     device: str,
     parallel: str,
     timeout: float,
@@ -182,21 +194,25 @@ def train(
                     RunFolder(resume),
                     lambda checkpoint: from_dict(merge(asdict(checkpoint.config), changes)),
                     runtime,
+                    features=features,
                     expected=config,
                 )
             elif go_on:
                 assert config is not None
                 assert out is not None
-                run = continue_run(config, RunFolder(out), runtime, command=_command())
+                run = continue_run(config, RunFolder(out), runtime, features=features, command=_command())
             else:
                 assert config is not None
-                run = train_new(config, None if out is None else RunFolder(out), runtime, command=_command())
+                folder = None if out is None else RunFolder(out)
+                run = train_new(config, folder, runtime, features=features, command=_command())
             runtime.say(f"open {run.report}")
 
 
 @main.command()
 @run_argument
-@field_options({flag: path for flag, path in SAMPLE_FLAGS.items() if flag != "--count"}, defaults=False)
+@field_options(
+    {flag: path for flag, path in SAMPLE_FLAGS.items() if flag not in ("--count", "--seeds")}, defaults=False
+)
 @click.option(
     "--count",
     keyword("sample.count"),
@@ -310,12 +326,7 @@ def sample(
     metavar="N,M,...",
     help="numbers of network calls at which samplers are compared  [default 5,10,20, at most T]",
 )
-@click.option(
-    "--seeds",
-    type=click.IntRange(2, 1000),
-    metavar="N",
-    help="seeds, from --seed on, of which samplers are compared by 200 samples each  [default 4]",
-)
+@features_option
 @field_options(SAMPLE_FLAGS, defaults=False)
 @device_option
 @parallel_option
@@ -324,7 +335,7 @@ def evaluate(
     run: Path,
     samplers: str | None,
     calls: str | None,
-    seeds: int | None,
+    features: str,
     likelihood: bool,
     likelihood_images: int | str | None,
     likelihood_steps: int | None,
@@ -345,7 +356,7 @@ def evaluate(
 
     The defaults are the run's configuration. The likelihood is that of the model itself, with each image's own label:
     guidance and temperature do not enter. Samplers are compared with their own settings by default, and at temperature
-    1 unless --temperature is given.
+    1 unless --temperature is given, by 200 samples of each of the seeds.
     """
     folder = RunFolder(run)
     settings = _sample_config(folder, values)
@@ -358,7 +369,9 @@ def evaluate(
     }
     with usage_errors():
         steps = _likelihood_steps(folder.read_config(), settings, flags)
-        cells = _compared(folder.read_config(), values, samplers, calls, seeds)
+        cells = _compared(folder.read_config(), values, samplers, calls)
+        if cells is not None and settings.seeds < 2:
+            raise ValueError("--samplers compares samplers over seeds, and needs --seeds of at least 2")
     _greet()
     with runtime_errors():
         from .comparison import ComparisonSettings
@@ -374,9 +387,9 @@ def evaluate(
                 dequantisation=likelihood_dequantisation or "truncated_normal",
                 exact_trace=likelihood_trace == "exact",
             )
-        comparison = None if cells is None else ComparisonSettings(cells, seeds or 4)
+        comparison = None if cells is None else ComparisonSettings(cells, settings.seeds)
         with start(device, parallel, timeout) as runtime:
-            evaluate_run(folder, settings, runtime, likelihood=wanted, comparison=comparison)
+            evaluate_run(folder, settings, runtime, features=features, likelihood=wanted, comparison=comparison)
             runtime.say(f"open {folder.report}")
 
 
@@ -467,13 +480,12 @@ def _likelihood_steps(config: TrainConfig, settings: SampleConfig, flags: Mappin
 
 
 def _compared(
-    config: TrainConfig, values: Mapping[str, Any], samplers: str | None, calls: str | None, seeds: int | None
+    config: TrainConfig, values: Mapping[str, Any], samplers: str | None, calls: str | None
 ) -> dict[tuple[str, int], SampleConfig] | None:
     """How each sampler is run with each number of calls, None without --samplers; ValueError where one cannot be."""
     if samplers is None:
-        for flag, value in (("--calls", calls), ("--seeds", seeds)):
-            if value is not None:
-                raise ValueError(f"{flag} means nothing without --samplers")
+        if calls is not None:
+            raise ValueError("--calls means nothing without --samplers")
         return None
     names = list(SAMPLERS) if samplers == "all" else [name.strip() for name in samplers.split(",")]
     if calls is None:

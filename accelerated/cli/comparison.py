@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 
 from ..evaluation.comparison import SAMPLES, Cell, Comparison, DistanceToReal
 from ..evaluation.evaluate import in_memory
-from ..evaluation.plan import Plan
 from ..training.atomic import write_json
 from ..training.config import SampleConfig
 from ..training.data import Split
-from ..training.progress import progress_bar
+from ..training.progress import increments, progress_bar
 from ..training.trained import TrainedModel
 from .comparison_plot import comparison_plot
+from .features import Choice, run_features
 from .pictures import grid, save_png, to_uint8
 from .run_folder import RunFolder
 
@@ -24,7 +23,7 @@ COLUMNS = 8
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What --samplers, --calls and --seeds ask for.
+    """What --samplers and --calls ask for.
 
     Attributes
     ----------
@@ -46,36 +45,37 @@ def draw_sets(
     count: int,
     progress: Callable[[int], object] = lambda images: None,
 ) -> list[np.ndarray]:
-    """Sets of `count` samples, uint8 (count, C, H, W), from the seeds settings.seed, settings.seed + 1, ...
+    """Sets of `count` samples, uint8 (count, C, H, W), from the seeds settings.seed, settings.seed + 1, ... mod 2⁶⁴.
 
-    `progress` is told the number of new samples after each set. Rank 0 gets all samples.
+    `progress` is told the number of new samples after each batch. Rank 0 gets all samples.
     """
     sets = []
-    for seed in range(settings.seed, settings.seed + seeds):
-        drawn = model.sample(replace(settings, seed=seed, count=count), labels=model.labels(0, count))
+    for number in range(seeds):
+        own, labels = replace(settings, seed=(settings.seed + number) % 2**64, count=count), model.labels(0, count)
+        drawn = model.sample(own, labels=labels, progress=increments(progress))
         sets.append(to_uint8(drawn.images))
-        progress(count)
     return sets
 
 
-def distance_to_real(split: Split, count: int) -> DistanceToReal:
-    """The distance of sets of so many samples to the held-out images, as far as an evaluation takes them."""
-    plan = Plan(count, len(split.train), len(split.held_out), prod(split.record.shape), classes=0)
-    train, held_out = in_memory(split.train, plan.loaded), in_memory(split.held_out, plan.real)
-    return DistanceToReal(train.images, held_out.images, count)
-
-
 def compare_samplers(
-    run: RunFolder, model: TrainedModel, split: Split, comparison: ComparisonSettings, say: Callable[[str], object]
+    run: RunFolder,
+    model: TrainedModel,
+    split: Split,
+    choice: Choice,
+    comparison: ComparisonSettings,
+    say: Callable[[str], object],
 ) -> None:
     """Draw the same x_T by each sampler and number of calls; on rank 0 measure, print, write results and pictures."""
     world, seeds = model.world, comparison.seeds
-    count = min(SAMPLES, len(split.train))
+    plan = choice.plan(split, SAMPLES, seeds)
+    count = plan.compared
     total = len(comparison.cells) * seeds * count
     say(f"comparing samplers: {len(comparison.cells)} combinations, {count} samples of {seeds} seeds each")
     distance = None
     if world.is_rank0:
-        distance = distance_to_real(split, count)
+        train, held_out = in_memory(split.train, plan.loaded), in_memory(split.held_out, plan.real)
+        features = run_features(run, choice, train, held_out, split, model.config, plan, model.device, say)
+        distance = DistanceToReal(features, train.images[plan.learned :], held_out.images, count)
     cells, rows = [], []
     with progress_bar(total, "comparing", shown=world.is_rank0) as bar:
         for (sampler, calls), settings in comparison.cells.items():

@@ -1,8 +1,7 @@
 """`noisestep evaluate`: draw samples, measure them against held-out images, and write metrics, pictures and report."""
 
 from collections.abc import Callable
-from dataclasses import asdict
-from math import prod
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from ..schedule import DeviceSchedule
 from ..training.atomic import write_json
 from ..training.config import SampleConfig, TrainConfig
 from ..training.data import Split
-from ..training.progress import progress_bar
+from ..training.progress import increments, progress_bar
 from ..training.trained import TrainedModel
-from .comparison import ComparisonSettings, compare_samplers
+from .comparison import ComparisonSettings, compare_samplers, draw_sets
+from .features import Choice, run_features
 from .likelihood import LikelihoodSettings, measure_likelihood
 from .pictures import pairs, save_png, strip, to_uint8
 from .report import write_report
@@ -34,35 +34,32 @@ def evaluate_run(
     settings: SampleConfig,
     runtime: Runtime,
     *,
+    features: str,
     likelihood: LikelihoodSettings | None = None,
     comparison: ComparisonSettings | None = None,
 ) -> None:
     """Evaluate new samples of a run, and write its metrics, pictures and report again.
 
-    With `likelihood`, the likelihood of held-out images is measured first, and with `comparison` samplers are compared.
+    `features` is what --features takes. With `likelihood`, the likelihood of held-out images is measured first, and
+    with `comparison` samplers are compared.
     """
     require_enough(settings)
     model = load_trained(run, runtime)
     split = load_split(model.config, runtime)
     model.record.require(split.record, model.config.data.source)
+    choice = Choice.of(features, split, runtime.device)
     # before the samples: inference mode leaves buffers of a sharded model that no gradient passes through
     if likelihood is not None:
         measure_likelihood(run, model, split, settings, likelihood, runtime.say)
     if comparison is not None:
-        compare_samplers(run, model, split, comparison, runtime.say)
-    evaluate_trained(run, model, split, settings, runtime.say)
+        compare_samplers(run, model, split, choice, comparison, runtime.say)
+    evaluate_trained(run, model, split, choice, settings, runtime.say)
 
 
 def require_enough(settings: SampleConfig) -> None:
     """Raise `RunError` if there would be too few samples to evaluate."""
     if settings.count < MIN_IMAGES:
         raise RunError(f"{settings.count} samples are too few for the evaluation, which needs at least {MIN_IMAGES}")
-
-
-def evaluation_plan(config: TrainConfig, split: Split, samples: int) -> Plan:
-    """What the evaluation of so many samples of a run takes."""
-    classes = config.model.num_classes if config.model is not None else None
-    return Plan(samples, len(split.train), len(split.held_out), prod(split.record.shape), classes or 0)
 
 
 def load_split(config: TrainConfig, runtime: Runtime) -> Split:
@@ -83,10 +80,11 @@ def evaluate_trained(
     run: RunFolder,
     model: TrainedModel,
     split: Split,
+    choice: Choice,
     settings: SampleConfig,
     say: Callable[[str], object],
 ) -> None:
-    """Draw samples, and on rank 0 measure them, print the table and write pictures, metrics and report.
+    """Draw samples of each seed, and on rank 0 measure them, print the table and write pictures, metrics and report.
 
     Raises
     ------
@@ -94,19 +92,25 @@ def evaluate_trained(
         The samples cannot be measured; their pictures and the report have been written nevertheless.
     """
     layout = Layout.of(model)
-    say(f"drawing {settings.count} samples ({settings.sampler}, {settings.steps} steps)")
+    plan = choice.plan(split, settings.count, settings.seeds)
+    # of the first seed all are kept, of others no more than are compared
+    others = settings.seeds - 1
+    total = settings.count + others * plan.compared
+    say(f"drawing {total} samples of {settings.seeds} seeds ({settings.sampler}, {settings.steps} steps)")
     try:
-        with progress_bar(settings.count, "sampling", shown=model.world.is_rank0) as bar:
+        with progress_bar(total, "sampling", shown=model.world.is_rank0) as bar:
             samples = model.sample(
                 settings,
                 labels=model.labels(0, settings.count),
                 trajectory=min(2 * layout.columns, settings.count),
-                progress=lambda done: bar.update(done - bar.n),
+                progress=increments(bar.update),
             )
+            following = replace(settings, seed=(settings.seed + 1) % 2**64)
+            sets = draw_sets(model, following, seeds=others, count=plan.compared, progress=bar.update) if others else []
         if model.world.is_rank0:
             write_samples(run, samples, layout, times(model.chain(settings), None))
             write_json(run.settings, asdict(settings))
-            _write_metrics(run, model, split, samples, layout, say)
+            _write_metrics(run, model, split, choice, plan, samples, sets, layout, say)
     finally:
         # samples that cannot be measured can still be looked at
         if model.world.is_rank0:
@@ -117,18 +121,25 @@ def _write_metrics(
     run: RunFolder,
     model: TrainedModel,
     split: Split,
+    choice: Choice,
+    plan: Plan,
     samples: Samples,
+    sets: list[np.ndarray],
     layout: Layout,
     say: Callable[[str], object],
 ) -> None:
-    plan = evaluation_plan(model.config, split, len(samples.images))
     train, held_out = in_memory(split.train, plan.loaded), in_memory(split.held_out, plan.real)
     _write_forward_strip(run, model.config, train.images[:STRIP])
     pixels = to_uint8(samples.images)
-    labels = None if samples.labels is None else samples.labels.numpy()
+    labels = None if samples.labels is None else samples.labels.numpy()[: plan.compared]
     say(f"evaluating them: {plan.describe()}")
+    features = run_features(run, choice, train, held_out, split, model.config, plan, model.device, say)
+    real = (train.images, train.labels, held_out.images, held_out.labels)
     try:
-        evaluation = evaluate(pixels, labels, train.images, train.labels, held_out.images, held_out.labels, plan=plan)
+        with progress_bar(plan.in_sets, "evaluating") as bar:
+            evaluation = evaluate(
+                [pixels[: plan.compared], *sets], labels, *real, features=features, plan=plan, progress=bar.update
+            )
     except ValueError as error:
         raise RunError(f"the samples cannot be measured: {error}") from None
     write_json(run.metrics, evaluation.to_dict())

@@ -62,6 +62,8 @@ class RunFolder(SampleFolder):
         self.checkpoints = path / "checkpoints"
         # the evaluation
         self.metrics = path / "metrics.json"
+        # the network by whose features samples are compared, where it was learned
+        self.features = path / "features.safetensors"
         self.neighbours = path / "neighbours.png"
         self.forward_strip = path / "forward_strip.png"
         self.loss_curve = path / "loss.png"

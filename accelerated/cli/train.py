@@ -22,7 +22,8 @@ from ..training.loop import train
 from ..training.model_config import with_model
 from ..training.state import State
 from ..training.trained import TrainedModel, latest_checkpoint
-from .evaluate import evaluate_trained, evaluation_plan, load_split, require_enough
+from .evaluate import evaluate_trained, load_split, require_enough
+from .features import Choice
 from .lease import Lease, owned
 from .loss_curve import loss_curve
 from .pictures import save_png, to_uint8
@@ -33,7 +34,7 @@ from .sample import Layout
 
 
 def train_new(
-    config: TrainConfig, run: RunFolder | None, runtime: Runtime, *, command: str, begun: bool = False
+    config: TrainConfig, run: RunFolder | None, runtime: Runtime, *, features: str, command: str, begun: bool = False
 ) -> RunFolder:
     """Train, evaluate and report a new run.
 
@@ -45,6 +46,8 @@ def train_new(
         None for the next free one below runs/.
     runtime : Runtime
         Rank 0's disk has the run folder.
+    features : str
+        By which samples are compared with real images: what --features takes.
     command : str
         The command line, for the report.
     begun : bool
@@ -56,6 +59,7 @@ def train_new(
     require_enough(config.sample)
     config = _with_full_source(config)
     split = load_split(config, runtime)
+    choice = Choice.of(features, split, runtime.device)
     config = with_model(config, split.record)
 
     def create() -> Path:
@@ -68,7 +72,7 @@ def train_new(
     with owned(folder, world) as lease:
         world.on_rank0(lambda: None if begun and folder.is_begun() else folder.require_new())
         runtime.say(f"the run folder is {folder}")
-        _train_and_evaluate(config, split, folder, None, lease, runtime, command=command)
+        _train_and_evaluate(config, split, choice, folder, None, lease, runtime, command=command)
     return folder
 
 
@@ -77,6 +81,7 @@ def resume_run(
     configure: Callable[[Checkpoint], TrainConfig],
     runtime: Runtime,
     *,
+    features: str,
     expected: TrainConfig | None = None,
 ) -> RunFolder:
     """Continue a run from its newest undamaged checkpoint.
@@ -87,6 +92,8 @@ def resume_run(
     configure : function of Checkpoint
         The configuration to go on with.
     runtime : Runtime
+    features : str
+        As for `train_new`.
     expected : TrainConfig, optional
         That of the run: checkpoints of another one are skipped.
 
@@ -106,13 +113,14 @@ def resume_run(
         require_enough(config.sample)
         split = load_split(config, runtime)
         checkpoint.data.require(split.record, config.data.source)
+        choice = Choice.of(features, split, runtime.device)
         runtime.say(f"going on after step {checkpoint.step} of {config.steps}")
         command = _resume_command(run, runtime.world)
-        _train_and_evaluate(config, split, run, checkpoint, lease, runtime, command=command)
+        _train_and_evaluate(config, split, choice, run, checkpoint, lease, runtime, command=command)
     return run
 
 
-def continue_run(config: TrainConfig, run: RunFolder, runtime: Runtime, *, command: str) -> RunFolder:
+def continue_run(config: TrainConfig, run: RunFolder, runtime: Runtime, *, features: str, command: str) -> RunFolder:
     """Begin the run in a folder, or continue it: for a command that is given again whenever it was stopped.
 
     Raises
@@ -128,8 +136,8 @@ def continue_run(config: TrainConfig, run: RunFolder, runtime: Runtime, *, comma
         return wanted
 
     if runtime.world.on_rank0(run.has_checkpoint):
-        return resume_run(run, configure, runtime)
-    return train_new(config, run, runtime, command=command, begun=True)
+        return resume_run(run, configure, runtime, features=features)
+    return train_new(config, run, runtime, features=features, command=command, begun=True)
 
 
 def _with_full_source(config: TrainConfig) -> TrainConfig:
@@ -142,6 +150,7 @@ def _with_full_source(config: TrainConfig) -> TrainConfig:
 def _train_and_evaluate(
     config: TrainConfig,
     split: Split,
+    choice: Choice,
     run: RunFolder,
     checkpoint: Checkpoint | None,
     lease: Lease | None,
@@ -154,8 +163,9 @@ def _train_and_evaluate(
         write_atomically(run.config, to_json(config).encode())
         write_json(run.facts, _facts(config, device, world, command))
     resume = _resume_command(run, world)
-    plan = evaluation_plan(config, split, config.sample.count)
-    runtime.say(f"after training, {plan.samples} samples are drawn; to evaluate them takes {plan.describe()}")
+    plan = choice.plan(split, config.sample.count, config.sample.seeds)
+    drawn = f"{plan.samples} samples of each of {plan.seeds} seeds" if plan.seeds > 1 else f"{plan.samples} samples"
+    runtime.say(f"after training, {drawn} are drawn; to evaluate them takes {plan.describe()}")
 
     def draw(state: State, log: Log) -> None:
         model = TrainedModel(state.ema, config, split.record, device, world)
@@ -199,7 +209,7 @@ def _train_and_evaluate(
     if world.is_rank0:
         save_png(loss_curve(run.log.csv), run.loss_curve)
         run.remove_measurements()
-    evaluate_trained(run, model, split, config.sample, runtime.say)
+    evaluate_trained(run, model, split, choice, config.sample, runtime.say)
 
 
 def _resume_command(run: RunFolder, world: World) -> str:

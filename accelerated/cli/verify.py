@@ -11,6 +11,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from ..errors import DamagedCheckpoint, RunError
 from ..training import checkpoint as checkpoints
+from ..training import tensor_file
 from ..training.checkpoint_files import files_set_aside, steps
 from ..training.config import difference
 from ..training.log import read_log
@@ -42,6 +43,8 @@ def verify_run(run: RunFolder, say: Callable[[str], object]) -> bool:
                 found = checkpoints.load(path)
                 if other := difference(found.config, config):
                     raise ValueError(f"of another run: {other}")
+            elif path == run.features:
+                tensor_file.read(path)
             elif path == run.log.csv:
                 _require_last_line(path)
                 read_log(path)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .metrics import fit_features, gaussian_distance, moments
+from .features import Features
+from .metrics import gaussian_distance, moments
 
 # samples of a seed, and from how many sets of as many training images the distance of real images is the mean
 SAMPLES, REAL_SETS = 200, 100
@@ -108,8 +109,9 @@ class DistanceToReal:
 
     Parameters
     ----------
+    features : Features
     train, held_out : ndarray
-        uint8 (N, C, H, W), real images.
+        uint8 (N, C, H, W), real images, from which the features were not learned.
     count : int
         Images in a set, at least 2 and at most as many as there are in `train`.
 
@@ -121,15 +123,15 @@ class DistanceToReal:
         The distance of sets of `count` training images: the mean over `REAL_SETS` of them.
     """
 
-    def __init__(self, train: np.ndarray, held_out: np.ndarray, count: int) -> None:
-        pixels = held_out.reshape(len(held_out), -1)
-        self.features, self._transform = fit_features(pixels)
-        self._held_out = moments(self._transform(pixels))
+    def __init__(self, features: Features, train: np.ndarray, held_out: np.ndarray, count: int) -> None:
+        self.features = features.name
+        self._transform = features.transform
+        self._held_out = moments(self._transform(held_out))
         rng = np.random.default_rng(0)
-        sets = (train[rng.permutation(len(train))[:count]] for _ in range(REAL_SETS))
-        self.real = float(np.mean([self(images) for images in sets]))
+        x = self._transform(train)
+        sets = (x[rng.permutation(len(x))[:count]] for _ in range(REAL_SETS))
+        self.real = float(np.mean([gaussian_distance(moments(drawn), self._held_out) for drawn in sets]))
 
     def __call__(self, images: np.ndarray) -> float:
         """The distance of images, uint8 (N, C, H, W)."""
-        features = self._transform(images.reshape(len(images), -1))
-        return gaussian_distance(moments(features), self._held_out)
+        return gaussian_distance(moments(self._transform(images)), self._held_out)

@@ -1,10 +1,10 @@
-"""Metrics that compare two sets of images: Fréchet distance, precision and recall, nearest images, label accuracy.
+"""Metrics that compare two sets of images: distances, precision and recall, nearest images, label accuracy.
 
 Images are uint8 (N, D), flattened. They become float64 in 0..1 a block at a time, so that a set takes no more memory
 than its bytes; features are float64 (N, dimension).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +13,13 @@ from sklearn.metrics import pairwise_distances, pairwise_distances_argmin_min
 from sklearn.svm import SVC
 
 from . import plan
+from .features import Features, Predict
 
 DIGITS_DIMENSIONS = 64
-# (N, D) of uint8 -> (N, dimension) of float64, or labels (N,)
-Transform = Callable[[np.ndarray], np.ndarray]
 
 
-def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Transform]:
-    """The features by which sets of images are compared with the held-out images.
+def fit_pixels(held_out: np.ndarray, *, seed: int = 0) -> Features:
+    """The pixels as features, by which sets of images are compared with the held-out images.
 
     Up to 1024 values per image, these are the pixels; beyond that, the projection on the first principal components of
     the held-out images, at most 256. The components are not those of the training images, because these take the place
@@ -29,24 +28,26 @@ def fit_features(held_out: np.ndarray, *, seed: int = 0) -> tuple[str, Transform
     Parameters
     ----------
     held_out : ndarray
-        uint8 (N, D).
+        uint8 (N, ...).
     seed : int
         Of the randomised decomposition.
 
     Returns
     -------
-    name : str
-        The features and their dimension.
-    transform : callable
-        uint8 (N, D) -> float64 (N, dimension).
+    Features
     """
-    dimension = held_out.shape[1]
+    flat = held_out.reshape(len(held_out), -1)
+    dimension = flat.shape[1]
     if dimension <= plan.PIXEL_LIMIT:
-        return f"pixels ({dimension} dimensions)", lambda images: images / 255
-    fitted = _to_fit(held_out)
+        return Features(f"pixels ({dimension} dimensions)", lambda images: images.reshape(len(images), -1) / 255)
+    fitted = _to_fit(flat)
     projection = PCA(min(plan.COMPONENTS, len(fitted) - 1), random_state=seed, copy=False).fit(fitted)
-    name = f"principal components ({projection.n_components_} of {dimension} dimensions)"
-    return name, _by_blocks(projection.transform)
+
+    def project(images: np.ndarray) -> np.ndarray:
+        rows = images.reshape(len(images), -1)
+        return np.concatenate([projection.transform(rows[part] / 255) for part in blocks(*rows.shape)])
+
+    return Features(f"principal components ({projection.n_components_} of {dimension} dimensions)", project)
 
 
 def covariance_factor(x: np.ndarray) -> np.ndarray:
@@ -123,6 +124,47 @@ def draw_gaussian(x: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return drawn
 
 
+class KernelDistance:
+    """The kernel distance to a set (KID, Bińkowski et al. 2018): the unbiased MMD² of the kernel (x·y / D + 1)³.
+
+    Parameters
+    ----------
+    real : ndarray
+        float64 (N, D), N at least 2.
+    """
+
+    def __init__(self, real: np.ndarray) -> None:
+        self._real = real
+        self._within = _kernel_means(real, real, same=True)[0]
+
+    def compare(self, fake: np.ndarray) -> tuple[float, float]:
+        """The distance of a set, float64 (M, D), and its standard error.
+
+        The error is that of a U-statistic to first order: the deviation over the images, of both sets, of what an image
+        adds. It holds for one draw of both sets.
+        """
+        within = _kernel_means(fake, fake, same=True)[0]
+        to_real, to_fake = _kernel_means(fake, self._real, same=False)
+        value = within.mean() + self._within.mean() - 2 * to_real.mean()
+        parts = (within - to_real, self._within - to_fake)
+        return float(value), float(np.sqrt(sum(4 * part.var(ddof=1) / len(part) for part in parts)))
+
+
+def _kernel_means(x: np.ndarray, y: np.ndarray, *, same: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The mean kernel of each row of x with the rows of y, (N,), and of each row of y with those of x, (M,).
+
+    If they are the same set, a row is not compared with itself.
+    """
+    of_x, of_y = np.empty(len(x)), np.zeros(len(y))
+    for rows in blocks(len(x), len(y)):
+        kernel = (x[rows] @ y.T / x.shape[1] + 1) ** 3
+        if same:
+            kernel[np.arange(len(kernel)), np.arange(rows.start, rows.stop)] = 0
+        of_x[rows] = kernel.sum(axis=1)
+        of_y += kernel.sum(axis=0)
+    return of_x / (len(y) - same), of_y / (len(x) - same)
+
+
 class Manifold:
     """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020) against real images.
 
@@ -169,49 +211,36 @@ def nearest(x: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return index, exact
 
 
-def fit_classifier(train: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> tuple[str, Transform]:
-    """A support vector classifier of real training images, and its description.
+def fit_classifier(features: Features, train: np.ndarray, labels: np.ndarray) -> tuple[str, Predict]:
+    """A support vector classifier of features of real training images, and its description.
 
-    γ is 0.25 at 64 pixels, the handwritten digits; else scikit-learn's rule, 1 / (dimensions × variance).
-    Images of more than 1024 values are first projected on the training images' largest principal components.
+    γ is 0.25 at 64 dimensions of pixels, the handwritten digits; else scikit-learn's rule, 1 / (dimensions × variance).
 
     Parameters
     ----------
+    features : Features
     train : ndarray
-        uint8 (N, D).
+        uint8 (N, ...).
     labels : ndarray
         Integer (N,).
-    seed : int
-        Of the randomised decomposition.
 
     Returns
     -------
     name : str
     predict : callable
-        uint8 (M, D) -> the class of each, (M,).
+        uint8 (M, ...) -> the class of each, (M,).
     """
-    count, dimension = train.shape
-    gamma: float | str = 0.25 if dimension == DIGITS_DIMENSIONS else "scale"
-    name = f"SVC(gamma={gamma}, C=10) on pixels of {count} real training images"
-    project: Transform = lambda images: images / 255  # noqa: E731
-    if dimension > plan.PIXEL_LIMIT:
-        fitted = _to_fit(train)
-        projection = PCA(min(plan.COMPONENTS, len(fitted) - 1), random_state=seed, copy=False).fit(fitted)
-        project = _by_blocks(projection.transform)
-        name = name.replace("pixels", f"{projection.n_components_} principal components")
-    classifier = SVC(C=10.0, gamma=gamma, cache_size=plan.SVC_CACHE / 1e6).fit(project(train), labels)
-    return name, lambda images: classifier.predict(project(images))
+    x = features.transform(train)
+    gamma: float | str = 0.25 if features.name == f"pixels ({DIGITS_DIMENSIONS} dimensions)" else "scale"
+    classifier = SVC(C=10.0, gamma=gamma, cache_size=plan.SVC_CACHE / 1e6).fit(x, labels)
+    name = f"SVC(gamma={gamma}, C=10) on {features.kind} of {len(train)} real training images"
+    return name, lambda images: classifier.predict(features.transform(images))
 
 
 def blocks(count: int, values: int) -> Iterator[slice]:
     """Slices of `count` rows, each of rows that take `BLOCK_BYTES` as float64 with so many values."""
     size = max(1, plan.BLOCK_BYTES // (8 * values))
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _by_blocks(transform: Transform) -> Transform:
-    """A transform of images in float64, of uint8 a block at a time."""
-    return lambda images: np.concatenate([transform(images[rows] / 255) for rows in blocks(*images.shape)])
 
 
 def _to_fit(images: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 import shutil
 import sys
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -21,6 +22,18 @@ def progress_bar(images: int, task: str, *, done: int = 0, shown: bool = True) -
         nrows=size.lines,
         disable=not (shown and sys.stderr.isatty()),
     )
+
+
+def increments(update: Callable[[int], object]) -> Callable[[int], None]:
+    """A function of how many are done, which tells `update` how many are new."""
+    before = 0
+
+    def told(done: int) -> None:
+        nonlocal before
+        update(done - before)
+        before = done
+
+    return told
 
 
 def progress_line(
