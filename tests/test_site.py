@@ -178,7 +178,9 @@ START_AXE = """([whole, marked]) => {
     window.found = (async () =>
         [...await run(document, whole), ...texts.length ? await run(texts, marked) : []])()
 }"""
-TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# the theme lets its column of text scroll by itself in a narrow window
+TOO_WIDE = """() => Math.max(...[...document.querySelectorAll('html, .content')].map(
+    part => part.scrollWidth - part.clientWidth))"""
 TEXT = """() => {
     const body = document.querySelector('article').cloneNode(true)
     body.querySelectorAll('pre, code, .katex, script').forEach(part => part.remove())
