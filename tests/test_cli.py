@@ -262,7 +262,6 @@ BAD_FLAGS: list[tuple[str, int, str]] = [
     ("evaluate run --features nope", 1, "--features is 'nope'; allowed: auto, pixels, learned, inception, torchvision"),
     ("evaluate run --features inception", 1, "inception-2015-12-05.pt, which is not there and is not downloaded"),
     ("evaluate run --features gone.pt", 1, "--features gone.pt: no such file"),
-    ("evaluate run --features tiny.json.pt", 1, "--features tiny.json.pt: no such file"),
     ("evaluate run --features gone_module:f", 1, "--features gone_module:f: No module named 'gone_module'"),
     ("evaluate run --features math:sqrt", 1, r"--features math:sqrt: images \(1, 8, 8\) .* cannot be given to it"),
     ("train --config tiny.json --features nope", 1, "--features is 'nope'; allowed: auto, pixels"),

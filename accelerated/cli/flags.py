@@ -87,10 +87,10 @@ def keyword(path: str) -> str:
 
 
 def given(values: Mapping[str, Any], flags: Mapping[str, str]) -> dict[str, Any]:
-    """The values of the flags that were given, nested like the configuration."""
+    """The values of the flags that were given, nested like the configuration; a command need not have all of them."""
     nested: dict[str, Any] = {}
     for path in flags.values():
-        if (value := values[keyword(path)]) is not None:
+        if (value := values.get(keyword(path))) is not None:
             section, _, name = path.rpartition(".")
             (nested.setdefault(section, {}) if section else nested)[name] = value
     return nested
