@@ -13,6 +13,7 @@ import pytest
 import torch
 from noisestep import reference as ref
 from noisestep.accelerated.address import FORWARD, NoiseAddress
+from noisestep.accelerated.integrations import patched
 from noisestep.accelerated.integrations.improved_diffusion import (
     GaussianDiffusion,
     LossType,
@@ -409,6 +410,9 @@ def test_the_reverse_ode_is_ddim_the_other_way_round():
         assert torch.equal(up["pred_xstart"], x_0)
     last = diffusion.ddim_reverse_sample(model, x, torch.full((4,), 19))["sample"]
     near(last, diffusion._predict_eps_from_xstart(x, torch.full((4,), 19), x_0).double().numpy())
+    # improved-diffusion writes this formula out there
+    diffusion._predict_eps_from_xstart = lambda x_t, t, pred_xstart: 0 * x_t
+    assert torch.equal(diffusion.ddim_reverse_sample(model, down, torch.full((4,), 17))["sample"], up["sample"])
     with pytest.raises(ValueError, match=r"eta must be 0 in ddim_reverse_sample, which is deterministic, got 0\.5"):
         diffusion.ddim_reverse_sample(model, x, T, eta=0.5)
 
@@ -600,6 +604,93 @@ def test_the_real_ones_have_the_same_numbers(package):
         means, variances = list(PREDICTION), [*VARIANCE, "LEARNED_RANGE"]
     for mean, variance, loss in itertools.product(means, variances, [kind.name for kind in LossType]):
         compare(package, theirs, respace, mean, variance, loss)
+
+
+def moved(result: Any) -> Any:
+    """What an override makes of what it would return."""
+    if isinstance(result, Tensor):
+        return result * 1.25 if result.is_floating_point() else result // 2
+    if isinstance(result, dict):
+        return {name: None if value is None else moved(value) for name, value in result.items()}
+    if isinstance(result, tuple):
+        return tuple(map(moved, result))
+    if callable(result):
+        return lambda *arguments, **options: moved(result(*arguments, **options))
+    return (moved(value) for value in result)
+
+
+OVERRIDES = (
+    "q_sample",
+    "q_posterior_mean_variance",
+    "p_mean_variance",
+    "p_sample",
+    "ddim_sample",
+    "condition_mean",
+    "condition_score",
+    "training_losses",
+    "_predict_xstart_from_eps",
+    "_predict_eps_from_xstart",
+    "_scale_timesteps",
+    "_wrap_model",
+    "_vb_terms_bpd",
+)
+
+
+def overridden(kind: type, name: str, on_the_object: bool, options: dict[str, Any]) -> Any:
+    """A `SpacedDiffusion` of a kind with one method changed, by a subclass or on the object."""
+
+    def changed(self: Any, *arguments: Any, **others: Any) -> Any:
+        return moved(getattr(super(mine, self), name)(*arguments, **others))
+
+    mine = type("Mine", (kind,), {name: changed})
+    if not on_the_object:
+        return mine(**options)
+    diffusion = kind(**options)
+    own = getattr(diffusion, name)
+    setattr(diffusion, name, lambda *arguments, **others: moved(own(*arguments, **others)))
+    return diffusion
+
+
+@pytest.mark.parametrize("on_the_object", [False, True])
+@pytest.mark.parametrize("package", REAL)
+@torch.no_grad()
+def test_what_is_changed_counts_in_ours_and_patched_as_in_the_real_ones(package, on_the_object):
+    pytest.importorskip(package, reason=f"needs {package}: {REAL[package]}")
+    theirs, respace = (importlib.import_module(f"{package}.{name}") for name in ("gaussian_diffusion", "respace"))
+    options = dict(
+        betas=ref.linear_beta(40, 1e-3, 0.3),
+        use_timesteps=range(0, 40, 2),
+        model_mean_type=theirs.ModelMeanType.EPSILON,
+        model_var_type=theirs.ModelVarType.LEARNED_RANGE,
+        loss_type=theirs.LossType.RESCALED_MSE,
+    )
+    model, x, shift = Network(6), tensor(1), {"model_kwargs": {"shift": 0.1}}
+    calls = [
+        lambda d: d.training_losses(model, x.clamp(-1, 1), T, **shift),
+        lambda d: d.p_sample(model, x, T, **shift),
+        lambda d: d.ddim_sample(model, x, T, clip_denoised=False, eta=0.5),
+        lambda d: d.ddim_reverse_sample(model, x, T),
+        lambda d: d.p_sample(model, x, T, denoised_fn=torch.tanh),
+        lambda d: [d.p_sample_loop(model, x.shape, x, device="cpu")],
+    ]
+    if package != "improved_diffusion":
+        guided = dict(cond_fn=lambda x, t, shift: shift * x, **shift)
+        calls += [lambda d: d.p_sample(model, x, T, **guided), lambda d: d.ddim_sample(model, x, T, **guided)]
+    for name in OVERRIDES:
+        if not hasattr(respace.SpacedDiffusion, name):
+            continue
+        plain, same = (overridden(respace.SpacedDiffusion, name, on_the_object, options) for _ in range(2))
+        ours = overridden(SpacedDiffusion, name, on_the_object, {**options, "compatible": True})
+        for call in calls:
+
+            def numbers(diffusion: Any, call: Callable[[Any], Any] = call) -> list[Tensor]:
+                result = call(diffusion)
+                # DiT's "extra" is what its networks put out besides
+                return [result[key] for key in sorted(result) if key != "extra"] if isinstance(result, dict) else result
+
+            both(plain, ours, numbers, bound=1e-3)
+            with patched(same):
+                both(plain, same, numbers, bound=1e-3)
 
 
 def test_k_diffusion_takes_the_object(monkeypatch):
