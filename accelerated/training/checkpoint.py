@@ -165,7 +165,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
         )
     try:
         checkpoint = _from_record(record, {name: x.to(device) for name, x in tensors.items()})
-    except (KeyError, TypeError) as error:
+    except (KeyError, OverflowError, TypeError) as error:
         raise DamagedCheckpoint(f"{path}: incomplete: {error}") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None

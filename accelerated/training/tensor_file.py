@@ -79,7 +79,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not isinstance(record, dict):
             raise ValueError("its record is no JSON object")
         return record, {name: _tensor(data, start, **entry) for name, entry in entries.items()}
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedCheckpoint(f"{path}: not a checkpoint ({error!r})") from None
 
 

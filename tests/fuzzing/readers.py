@@ -9,6 +9,10 @@ import numpy as np
 from noisestep.accelerated.data import DataError, load_images
 from noisestep.accelerated.data.index import _rows_of_tars
 from noisestep.accelerated.data.pixels import open_image
+from noisestep.accelerated.errors import CheckpointError
+from noisestep.accelerated.training import checkpoint as checkpoints
+from noisestep.accelerated.training import tensor_file
+from noisestep.accelerated.training.checkpoint_files import path_of
 from noisestep.accelerated.training.config import read_json, train_config
 
 # a folder in memory, where there is one
@@ -47,8 +51,22 @@ def configuration(data: bytes) -> None:
         _check(error)
 
 
+def checkpoint(data: bytes) -> None:
+    # with the right digest, or nothing behind it would be read
+    place = tensor_file._DIGITS
+    if len(data) >= place.stop:
+        before, after = data[: place.start], data[place.stop :]
+        data = before + tensor_file._digest(before, after) + after
+    path = path_of(PLACE, 3)
+    path.write_bytes(data)
+    try:
+        checkpoints.load(path)
+    except CheckpointError as error:
+        _check(error)
+
+
 READERS: dict[str, Callable[[bytes], None]] = {
-    one.__name__: one for one in (idx, array, archive, tar, image, configuration)
+    one.__name__: one for one in (idx, array, archive, tar, image, configuration, checkpoint)
 }
 
 

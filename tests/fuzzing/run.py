@@ -11,7 +11,13 @@ import sys
 import atheris
 
 # all of the libraries would take minutes
-_WATCHED = ["noisestep.accelerated.data", "noisestep.accelerated.training.config", "tarfile", "zipfile", "PIL"]
+_WATCHED = [
+    "noisestep.accelerated.data",
+    *(f"noisestep.accelerated.training.{name}" for name in ("checkpoint", "config", "tensor_file")),
+    "tarfile",
+    "zipfile",
+    "PIL",
+]
 with atheris.instrument_imports(include=_WATCHED):
     from .readers import READERS
 
