@@ -27,7 +27,7 @@ def error(found, exact):
 
 
 # %% [markdown]
-# ## $1 - \bar\alpha_t$ by subtraction
+# ## One minus alpha-bar, by subtraction
 #
 # Near $t = 0$, $\bar\alpha_t$ is close to 1. Rounded to float32 it has an error of up to $2^{-25}$, and so has
 # $1 - \bar\alpha_t$, which is small. Its relative error is up to $2^{-25} / (1 - \bar\alpha_t)$. In bfloat16, with 8
@@ -65,7 +65,7 @@ assert np.all(multiplied <= 3 * t * u / (1 - 3 * t * u))
 assert multiplied.max() > 10 * u
 
 # %% [markdown]
-# ## The last $\beta$ of the cosine schedule
+# ## The last beta of the cosine schedule
 #
 # $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$ would be 1 at the end, since $\cos^2(\pi/2) = 0$; it is cut at 0.999. So
 # $\bar\alpha_T$ is a product that ends in a cut, and not $\cos^2$ of anything. Whoever takes $\bar\alpha_T$
@@ -102,7 +102,7 @@ assert np.all(beta_error <= (3 * u + 4 * u**2) / cosine.beta[1:-1] + u)
 assert beta_error[0] > 1e-4
 
 # %% [markdown]
-# ## $\log \tilde\beta_1$
+# ## The logarithm of the first posterior variance
 #
 # The posterior's variance is 0 at $t = 1$, and its logarithm $-\infty$. Two customs stand beside each other: to take that
 # of $t = 2$ (Ho et al.'s code), and to cut the variance at $10^{-20}$. `Schedule.first_log_variance` names which one. The
