@@ -61,7 +61,7 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({"schedule": {"parameters": {"z": 1}}}, "schedule cosine: .*unexpected keyword argument 'z'"),
     ({"schedule": {"name": "linear", "parameters": {"end": 1.5}}}, "schedule linear: .*1.5"),
     ({"schedule": {"zero_terminal_snr": True}}, "prediction is 'eps', but x_T of schedule cosine is pure noise"),
-    ({"schedule": {"T": 20}}, "50 sampling steps, but the schedule has T = 20"),
+    ({"schedule": {"T": 20}}, "25 sampling steps, but the schedule has T = 20"),
     ({"steps": 100}, "warmup is 100 of 100 steps; it must be smaller"),
     ({"sample": {"guidance": 2}}, "guidance is 2; other than 1 it needs a model trained with and without labels"),
     ({"sample": {"guidance": 2}, "label_dropout": 0.1, "conditional": False}, "guidance is 2; other than 1 it needs"),
@@ -119,7 +119,7 @@ def test_text_that_is_no_json_object_is_refused(text: str, message: str) -> None
         (
             {"image": "i.png", "mask": "m.png", "strength": 0.1, "resample": 2},
             {},
-            "the chain has 5 steps",
+            "the chain has 3 steps",
         ),
     ],
 )

@@ -91,8 +91,8 @@ def _two_calls() -> str:
 class SampleConfig(Checked):
     """How to draw samples from a trained model, and how many to draw for the evaluation.
 
-    The defaults are for the digits. Seed and temperature are what they are without a choice: one that the measures made
-    would flatter the model.
+    The defaults are for the digits; DDIM draws as good ones in 25 steps as in 50. Seed and temperature are what
+    they are without a choice: one that the measures made would flatter the model.
     """
 
     sampler: str = setting(
@@ -101,7 +101,7 @@ class SampleConfig(Checked):
         "; ".join(f"{name}: {sampler.title}" for name, sampler in SAMPLERS.items()),
     )
     steps: int = setting(
-        50,
+        25,
         Range(int, 1, 1_000_000),
         f"sampling steps from x_T to x_0, at most T; n steps are n network calls, 2 n - 1 with {_two_calls()}",
     )
@@ -111,7 +111,7 @@ class SampleConfig(Checked):
         "which timesteps the sampling steps are: evenly spaced by default",
     )
     eta: float = setting(
-        0.5, Range(float, 0.0, 1.0), f"{_takers('eta')} only: 0 is deterministic, 1 adds as much noise as DDPM"
+        0.0, Range(float, 0.0, 1.0), f"{_takers('eta')} only: 0 is deterministic, 1 adds as much noise as DDPM"
     )
     variance: Literal["posterior", "beta", "zero"] = setting(
         "posterior",
@@ -305,7 +305,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sample_every": 2000,
         "checkpoint_every": 1000,
         "data": {"held_out": 0.1},
-        "sample": {"count": 1000, "eta": 0.0, "seeds": 4},
+        "sample": {"steps": 50, "count": 1000, "seeds": 4},
     },
 }
 
