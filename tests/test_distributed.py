@@ -397,8 +397,9 @@ def test_several_processes_draw_and_evaluate_the_same_images(folder: Path) -> No
 
 
 def test_a_batch_too_small_for_all_is_refused_before_any_work(tmp_path: Path) -> None:
+    runtime = Runtime(CPU, World(1, 2), print)
     with pytest.raises(RunError, match="--batch-size 1 on 2 processes: some would have no image"):
-        train_new(tiny_config(batch_size=1), RunFolder(tmp_path / "run"), Runtime(CPU, World(1, 2), print), command="")
+        train_new(tiny_config(batch_size=1), RunFolder(tmp_path / "run"), runtime, features="pixels", command="")
     assert not (tmp_path / "run").exists()
 
 

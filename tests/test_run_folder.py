@@ -81,7 +81,8 @@ def test_no_other_file_of_the_package_spells_the_name_of_a_file_in_a_run() -> No
     for path in ACCELERATED.rglob("*.py"):
         if path.name != "run_folder.py":
             strings = {x.value for x in ast.walk(ast.parse(path.read_text())) if isinstance(x, ast.Constant)}
-            assert not names & strings, path
+            # PyTorch's hub has a folder of that name too
+            assert not (names - {"checkpoints"} if path.name == "extractors.py" else names) & strings, path
     assert not any(name in (ACCELERATED / "cli" / "report.html.jinja").read_text() for name in names - {"checkpoints"})
 
 

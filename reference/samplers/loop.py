@@ -71,7 +71,7 @@ def sample(
     numbers = numbers_from(numbers, batch)
     if x_T is None:
         x_T = temperature * normal(seed, INITIAL, 0, numbers, element).astype(np.float64)
-    (x_T, _) = same_shape(x_T=x_T, shape=np.empty((batch, *element)))
+    (x_T, _) = same_shape(x_T=x_T, shape=np.broadcast_to(0.0, (batch, *element)))
     chain = Chain(schedule, model, x_T, prediction, clip, seed, numbers, temperature)
     states = [x_T, *sampler(chain, **settings)]
     return np.stack(states[::-1]) if trajectory else states[-1]
