@@ -19,6 +19,7 @@ from noisestep.reference import (
     uniform,
     words,
 )
+from noisestep.reference._arguments import integer
 from noisestep.reference.network import initial_parameters, timestep_embedding
 from noisestep.reference.picture import image_grid
 from noisestep.reference.training import batches
@@ -99,3 +100,9 @@ def test_samples_beyond_63_bits_have_numbers_too():
     np.testing.assert_array_equal(normal(0, FORWARD, 0, [2**64 - 2, 1], (4,)), expected)
     together = sample(LINEAR, lambda x, t: x, (3, 5), numbers=last)
     np.testing.assert_array_equal(sample(LINEAR, lambda x, t: x, (1, 5), numbers=[last + 2])[0], together[2])
+
+
+def test_an_integer_without_an_end_has_a_least_value():
+    assert integer("k", np.uint8(1), 1) == 1
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        integer("k", 0, 1)
