@@ -132,6 +132,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_every_bit_of_the_header_is_covered(tmp_path: Path) -> None:
     """`test_faults.py` flips bits of the rest."""
     path = save(tmp_path, example(20), keep=2)
